@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
     web = commands.add_parser("web", help="the front end; systemd starts it")
     web.add_argument("--settings", type=Path, required=True)
+    web.add_argument("--bind", metavar="HOST:PORT", help="listen here; without it on the sockets systemd passes")
     web.set_defaults(run=_web)
 
     engine = commands.add_parser("engine", help="the process of one device; systemd starts it")
@@ -55,7 +56,7 @@ def _serve(args: argparse.Namespace) -> int:
 def _web(args: argparse.Namespace) -> int:
     from bedplate.web.main import run
 
-    return run(args.settings)
+    return run(args.settings, args.bind)
 
 
 def _engine(args: argparse.Namespace) -> int:
