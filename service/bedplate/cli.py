@@ -1,0 +1,67 @@
+"""The command `bedplate`: the two programs, and what an operator does with bundles and keys.
+
+Imports happen inside the commands: `web` never loads torch, `engine` never loads falcon.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bedplate import __version__
+from bedplate.settings import SettingsError
+
+_BAD_SETTINGS = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except SettingsError as error:
+        print(f"bedplate: {error}", file=sys.stderr)
+        return _BAD_SETTINGS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bedplate", description="Serve torch models over HTTP.")
+    parser.add_argument("--version", action="version", version=f"bedplate {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve bundles on this machine: both programs, no Ansible")
+    serve.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="directory with bundle.yaml")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8000, help="TCP port (default: %(default)s)")
+    serve.set_defaults(run=_serve)
+
+    web = commands.add_parser("web", help="the front end; systemd starts it")
+    web.add_argument("--settings", type=Path, required=True)
+    web.add_argument("--bind", metavar="HOST:PORT", help="listen here; without it on the sockets systemd passes")
+    web.set_defaults(run=_web)
+
+    engine = commands.add_parser("engine", help="the process of one device; systemd starts it")
+    engine.add_argument("--settings", type=Path, required=True)
+    engine.add_argument("--device", required=True, metavar="cpuN|gpuN")
+    engine.set_defaults(run=_engine)
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from bedplate.serve import serve
+
+    return serve(args.bundles, args.host, args.port)
+
+
+def _web(args: argparse.Namespace) -> int:
+    from bedplate.web.main import run
+
+    return run(args.settings, args.bind)
+
+
+def _engine(args: argparse.Namespace) -> int:
+    from bedplate import settings
+    from bedplate.engine.main import run
+    from bedplate.engine.settings import EngineSettings
+
+    return run(settings.load(EngineSettings, args.settings), args.device)

@@ -1,0 +1,105 @@
+"""The engine program: load, warm up, listen, drain. One process for each device."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import uvloop
+
+from bedplate import log, notify
+from bedplate.bundle import BundleError, read_bundle
+from bedplate.engine import endpoint, watchdog
+from bedplate.engine.intake import Catalogue
+from bedplate.engine.model import Model
+from bedplate.engine.server import Server
+from bedplate.engine.settings import EngineSettings
+from bedplate.settings import SettingsError
+
+logger = logging.getLogger(__name__)
+_DEVICE = re.compile(r"(cpu|gpu)[0-9]{1,3}")
+_REFUSED = 2
+
+
+def run(settings: EngineSettings, device: str) -> int:
+    """Serve until SIGTERM; the exit status is 0 after a drain, 2 when settings or a bundle were refused."""
+    log.start(f"bedplate-engine@{device}")
+    try:
+        torch_device = choose_device(device)
+        torch.set_num_threads(settings.threads)
+        uvloop.run(_serve(settings, device, torch_device))
+    except (BundleError, SettingsError) as error:
+        logger.error("refused to start: %s", error)
+        return _REFUSED
+    return 0
+
+
+def choose_device(name: str) -> torch.device:
+    """cpuN is the processor; gpuN is the first GPU that CUDA_VISIBLE_DEVICES shows, so the unit chooses which.
+
+    Raises:
+        SettingsError: another name, or no GPU to be seen.
+    """
+    if not _DEVICE.fullmatch(name):
+        raise SettingsError(f"--device: {name!r} does not do, wanted cpu0, cpu1 ... or gpu0, gpu1 ...")
+    if name.startswith("cpu"):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SettingsError(f"--device: {name} does not do, torch sees no GPU; check the driver, or use cpu0")
+    return torch.device("cuda:0")
+
+
+def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:
+    """Read, check and load every bundle.
+
+    Raises:
+        BundleError: one of them does not do, or comes twice.
+    """
+    models: dict[tuple[str, str], Model] = {}
+    for directory in directories:
+        bundle = read_bundle(directory)
+        if (bundle.name, bundle.version) in models:
+            raise BundleError(f"{directory}: {bundle.name} {bundle.version} is listed twice; remove one from 'bundles'")
+        models[bundle.name, bundle.version] = Model.load(bundle, directory, device)
+        logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version})
+    return Catalogue(list(models.values()))
+
+
+async def _serve(settings: EngineSettings, device: str, torch_device: torch.device) -> None:
+    loop = asyncio.get_running_loop()
+    server = Server(load_models(settings.bundles, torch_device), loop, settings.queue_limit)
+    await server.start()
+    # Nothing loaded so far ever goes away: keep the collector from walking it while requests wait.
+    gc.collect()
+    gc.freeze()
+    # Only from here on is there anything to drain; before, a signal simply ends the process.
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGINT, stopping.set)
+    path = settings.socket_dir / f"{device}.sock"
+    listener = await loop.create_unix_server(server.connection, sock=endpoint.bind(path))
+    notify.notify("READY=1", f"STATUS=serving {len(server.catalogue.models)} models on {device}")
+    logger.info("ready", extra={"socket": str(path)})
+    feeding = _feed_watchdog(server)
+    await stopping.wait()
+    if feeding:
+        feeding.cancel()
+    notify.notify("STOPPING=1")
+    logger.info("draining")
+    path.unlink(missing_ok=True)
+    listener.close()
+    await server.drain()
+    logger.info("stopped")
+
+
+def _feed_watchdog(server: Server) -> asyncio.Task[None] | None:
+    interval_s = notify.watchdog_interval_s()
+    if interval_s is None:
+        return None
+    return asyncio.create_task(watchdog.feed(server.batcher, server.probe, notify.notify, interval_s))

@@ -1,0 +1,106 @@
+"""Networks as data: a chain of torch.nn layers from an allow-list. No code comes with a bundle.
+
+A layer's options carry torch's own names; each is checked for type and range before torch sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from bedplate.bundle import Layer
+from bedplate.document import BundleError
+
+_MAX_SIZE = 65536  # channels, features, pixels: beyond it a bundle is wrong rather than large
+
+
+@dataclass(frozen=True)
+class _Kind:
+    wanted: str
+    fits: Callable[[Any], bool]
+
+
+def _is_whole(value: object, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= _MAX_SIZE
+
+
+def _is_one_or_two(value: object, low: int) -> bool:
+    values = value if isinstance(value, list) and len(value) == 2 else [value]
+    return all(_is_whole(item, low) for item in values)
+
+
+def _is_between(value: object, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+_SIZE = _Kind(f"a whole number from 1 to {_MAX_SIZE}", lambda value: _is_whole(value, 1))
+_SIZES = _Kind(f"one or two whole numbers from 1 to {_MAX_SIZE}", lambda value: _is_one_or_two(value, 1))
+_MARGINS = _Kind(f"one or two whole numbers from 0 to {_MAX_SIZE}", lambda value: _is_one_or_two(value, 0))
+_SHAPE = _Kind(
+    "a list of whole numbers", lambda value: isinstance(value, list) and all(_is_whole(item, 1) for item in value)
+)
+_DIMENSION = _Kind("a dimension from 1 to 8", lambda value: _is_whole(value, 1) and value <= 8)
+_FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
+_SHARE = _Kind("a number from 0 to 1", lambda value: _is_between(value, 0, 1))
+_EPSILON = _Kind("a number from 1e-12 to 1", lambda value: _is_between(value, 1e-12, 1))
+_GELU = _Kind("none or tanh", lambda value: value in ("none", "tanh"))
+
+_CONV = {"in_channels": _SIZE, "out_channels": _SIZE, "kernel_size": _SIZES, "stride": _SIZES, "padding": _MARGINS}
+_POOL = {"kernel_size": _SIZES, "stride": _SIZES, "padding": _MARGINS, "ceil_mode": _FLAG}
+
+# name: (torch's layer, options it must have, options it may have)
+_LAYERS: dict[str, tuple[Callable[..., nn.Module], set[str], Mapping[str, _Kind]]] = {
+    "conv2d": (
+        nn.Conv2d,
+        {"in_channels", "out_channels", "kernel_size"},
+        _CONV | {"dilation": _SIZES, "groups": _SIZE, "bias": _FLAG},
+    ),
+    "linear": (
+        nn.Linear,
+        {"in_features", "out_features"},
+        {"in_features": _SIZE, "out_features": _SIZE, "bias": _FLAG},
+    ),
+    "batch_norm2d": (nn.BatchNorm2d, {"num_features"}, {"num_features": _SIZE, "eps": _EPSILON, "affine": _FLAG}),
+    "layer_norm": (nn.LayerNorm, {"normalized_shape"}, {"normalized_shape": _SHAPE, "eps": _EPSILON}),
+    "max_pool2d": (nn.MaxPool2d, {"kernel_size"}, _POOL | {"dilation": _SIZES}),
+    "avg_pool2d": (nn.AvgPool2d, {"kernel_size"}, _POOL | {"count_include_pad": _FLAG}),
+    "adaptive_avg_pool2d": (nn.AdaptiveAvgPool2d, {"output_size"}, {"output_size": _SIZES}),
+    "flatten": (nn.Flatten, set(), {"start_dim": _DIMENSION}),
+    "dropout": (nn.Dropout, set(), {"p": _SHARE}),
+    "relu": (nn.ReLU, set(), {}),
+    "gelu": (nn.GELU, set(), {"approximate": _GELU}),
+    "silu": (nn.SiLU, set(), {}),
+    "sigmoid": (nn.Sigmoid, set(), {}),
+    "tanh": (nn.Tanh, set(), {}),
+    "identity": (nn.Identity, set(), {}),
+}
+
+
+def build(layers: Sequence[Layer], source: str) -> nn.Sequential:
+    """The network that `layers` describe, on torch's default device, not trained.
+
+    Raises:
+        BundleError: a layer or an option that is not on the list, or a value out of range.
+    """
+    return nn.Sequential(*(_build_layer(layer, f"{source}: network[{n}]") for n, layer in enumerate(layers)))
+
+
+def _build_layer(layer: Layer, where: str) -> nn.Module:
+    if layer.kind not in _LAYERS:
+        raise BundleError(f"{where}: {layer.kind!r} does not do, wanted one of {', '.join(sorted(_LAYERS))}")
+    make, required, known = _LAYERS[layer.kind]
+    for name, value in layer.options.items():
+        if name not in known:
+            raise BundleError(f"{where}.{layer.kind}: unknown option '{name}'; known are {', '.join(known) or 'none'}")
+        if not known[name].fits(value):
+            raise BundleError(f"{where}.{layer.kind}.{name}: {value!r} does not do, wanted {known[name].wanted}")
+    for name in sorted(required - set(layer.options)):
+        raise BundleError(f"{where}.{layer.kind}: option '{name}' is missing; add '{name}: {known[name].wanted}'")
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in layer.options.items()}
+    try:
+        return make(**options)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise BundleError(f"{where}.{layer.kind}: the options do not fit together ({error})") from None

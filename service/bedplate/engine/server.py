@@ -1,0 +1,185 @@
+"""Frames in, frames out, on one unix socket. Runs in the event loop; the device thread is the batcher's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import numpy as np
+
+from bedplate import wire
+from bedplate.bundle import BundleError, describe
+from bedplate.engine.batcher import Batcher, Work
+from bedplate.engine.intake import Catalogue
+from bedplate.errors import Internal, ServiceError
+from bedplate.wire import Frame, FrameError, FrameReader, Type
+
+logger = logging.getLogger(__name__)
+# How long the last answers may take to leave, once everything is computed. A peer that reads takes milliseconds.
+_FLUSH_S = 5.0
+
+
+class Server:
+    """The connections of one engine, and the batcher they share.
+
+    Raises:
+        BundleError: the models' descriptions do not fit into one frame.
+    """
+
+    def __init__(self, catalogue: Catalogue, loop: asyncio.AbstractEventLoop, queue_limit: int):
+        self.batcher = Batcher(self._deliver, queue_limit)
+        self.catalogue = catalogue
+        self.description = _description(catalogue)
+        self.connections: set[Connection] = set()
+        self._loop = loop
+
+    def connection(self) -> Connection:
+        return Connection(self)
+
+    async def start(self) -> None:
+        """Start the device thread and warm every model up in it."""
+        await asyncio.wrap_future(self.batcher.start(self._warm_up))
+
+    def _warm_up(self) -> None:
+        for model in self.catalogue.models:
+            model.warm_up()
+
+    async def probe(self) -> None:
+        """One item of zeros through the queue and the device, as a request would go."""
+        model = self.catalogue.models[0]
+        inputs = np.zeros((1, *model.bundle.input.shape), np.float32)
+        probe = _Probe()
+        self.batcher.submit(Work(model, inputs, caller=probe))
+        await probe.answered.wait()
+
+    async def drain(self) -> None:
+        """Compute what is queued, send every answer, then close the connections."""
+        self.batcher.drain()
+        # The deliveries of the thread were put into the loop before its end was, so they are done after this line.
+        await self._loop.run_in_executor(None, self.batcher.join)
+        for connection in list(self.connections):
+            connection.finish()
+        give_up = self._loop.time() + _FLUSH_S
+        while self.connections and self._loop.time() < give_up:
+            await asyncio.sleep(0.01)
+
+    def _deliver(self, works: list[Work]) -> None:
+        self._loop.call_soon_threadsafe(_answer, works)
+
+
+def _description(catalogue: Catalogue) -> dict[str, Any]:
+    description = {"models": [describe(model.bundle) for model in catalogue.models]}
+    try:
+        wire.encode(Frame(Type.DESCRIPTION, 0, description))
+    except FrameError as error:
+        raise BundleError(f"bundles: too much to describe in one frame ({error}); use smaller canaries") from None
+    return description
+
+
+def _answer(works: list[Work]) -> None:
+    """Each caller once, however many of its requests were in the batch: one write instead of many."""
+    by_caller: dict[Any, list[Work]] = {}
+    for work in works:
+        by_caller.setdefault(work.caller, []).append(work)
+    for caller, theirs in by_caller.items():
+        caller.answer(theirs)
+
+
+def _reply(work: Work) -> Frame:
+    if work.outputs is None:
+        return _error(work.request_id, work.error or Internal("the model gave no answer"))
+    bundle = work.model.bundle  # type: ignore[attr-defined]  # the server submits Models only
+    meta = {
+        "model": bundle.name,
+        "version": bundle.version,
+        "outputs": [{"name": bundle.output.name, "dtype": bundle.output.dtype, "shape": work.outputs.shape}],
+        "queue_ns": work.queue_ns,
+        "compute_ns": work.compute_ns,
+        "batch_items": work.batch_items,
+    }
+    return Frame(Type.RESULT, work.request_id, meta, memoryview(work.outputs).cast("B"))
+
+
+def _error(request_id: int, error: ServiceError) -> Frame:
+    return Frame(Type.ERROR, request_id, error.to_meta())
+
+
+class _Probe:
+    def __init__(self) -> None:
+        self.answered = asyncio.Event()
+
+    def answer(self, works: list[Work]) -> None:
+        self.answered.set()
+
+
+class Connection(asyncio.Protocol):
+    """One web process. When it leaves, what it waited for is forgotten."""
+
+    def __init__(self, server: Server):
+        self._server = server
+        self._reader = FrameReader()
+        self._waiting: dict[int, Work] = {}
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport: asyncio.Transport = transport
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        if self._waiting or not self._reader.idle:
+            logger.info("a peer left", extra={"unanswered": len(self._waiting), "mid_frame": not self._reader.idle})
+        for work in self._waiting.values():
+            self._server.batcher.cancel(work)
+        self._waiting.clear()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._reader.feed(data):
+                self._handle(frame)
+        except FrameError as error:
+            logger.warning("connection closed: %s", error)
+            self._transport.abort()
+
+    def pause_writing(self) -> None:
+        # Who does not take answers may not ask for more of them.
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def answer(self, works: list[Work]) -> None:
+        pieces: list[bytes | memoryview] = []
+        for work in works:
+            # Cancelled after the device had it: nobody waits for the answer.
+            if self._waiting.pop(work.request_id, None):
+                pieces += wire.encode(_reply(work))
+        self._transport.writelines(pieces)
+
+    def finish(self) -> None:
+        self._transport.close()
+
+    def _handle(self, frame: Frame) -> None:
+        if frame.type is Type.PREDICT:
+            self._predict(frame)
+        elif frame.type is Type.CANCEL:
+            if work := self._waiting.pop(frame.id, None):
+                self._server.batcher.cancel(work)
+        elif frame.type is Type.DESCRIBE:
+            self._transport.writelines(wire.encode(Frame(Type.DESCRIPTION, frame.id, self._server.description)))
+        else:
+            raise FrameError(f"a web sent {frame.type.name}, which only an engine may")
+
+    def _predict(self, frame: Frame) -> None:
+        if frame.id in self._waiting:
+            raise FrameError("a request id was used twice")
+        try:
+            model, inputs = self._server.catalogue.open(frame)
+            work = Work(model, inputs, frame.deadline_ns, self, frame.id)
+            self._server.batcher.submit(work)
+        except ServiceError as error:
+            self._transport.writelines(wire.encode(_error(frame.id, error)))
+        else:
+            self._waiting[frame.id] = work

@@ -1,0 +1,16 @@
+"""Settings of the engine: /etc/bedplate/engine.yaml. The same file for every device of a host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    socket_dir: Path  # <device>.sock appears here once the models are warm
+    bundles: tuple[Path, ...]  # directories with bundle.yaml; of several versions the first one is the default
+    # More than one thread pays only where an engine has more than one core to itself.
+    threads: int = field(default=1, metadata={"unit": "threads", "min": 1, "max": 256})
+    # Requests that may wait while the device works. Past it the answer is 'engine-busy' at once, not a late one.
+    queue_limit: int = field(default=64, metadata={"unit": "requests", "min": 1, "max": 65536})

@@ -1,0 +1,198 @@
+"""Every error the service answers with.
+
+ServiceError                    code, value, limit, next step
+├── InvalidRequest              the caller can fix it
+│   ├── EmptyBody  MalformedJson  MalformedMultipart
+│   ├── MissingCredential  WrongCredential
+│   ├── UnknownModel  UnknownRoute  MethodNotAllowed
+│   ├── BodyTooLarge  TooManyItems  TooManyPixels
+│   ├── UnsupportedMediaType
+│   └── UnknownField  WrongShape  WrongSize  UnreadableImage  NotFinite
+├── EngineBusy                  worth retrying
+├── EngineUnavailable           worth retrying
+├── Draining                    worth retrying
+├── DeadlineExceeded
+└── Internal                    nothing is said about the fault
+
+The code names the error on the wire and in `urn:bedplate:problem:<code>`; `web/problems.py` maps it to a status.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """An error with what the caller needs: what was seen, what is allowed, what to do next."""
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        value: str | int | float | None = None,
+        limit: str | int | float | None = None,
+        next_step: str | None = None,
+        retry_after_s: int | None = None,
+    ):
+        super().__init__(detail)
+        self.detail = detail
+        self.value = value
+        self.limit = limit
+        self.next_step = next_step
+        self.retry_after_s = retry_after_s
+
+    def to_meta(self) -> dict[str, Any]:
+        """The metadata of an ERROR frame."""
+        meta = {
+            "code": self.code,
+            "detail": self.detail,
+            "value": self.value,
+            "limit": self.limit,
+            "next_step": self.next_step,
+            "retry_after_s": self.retry_after_s,
+        }
+        return {key: item for key, item in meta.items() if item is not None}
+
+
+def from_meta(meta: dict[str, Any]) -> ServiceError:
+    """The error that an ERROR frame tells of; an unknown code is an Internal error."""
+    kind = _BY_CODE.get(str(meta.get("code")), Internal)
+    return kind(
+        str(meta.get("detail", kind.title)),
+        value=meta.get("value"),
+        limit=meta.get("limit"),
+        next_step=meta.get("next_step"),
+        retry_after_s=meta.get("retry_after_s"),
+    )
+
+
+class InvalidRequest(ServiceError):
+    """The request cannot be answered as it is; the caller can change it."""
+
+
+class EmptyBody(InvalidRequest):
+    code = "empty-body"
+    title = "Empty body"
+
+
+class MalformedJson(InvalidRequest):
+    code = "malformed-json"
+    title = "Malformed JSON"
+
+
+class MalformedMultipart(InvalidRequest):
+    code = "malformed-multipart"
+    title = "Malformed multipart body"
+
+
+class MissingCredential(InvalidRequest):
+    code = "missing-credential"
+    title = "Missing credential"
+
+
+class WrongCredential(InvalidRequest):
+    code = "wrong-credential"
+    title = "Wrong credential"
+
+
+class UnknownModel(InvalidRequest):
+    code = "unknown-model"
+    title = "Unknown model"
+
+
+class UnknownRoute(InvalidRequest):
+    code = "unknown-route"
+    title = "Unknown route"
+
+
+class MethodNotAllowed(InvalidRequest):
+    code = "method-not-allowed"
+    title = "Method not allowed"
+
+
+class BodyTooLarge(InvalidRequest):
+    code = "body-too-large"
+    title = "Body too large"
+
+
+class TooManyItems(InvalidRequest):
+    code = "too-many-items"
+    title = "Too many items"
+
+
+class TooManyPixels(InvalidRequest):
+    code = "too-many-pixels"
+    title = "Too many pixels"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    code = "unsupported-media-type"
+    title = "Unsupported media type"
+
+
+class UnknownField(InvalidRequest):
+    code = "unknown-field"
+    title = "Unknown field"
+
+
+class WrongShape(InvalidRequest):
+    code = "wrong-shape"
+    title = "Wrong shape"
+
+
+class WrongSize(InvalidRequest):
+    code = "wrong-size"
+    title = "Wrong size"
+
+
+class UnreadableImage(InvalidRequest):
+    code = "unreadable-image"
+    title = "Unreadable image"
+
+
+class NotFinite(InvalidRequest):
+    code = "not-finite"
+    title = "Not a finite number"
+
+
+class EngineBusy(ServiceError):
+    """The queue is full; worth retrying after `retry_after_s` seconds."""
+
+    code = "engine-busy"
+    title = "Engine busy"
+
+
+class EngineUnavailable(ServiceError):
+    """No engine can take the request at the moment."""
+
+    code = "engine-unavailable"
+    title = "Engine unavailable"
+
+
+class Draining(ServiceError):
+    """The program is stopping and takes nothing new."""
+
+    code = "draining"
+    title = "Draining"
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer would have come, or came, too late to be of use."""
+
+    code = "deadline-exceeded"
+    title = "Deadline exceeded"
+
+
+class Internal(ServiceError):
+    """Our fault. The log has the reason under the request id; the caller is told nothing else."""
+
+
+def _with_subclasses(kind: type[ServiceError]) -> list[type[ServiceError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _with_subclasses(child))]
+
+
+_BY_CODE = {kind.code: kind for kind in _with_subclasses(ServiceError) if "code" in vars(kind)}
+_BY_CODE["internal"] = Internal

@@ -1,0 +1,55 @@
+"""Wires the front end together and nothing else."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Any
+
+from falcon.asgi import App, Request, Response
+
+from bedplate.web import problems, resources
+from bedplate.web.auth import ApiKeys, RequireKey
+from bedplate.web.body import Limits
+from bedplate.web.engines import EnginePool
+from bedplate.web.lifespan import Lifespan
+from bedplate.web.predictor import Predictor
+from bedplate.web.readiness import ReadinessProbe
+from bedplate.web.settings import WebSettings
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+
+class RequestId:
+    """Takes nginx's id, or makes one, and says it back."""
+
+    async def process_request(self, req: Request, resp: Response) -> None:
+        given = req.get_header("X-Request-ID") or ""
+        req.context.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        resp.set_header("X-Request-ID", req.context.request_id)
+
+
+def create_app(
+    settings: WebSettings, engines: EnginePool, keys: ApiKeys, notify_address: str | None = None
+) -> App[Request, Response]:
+    """The ASGI application of one web instance.
+
+    Args:
+        notify_address: systemd's notification socket, told READY when the lifespan has started.
+    """
+    limits = Limits(settings.max_body_bytes, settings.max_pixels, settings.max_items)
+    predictor = Predictor(engines, limits)
+    probe = ReadinessProbe(engines, predictor)
+    middleware: list[Any] = [RequestId(), RequireKey(keys), Lifespan(engines, notify_address)]
+    app = App(middleware=middleware)
+    problems.install(app)
+    app.add_route("/ping", resources.Ping())
+    app.add_route("/health", resources.Live())
+    app.add_route("/health/live", resources.Live())
+    app.add_route("/health/ready", resources.Ready(probe))
+    app.add_route("/health/detailed", resources.Detailed(probe))
+    app.add_route("/v1/models", resources.Models(engines))
+    app.add_route(
+        "/v1/models/{name}/predict", resources.Predict(engines, predictor, limits, settings.request_timeout_s)
+    )
+    return app

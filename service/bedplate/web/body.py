@@ -1,0 +1,192 @@
+"""From a request's body to items for a model: counted while it is read, then parsed by its type."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import falcon
+import numpy as np
+import numpy.typing as npt
+from falcon.asgi import Request
+from falcon.media.multipart import MultipartForm, MultipartParseError, MultipartParseOptions
+
+from bedplate.bundle import Bundle, Tensor
+from bedplate.errors import (
+    BodyTooLarge,
+    EmptyBody,
+    InvalidRequest,
+    MalformedJson,
+    MalformedMultipart,
+    NotFinite,
+    TooManyItems,
+    UnknownField,
+    UnsupportedMediaType,
+    WrongShape,
+    WrongSize,
+)
+from bedplate.web.image import open_image, to_tensor
+
+Items = npt.NDArray[Any]
+
+# Work above this would hold up the other requests of the process for more than about a millisecond.
+_INLINE_PIXELS = 65_536
+_TYPES = "image/png, image/jpeg, image/webp, multipart/form-data, application/octet-stream, application/json"
+
+
+@dataclass(frozen=True)
+class Limits:
+    body_bytes: int
+    pixels: int
+    items: int
+
+
+async def read_body(req: Request, limits: Limits) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTooLarge: announced or, without an announcement, received more than allowed.
+        EmptyBody: nothing came.
+    """
+    if (req.content_length or 0) > limits.body_bytes:
+        _refuse_length(req.content_length or 0, limits.body_bytes)
+    chunks = []
+    received = 0
+    async for chunk in req.stream:
+        received += len(chunk)
+        if received > limits.body_bytes:
+            _refuse_length(received, limits.body_bytes)
+        chunks.append(chunk)
+    if received == 0:
+        raise EmptyBody("the body is empty", value=0, next_step=f"send {_TYPES}")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def parse_items(content_type: str, body: bytes, model: Bundle, limits: Limits) -> Items:
+    """Turn `body` into items of the model's input, by its declared type; pictures are known by content.
+
+    Returns: (items, *shape) in the input's dtype.
+
+    Raises:
+        InvalidRequest: with value, limit and next step.
+    """
+    kind, options = falcon.parse_header(content_type)
+    spec = model.input
+    limits = replace(limits, items=min(limits.items, model.max_items))
+    if kind.startswith("image/"):
+        return await _decode_images([body], spec, limits)
+    if kind == "multipart/form-data":
+        return await _decode_images(_parts(body, options.get("boundary", ""), limits), spec, limits)
+    if kind == "application/octet-stream":
+        return _check(_from_raw(body, spec), spec, limits)
+    if kind == "application/json":
+        return _check(_from_json(body, spec), spec, limits)
+    raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
+
+
+async def _decode_images(files: list[bytes], spec: Tensor, limits: Limits) -> Items:
+    if spec.image is None:
+        raise UnsupportedMediaType("this model does not take pictures", next_step="send a tensor or JSON")
+    _check_count(len(files), limits)
+    tensors = []
+    for data in files:
+        image = open_image(data, limits.pixels)
+        if image.width * image.height > _INLINE_PIXELS:
+            tensors.append(await asyncio.to_thread(to_tensor, image, spec.image))
+        else:
+            tensors.append(to_tensor(image, spec.image))
+    return np.stack(tensors)
+
+
+def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:
+    options = MultipartParseOptions()
+    options.max_body_part_buffer_size = limits.body_bytes
+    # One more than allowed, so that the refusal can be ours, with value and limit.
+    options.max_body_part_count = limits.items + 1
+    files = []
+    try:
+        for part in MultipartForm(io.BytesIO(body), boundary.encode(), len(body), options):
+            if part.name != "file":
+                raise UnknownField("a part of the form is not called 'file'", limit="file", next_step="rename the part")
+            files.append(part.get_data())
+    except MultipartParseError as error:
+        if len(files) > limits.items:
+            _check_count(len(files), limits)
+        raise MalformedMultipart(f"the form cannot be parsed: {error.description}") from None
+    if not files or not all(files):
+        raise EmptyBody("the form has no file, or an empty one", value=0, next_step="add parts called 'file'")
+    return files
+
+
+def _from_raw(body: bytes, spec: Tensor) -> Items:
+    item_bytes = spec.item_bytes
+    if len(body) % item_bytes:
+        raise WrongSize(
+            f"{len(body)} bytes are no whole number of items of {item_bytes} bytes",
+            value=len(body),
+            limit=item_bytes,
+            next_step=f"send {spec.dtype} little-endian, shape {list(spec.shape)} per item, items one after another",
+        )
+    return np.frombuffer(body, np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *spec.shape)
+
+
+def _from_json(body: bytes, spec: Tensor) -> Items:
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise MalformedJson("the body is no JSON of a reasonable depth", next_step='send {"inputs": [...]}') from None
+    if not isinstance(document, dict) or "inputs" not in document:
+        raise UnknownField("the document has no field 'inputs'", limit="inputs", next_step='send {"inputs": [...]}')
+    if len(document) > 1:
+        raise UnknownField(f"{len(document)} fields, only 'inputs' is known", value=len(document), limit="inputs")
+    try:
+        values = np.asarray(document["inputs"])
+    except (ValueError, OverflowError):
+        values = np.empty(0, object)
+    if values.dtype.kind not in "iuf" or not np.can_cast(values.dtype, spec.dtype, "same_kind"):
+        raise _wrong_shape("lists of uneven length, or not numbers of this kind", spec)
+    with np.errstate(over="ignore"):
+        converted = values.astype(spec.dtype)
+    if converted.dtype.kind in "iu" and not np.array_equal(converted, values):
+        raise WrongSize(f"a number does not fit {spec.dtype}", limit=spec.dtype)
+    return converted[np.newaxis] if converted.shape == tuple(spec.shape) else converted
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _check(items: Items, spec: Tensor, limits: Limits) -> Items:
+    if items.shape[1:] != tuple(spec.shape) or not len(items):
+        raise _wrong_shape(str(list(items.shape)), spec)
+    _check_count(len(items), limits)
+    if items.dtype.kind == "f" and not np.isfinite(items).all():
+        raise NotFinite("an input is NaN or infinite", next_step="send finite numbers")
+    return items
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.items:
+        raise TooManyItems(
+            f"{count} items, {limits.items} are allowed in a request",
+            value=count,
+            limit=limits.items,
+            next_step="split them over several requests",
+        )
+
+
+def _wrong_shape(found: str, spec: Tensor) -> InvalidRequest:
+    wanted = f"[items, {', '.join(map(str, spec.shape))}]"
+    return WrongShape(f"inputs have shape {found}, wanted {wanted}", value=found, limit=wanted)
+
+
+def _refuse_length(found: int, allowed: int) -> NoReturn:
+    raise BodyTooLarge(
+        f"the body has {found} bytes or more, {allowed} are allowed",
+        value=found,
+        limit=allowed,
+        next_step="send less, or ask the operator to raise bedplate_max_body_bytes",
+    )

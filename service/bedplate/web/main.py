@@ -1,0 +1,85 @@
+"""The web program: gunicorn with one ASGI worker around the application (docs/adr/0006)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+
+from bedplate import log, settings
+from bedplate.settings import SettingsError
+from bedplate.web.app import create_app
+from bedplate.web.auth import ApiKeys
+from bedplate.web.engines import EnginePool
+from bedplate.web.settings import WebSettings
+
+
+def run(settings_file: Path, bind: str | None = None) -> int:
+    """Serve until SIGTERM, on the sockets that systemd passed or on `bind` (host:port).
+
+    Raises:
+        SettingsError: a setting or the list of keys cannot be used.
+    """
+    log.start("web")
+    web = settings.load(WebSettings, settings_file)
+    keys = ApiKeys.read(_api_keys_file(web))
+    # Taken from gunicorn, which would announce READY before the application is imported.
+    notify_address = os.environ.pop("NOTIFY_SOCKET", None)
+    _Gunicorn(web, keys, notify_address, bind).run()
+    return 0
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    def __init__(self, web: WebSettings, keys: ApiKeys, notify_address: str | None, bind: str | None):
+        self._web = web
+        self._keys = keys
+        self._notify_address = notify_address
+        self._bind = bind
+        super().__init__()
+
+    def load_config(self) -> None:
+        for key, value in _options(self._web, self._bind).items():
+            self.cfg.set(key, value)
+
+    def load(self) -> Any:
+        """Runs in the worker, so sockets to engines belong to the process that uses them."""
+        return create_app(self._web, EnginePool(self._web.engines), self._keys, self._notify_address)
+
+
+def _options(web: WebSettings, bind: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "worker_class": "asgi",
+        "workers": 1,
+        "asgi_loop": "uvloop",
+        "asgi_lifespan": "on",
+        # A stop waits for what is in flight; nothing is in flight longer than its deadline.
+        "graceful_timeout": int(web.request_timeout_s) + 1,
+        # Longer than nginx keeps an idle connection, so that nginx never sends into one that is being closed.
+        "keepalive": 75,
+        "control_socket_disable": True,
+        # Through log.start: gunicorn's own handlers would write plain text.
+        "logger_class": "bedplate.web.main.JournalLogger",
+    }
+    if bind:
+        options["bind"] = bind
+    return options
+
+
+class JournalLogger(Logger):  # type: ignore[misc]
+    """gunicorn's messages as ours: one JSON line each, by the root logger. nginx writes the access log."""
+
+    def setup(self, cfg: Any) -> None:
+        self._access_log_enabled = False
+        self.error_log.propagate = True
+
+
+def _api_keys_file(web: WebSettings) -> Path:
+    if web.api_keys_file:
+        return web.api_keys_file
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise SettingsError("api_keys_file is not set and there is no credential 'api-keys'; set one of them")
+    return Path(directory) / "api-keys"

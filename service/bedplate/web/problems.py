@@ -1,0 +1,93 @@
+"""The one place where errors become HTTP answers (docs/adr/0003)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import falcon
+from falcon.asgi import App, Request, Response
+
+from bedplate import errors
+from bedplate.errors import ServiceError
+
+_log = logging.getLogger("bedplate.web")
+
+STATUS: dict[type[ServiceError], int] = {
+    errors.EmptyBody: 400,
+    errors.MalformedJson: 400,
+    errors.MalformedMultipart: 400,
+    errors.MissingCredential: 401,
+    errors.WrongCredential: 401,
+    errors.UnknownModel: 404,
+    errors.UnknownRoute: 404,
+    errors.MethodNotAllowed: 405,
+    errors.BodyTooLarge: 413,
+    errors.TooManyItems: 413,
+    errors.TooManyPixels: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.UnknownField: 422,
+    errors.WrongShape: 422,
+    errors.WrongSize: 422,
+    errors.UnreadableImage: 422,
+    errors.NotFinite: 422,
+    errors.EngineBusy: 429,
+    errors.Internal: 500,
+    errors.EngineUnavailable: 503,
+    errors.Draining: 503,
+    errors.DeadlineExceeded: 504,
+}
+
+
+def install(app: App[Request, Response]) -> None:
+    """Answer every error of `app` as problem+json."""
+    app.add_error_handler(Exception, _on_fault)
+    app.add_error_handler(falcon.HTTPError, _on_falcon)
+    app.add_error_handler(ServiceError, _on_service_error)
+
+
+async def _on_service_error(req: Request, resp: Response, error: Any, params: Any) -> None:
+    _answer(req, resp, error)
+
+
+async def _on_falcon(req: Request, resp: Response, error: Any, params: Any) -> None:
+    """What Falcon itself refuses, said in our words."""
+    if error.status_code == falcon.HTTP_NOT_FOUND or isinstance(error, falcon.HTTPNotFound):
+        _answer(req, resp, errors.UnknownRoute("no such route", next_step="GET /v1/models lists what there is"))
+    elif isinstance(error, falcon.HTTPMethodNotAllowed):
+        allowed = dict(error.headers or {}).get("Allow", "")
+        resp.set_header("Allow", allowed)
+        _answer(req, resp, errors.MethodNotAllowed("the route does not take this method", limit=allowed))
+    else:
+        _log.warning("falcon refused: %s", error.status, extra={"request_id": req.context.request_id})
+        _write(req, resp, error.status_code, errors.InvalidRequest(error.title or "Bad request"), "bad-request")
+
+
+async def _on_fault(req: Request, resp: Response, error: Any, params: Any) -> None:
+    _log.error("fault while answering", exc_info=error, extra={"request_id": req.context.request_id})
+    _answer(req, resp, errors.Internal("something went wrong here; the operator finds it under the request id"))
+
+
+def _answer(req: Request, resp: Response, error: ServiceError) -> None:
+    _write(req, resp, STATUS[type(error)], error, error.code)
+
+
+def _write(req: Request, resp: Response, status: int, error: ServiceError, code: str) -> None:
+    body = {
+        "type": f"urn:bedplate:problem:{code}",
+        "title": error.title,
+        "status": status,
+        "detail": error.detail,
+        "value": error.value,
+        "limit": error.limit,
+        "next_step": error.next_step,
+        "request_id": req.context.request_id,
+    }
+    resp.status = status
+    resp.content_type = "application/problem+json"
+    resp.data = json.dumps({key: item for key, item in body.items() if item is not None}).encode()
+    if status == 401:
+        resp.set_header("WWW-Authenticate", "Bearer")
+    if status in (429, 503):
+        resp.set_header("Retry-After", str(error.retry_after_s or 1))

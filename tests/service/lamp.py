@@ -1,0 +1,96 @@
+"""A model of 2x2 grey pixels and an engine pool that serves it without an engine."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from bedplate import wire
+from bedplate.bundle import Bundle
+from bedplate.errors import EngineUnavailable, UnknownModel
+from bedplate.wire import Frame, Type
+from PIL import Image
+
+
+def png_of(pixels: Any, mode: str = "L", kind: str = "PNG") -> bytes:
+    """pixels (height, width) or (height, width, 3) uint8 → the bytes of a picture."""
+    out = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, np.uint8), mode=None).convert(mode).save(out, kind)
+    return out.getvalue()
+
+
+def description(**changes: Any) -> dict[str, Any]:
+    """A model of 2x2 grey pixels that the fake engine sums into class 'dark' or 'bright'."""
+    document = {
+        "format": 1,
+        "name": "lamp",
+        "version": "1",
+        "task": "image-classification",
+        "description": "Is the lamp on",
+        "inputs": [
+            {
+                "name": "image",
+                "dtype": "float32",
+                "shape": [1, 2, 2],
+                "image": {"mode": "L", "height": 2, "width": 2, "scale": 1 / 255, "mean": [0.5], "std": [0.5]},
+            }
+        ],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": [2]}],
+        "labels": ["dark", "bright"],
+        "activation": "softmax",
+        "batch": {"max_items": 8},
+        "weights": "weights.safetensors",
+        "network": ["flatten"],
+        "validation": {"metric": "accuracy", "threshold": 0.9, "measured": 0.95},
+        "canary": {"file": "canary.png", "label": "bright"},
+        "canary_bytes": base64.b64encode(png_of([[255, 255], [255, 255]])).decode(),
+    }
+    return {**document, **changes}
+
+
+def lamp_logits(items: Any) -> Any:
+    """items (n, 1, 2, 2) float32 in -1..1 → logits (n, 2): the mean decides."""
+    brightness = items.reshape(len(items), -1).mean(axis=1)
+    return np.stack([-brightness, brightness], axis=1).astype(np.float32)
+
+
+class FakeEngines:
+    """Stands where EnginePool stands; answers like an engine that serves the lamp."""
+
+    def __init__(self) -> None:
+        self.engines: list[Any] = []
+        self.error: Exception | None = None
+        self.asked: list[Any] = []  # items (n, 1, 2, 2) of each request
+        self._model = Bundle.from_description(description())
+
+    async def models(self) -> dict[str, Bundle]:
+        if isinstance(self.error, EngineUnavailable):
+            raise self.error
+        return {"lamp": self._model}
+
+    async def model(self, name: str) -> Bundle:
+        models = await self.models()
+        if name not in models:
+            raise UnknownModel("no such model")
+        return models[name]
+
+    async def predict(self, meta: dict[str, Any], tensors: Any, deadline_ns: int) -> Frame:
+        if self.error:
+            raise self.error
+        items = np.frombuffer(bytes(tensors), np.float32).reshape(meta["inputs"][0]["shape"])
+        self.asked.append(items)
+        logits = lamp_logits(items)
+        answer = {
+            "model": "lamp",
+            "version": "1",
+            "outputs": [{"name": "logits", "dtype": "float32", "shape": list(logits.shape)}],
+            "queue_ns": 1000,
+            "compute_ns": 2000,
+            "batch_items": len(items),
+        }
+        return Frame(Type.RESULT, 1, answer, logits.tobytes(), wire.now_ns())
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,219 @@
+"""The web's side of the socket, against a real unix socket with a peer that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from bedplate import wire
+from bedplate.errors import DeadlineExceeded, EngineBusy, EngineUnavailable, UnknownModel
+from bedplate.web.engines import EnginePool
+from bedplate.web.predictor import deadline_in
+from bedplate.wire import Frame, Type
+
+from tests.service.lamp import description
+
+Answer = Callable[["Peer", Frame], Awaitable[None]]
+META = {"model": "lamp", "version": "1", "inputs": []}
+
+
+class Peer:
+    """An engine's end of one connection; `answer` decides what it does with a PREDICT."""
+
+    def __init__(self, answer: Answer):
+        self.answer = answer
+        self.seen: list[Frame] = []
+        self.connections: set[asyncio.Task[None] | None] = set()
+        self.writer: asyncio.StreamWriter
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.connections.add(asyncio.current_task())
+        frames = wire.FrameReader()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                for frame in frames.feed(data):
+                    await self._take(frame)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def _take(self, frame: Frame) -> None:
+        if frame.type is Type.DESCRIBE:
+            self.send(Frame(Type.DESCRIPTION, frame.id, {"models": [description()]}))
+        else:
+            self.seen.append(frame)
+            if frame.type is Type.PREDICT:
+                await self.answer(self, frame)
+
+    def send(self, frame: Frame) -> None:
+        self.writer.writelines(wire.encode(frame))
+
+
+async def right(peer: Peer, frame: Frame) -> None:
+    peer.send(Frame(Type.RESULT, frame.id, {"echo": frame.meta["model"]}, frame.tensors))
+
+
+async def silence(peer: Peer, frame: Frame) -> None:
+    pass
+
+
+async def vanish(peer: Peer, frame: Frame) -> None:
+    peer.writer.transport.abort()
+
+
+async def vanish_in_the_middle(peer: Peer, frame: Frame) -> None:
+    whole = b"".join(bytes(piece) for piece in wire.encode(Frame(Type.RESULT, frame.id, {}, b"12345678")))
+    peer.writer.write(whole[:-3])
+    await peer.writer.drain()
+    peer.writer.close()
+
+
+async def garbage(peer: Peer, frame: Frame) -> None:
+    peer.writer.write(b"HTTP/1.1 200 OK\r\n\r\n" * 4)
+
+
+async def busy(peer: Peer, frame: Frame) -> None:
+    peer.send(Frame(Type.ERROR, frame.id, EngineBusy("full", value=64, limit=64, retry_after_s=3).to_meta()))
+
+
+async def draining(peer: Peer, frame: Frame) -> None:
+    peer.send(Frame(Type.ERROR, frame.id, {"code": "draining", "detail": "stopping"}))
+
+
+def run(tmp_path: Any, answers: list[Answer], check: Callable[[EnginePool, list[Peer]], Awaitable[None]]) -> None:
+    """Start one engine per answer, hand the pool to `check`, and close everything."""
+
+    async def main() -> None:
+        peers = [Peer(answer) for answer in answers]
+        paths = [tmp_path / f"cpu{n}.sock" for n in range(len(peers))]
+        pairs = zip(peers, paths, strict=True)
+        servers = [await asyncio.start_unix_server(peer.serve, path) for peer, path in pairs]
+        pool = EnginePool(paths)
+        try:
+            await asyncio.wait_for(check(pool, peers), 10)
+        finally:
+            pool.close()
+            for server in servers:
+                server.close()
+            await asyncio.gather(*(task for peer in peers for task in peer.connections if task))
+
+    asyncio.run(main())
+
+
+def test_each_request_gets_its_own_answer(tmp_path):
+    async def later_first(peer, frame):
+        if len(peer.seen) == 20:
+            for seen in reversed(peer.seen):
+                await right(peer, seen)
+
+    async def check(pool, peers):
+        async def ask(n):
+            return await pool.predict(META, bytes([n]) * 8, deadline_in(5))
+
+        answers = await asyncio.gather(*(ask(n) for n in range(20)))
+        assert [answer.tensors for answer in answers] == [bytes([n]) * 8 for n in range(20)]
+
+    run(tmp_path, [later_first], check)
+
+
+@pytest.mark.parametrize("fault", [vanish, vanish_in_the_middle, garbage, draining])
+def test_a_request_whose_engine_is_lost_goes_to_another(tmp_path, fault):
+    async def check(pool, peers):
+        answer = await pool.predict(META, b"12345678", deadline_in(5))
+        assert answer.tensors == b"12345678"
+
+    run(tmp_path, [fault, right], check)
+
+
+@pytest.mark.parametrize("fault", [vanish, vanish_in_the_middle, garbage, draining])
+def test_with_no_engine_left_the_caller_is_told_to_retry(tmp_path, fault):
+    async def check(pool, peers):
+        with pytest.raises(EngineUnavailable) as caught:
+            await pool.predict(META, b"", deadline_in(5))
+        assert caught.value.retry_after_s > 0
+
+    run(tmp_path, [fault, fault], check)
+
+
+def test_a_request_is_sent_twice_at_most(tmp_path):
+    async def check(pool, peers):
+        with pytest.raises(EngineUnavailable):
+            await pool.predict(META, b"", deadline_in(5))
+        assert sum(len(peer.seen) for peer in peers) == 2
+
+    run(tmp_path, [vanish, vanish, vanish], check)
+
+
+def test_silence_ends_at_the_deadline_and_the_engine_may_forget(tmp_path):
+    async def check(pool, peers):
+        with pytest.raises(DeadlineExceeded):
+            await pool.predict(META, b"", deadline_in(0.1))
+        while [frame.type for frame in peers[0].seen] != [Type.PREDICT, Type.CANCEL]:
+            await asyncio.sleep(0.01)
+        assert peers[0].seen[0].id == peers[0].seen[1].id
+
+    run(tmp_path, [silence], check)
+
+
+def test_a_late_answer_is_dropped(tmp_path):
+    async def check(pool, peers):
+        with pytest.raises(DeadlineExceeded):
+            await pool.predict(META, b"late", deadline_in(0.05))
+        await right(peers[0], peers[0].seen[0])
+        peers[0].answer = right
+
+        answer = await pool.predict(META, b"next", deadline_in(5))
+
+        assert answer.tensors == b"next"
+
+    run(tmp_path, [silence], check)
+
+
+def test_what_the_engine_refuses_is_the_callers_error(tmp_path):
+    async def check(pool, peers):
+        with pytest.raises(EngineBusy) as caught:
+            await pool.predict(META, b"", deadline_in(5))
+        assert (caught.value.limit, caught.value.retry_after_s) == (64, 3)
+
+    run(tmp_path, [busy], check)
+
+
+def test_an_engine_that_comes_back_is_used_again(tmp_path):
+    async def check(pool, peers):
+        await pool.predict(META, b"", deadline_in(5))
+        peers[0].writer.transport.abort()
+        await asyncio.sleep(0)
+
+        answer = await pool.predict(META, b"again", deadline_in(5))
+
+        assert answer.tensors == b"again"
+
+    run(tmp_path, [right], check)
+
+
+def test_the_least_busy_engine_is_asked(tmp_path):
+    async def check(pool, peers):
+        await pool.models()
+        waiting = [asyncio.create_task(pool.predict(META, b"", deadline_in(5))) for _ in range(10)]
+        while sum(len(peer.seen) for peer in peers) < 10:
+            await asyncio.sleep(0.01)
+        assert [len(peer.seen) for peer in peers] == [5, 5]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    run(tmp_path, [silence, silence], check)
+
+
+def test_no_engine_at_all_is_unavailable_and_an_unknown_name_is_unknown(tmp_path):
+    async def check(pool, peers):
+        with pytest.raises(EngineUnavailable):
+            await EnginePool([tmp_path / "nobody.sock"]).model("lamp")
+        with pytest.raises(UnknownModel):
+            await pool.model("other")
+
+    run(tmp_path, [right], check)
