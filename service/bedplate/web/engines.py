@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from bedplate import errors, wire
 from bedplate.bundle import Bundle, BundleError
@@ -40,9 +40,8 @@ class EngineLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._ids = itertools.count(1)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass of asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         try:
