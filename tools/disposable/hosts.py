@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import uuid
@@ -111,6 +112,8 @@ class Host:
         host_key = etc / "ssh/ssh_host_ed25519_key"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"root@{self.name}", "-f", str(host_key))
         self._admit_deploy(public_key)
+        # The root was built without package lists, but minutes ago: as new as that, apt would be thought up to date.
+        os.utime(self.root / "var/lib/apt/lists", (0, 0))
         return host_key.with_suffix(".pub").read_text().strip()
 
     def _admit_deploy(self, public_key: str) -> None:
