@@ -20,7 +20,8 @@ STANDIN = Path(__file__).with_name("standin.py")
 # The same configuration on other ports, with two stand-ins behind it: the first answers 503, the second echoes.
 MAKE_TWIN = r"""
 sed -E -e 's/(listen (\[::\]:)?)80/\118080/' -e 's/(listen (\[::\]:)?)443/\118443/' \
-  -e '/^ +server [0-9]/d' -e 's/^( +)least_conn;/&\n\1server 127.0.0.1:18001 max_fails=0;\n\1server 127.0.0.1:18002 max_fails=0;/' \
+  -e '/^ +server [0-9]/d' \
+  -e 's/least_conn;/& server 127.0.0.1:18001 max_fails=0; server 127.0.0.1:18002 max_fails=0;/' \
   -e 's,/run/nginx.pid,/run/bedplate-test/nginx.pid,' -e 's,/var/log/nginx/,/run/bedplate-test/,' \
   /etc/nginx/nginx.conf > /run/bedplate-test/nginx.conf
 """
@@ -30,8 +31,8 @@ sed -E -e 's/(listen (\[::\]:)?)80/\118080/' -e 's/(listen (\[::\]:)?)443/\11844
 def twin(host):
     """Stops and starts its stand-ins; the real nginx and what is behind it are left alone."""
     host.check_output("mkdir -p /run/bedplate-test")
-    host.check_output("cat > /run/bedplate-test/standin.py <<'END'\n%s\nEND" % STANDIN.read_text().replace("%", "%%"))
-    host.check_output(MAKE_TWIN.replace("%", "%%"))
+    host.check_output(f"cat > /run/bedplate-test/standin.py <<'END'\n{STANDIN.read_text()}\nEND")
+    host.check_output(MAKE_TWIN)
     for number, status in ((1, 503), (2, 200)):
         _start(host, f"standin-{number}", f"/usr/bin/python3 /run/bedplate-test/standin.py 1800{number} {status}")
     _start(host, "nginx", "/usr/sbin/nginx -c /run/bedplate-test/nginx.conf -g 'daemon off;'")
@@ -61,7 +62,9 @@ def test_the_certificate_is_good_for_two_months_and_its_key_is_roots_alone(host)
 def test_tls_older_than_1_2_is_refused(address, version, answers):
     option = {"1.1": "-tls1_1", "1.2": "-tls1_2", "1.3": "-tls1_3"}[version]
     command = ["openssl", "s_client", "-connect", f"{address}:443", "-servername", "bedplate.test", option]
-    handshake = subprocess.run([*command, "-cipher", "ALL:@SECLEVEL=0"], capture_output=True, text=True, input="")
+    # This machine's own openssl would refuse to speak 1.1.
+    command += ["-cipher", "ALL:@SECLEVEL=0"]
+    handshake = subprocess.run(command, capture_output=True, check=False, text=True, input="")
 
     assert (handshake.returncode == 0) is answers
 
@@ -145,13 +148,13 @@ def test_the_request_id_is_the_balancers_own(twin, ask):
 
 def test_what_a_client_says_about_its_origin_is_overwritten(twin, ask):
     forged = [
-        "X-Forwarded-For: 192.0.2.9",
-        "X-Real-IP: 192.0.2.9",
-        "Forwarded: for=192.0.2.9",
-        "X-Forwarded-Proto: gopher",
+        *("--header", "X-Forwarded-For: 192.0.2.9"),
+        *("--header", "X-Forwarded-Proto: gopher"),
+        *("--header", "X-Real-IP: 192.0.2.9"),
+        *("--header", "Forwarded: for=192.0.2.9"),
     ]
 
-    headers = ask(PREDICT, "--data", "x", *(part for line in forged for part in ("--header", line))).json()["headers"]
+    headers = ask(PREDICT, "--data", "x", *forged).json()["headers"]
 
     assert "192.0.2.9" not in str(headers)
     assert headers["x-forwarded-proto"] == "https"
