@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment import ROOT, SERVER_NAME, Deployment
+from tools.deployment import ROOT, SERVER_NAME, Deployment
 
 HELD_OUT = ROOT / "build" / "examples" / "digits" / "heldout"
 HOSTS = ("lb1", "gpu1")
@@ -80,7 +80,7 @@ def predict_all(demo: Deployment, cases: list[Case]) -> bool:
     total = len(cases)
     print(f"\n\n{right} of {total} right ({right / total:.1%}; promised {THRESHOLD:.0%}), marked ! where not.")
     print(f"{same} of {total} answered as the model did offline. {total / seconds:.0f} requests/s on one connection.")
-    return same == total and right / total >= THRESHOLD
+    return same == total and right >= THRESHOLD * total
 
 
 def explain(demo: Deployment) -> None:
