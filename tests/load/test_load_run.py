@@ -177,12 +177,13 @@ def test_tls_server_with_an_unknown_authority_is_recorded_as_tls(certificate):
     assert {record.error for record in records} == {"tls"}
 
 
-def test_connection_that_the_server_closes_after_an_answer_is_not_used_again():
-    async def one_each(reader, writer):
+def test_connection_that_the_server_will_close_is_not_used_again():
+    async def announce_but_wait(reader, writer):
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+        await reader.read()
 
-    records, server = load(one_each)
+    records, server = load(announce_but_wait)
 
     assert {(record.status, record.reused) for record in records} == {(200, False)}
     assert server.connections == 20
