@@ -7,6 +7,7 @@ asgi_loop = "uvloop"
 workers = 1
 keepalive = int(os.environ.get("BENCH_KEEPALIVE_S", "2"))
 graceful_timeout = int(os.environ.get("BENCH_GRACEFUL_S", "10"))
+asgi_disconnect_grace_period = int(os.environ.get("BENCH_DISCONNECT_GRACE_S", "0"))
 control_socket_disable = True
 
 # gunicorn says READY=1 before it imports the application. Without the variable it stays silent, and the application

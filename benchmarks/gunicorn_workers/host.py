@@ -1,9 +1,11 @@
 """The host under test: two instances of one worker on sockets that systemd holds, and nginx before them."""
 
+import re
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,9 +105,10 @@ def nginx_listens() -> bool:
         return probe.connect_ex(("127.0.0.1", NGINX_PORT)) == 0
 
 
-def nginx_errors() -> int:
-    """Times that an instance failed nginx, which then asked the other one."""
-    return (RUN / "nginx.log").read_text().count("[error]")
+def nginx_errors() -> dict[str, int]:
+    """What an instance did to nginx, which then asked the other one, and how often."""
+    lines = (RUN / "nginx.log").read_text()
+    return dict(Counter(re.findall(r"\[error\] [^*]*\*\d+ (.+?) while", lines)))
 
 
 def wait_until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:

@@ -9,6 +9,7 @@ Units and configuration live in /run and are gone with the host.
 """
 
 import asyncio
+import itertools
 import json
 import re
 import socket
@@ -46,13 +47,11 @@ WEB = f"bench@{PORTS[0]}.service"  # the instance that is stopped and restarted
 def throughput() -> None:
     """wrk straight at one worker, the two taking turns; medians of five runs of four seconds."""
     (RUN / "post.lua").write_text(f'wrk.method = "POST"; wrk.body = string.rep("x", {len(BODY)})')
-    turns = [
-        (port, worker, connections) for port, worker in zip(PORTS, WORKERS, strict=True) for connections in (1, 64)
-    ]
-    for port, worker in zip(PORTS, WORKERS, strict=True):
+    places = list(zip(PORTS, WORKERS, strict=True))
+    for port, worker in places:
         serve(port, worker)
     seen: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
-    for port, worker, connections in turns * 5:
+    for (port, worker), connections in itertools.product(places * 5, (1, 64)):
         seen.setdefault((worker, connections), []).append(wrk(port, connections))
     for (worker, connections), runs in seen.items():
         per_s, p50, p99 = (round(statistics.median(column), 3) for column in zip(*runs, strict=True))
@@ -114,10 +113,13 @@ def slow(worker: str) -> None:
     report("slow", worker=worker, statuses=answers[0]["statuses"], errors=answers[0]["errors"], stop_s=took)
 
 
-def gone(worker: str, port: int) -> None:
-    """Whether the application hears that its client has left, straight and through nginx."""
+def gone(worker: str, port: int, grace_s: int) -> None:
+    """Whether the application hears that its client has left, straight and through nginx.
+
+    `grace_s` is gunicorn's asgi_disconnect_grace_period; uvicorn's worker knows nothing like it.
+    """
     for web in PORTS:
-        serve(web, worker)
+        serve(web, worker, disconnect_grace_s=grace_s)
     serve_nginx(idle_s=60)
     watch = RUN / "watch"
     watch.unlink(missing_ok=True)
@@ -126,8 +128,11 @@ def gone(worker: str, port: int) -> None:
         wait_until(lambda: watch.exists() and watch.read_text() == "waiting")
         left = time.monotonic()
     time.sleep(4)
-    story = {event: float(at) - left for event, at in re.findall(r"(told|cancelled) ([\d.]+)", watch.read_text())}
-    report("gone", worker=worker, via="nginx" if port == NGINX_PORT else "direct", seconds_after=story)
+    story = {
+        event: round(float(at) - left, 2) for event, at in re.findall(r"(told|cancelled) ([\d.]+)", watch.read_text())
+    }
+    via = "nginx" if port == NGINX_PORT else "direct"
+    report("gone", worker=worker, via=via, grace_s=grace_s, seconds_after=story)
 
 
 def drain(worker: str, keepalive_s: int, nginx_idle_s: int) -> None:
@@ -173,12 +178,14 @@ FIGURES: dict[str, list[Step]] = {
     "throughput": [(throughput, [()])],
     "stop": [
         (stop_unused, [(worker,) for worker in WORKERS]),
-        (stop, [(worker, *idle) for idle in ((2, 60), (5, 60), (75, 60), (5, 1)) for worker in WORKERS]),
+        (stop, [(worker, *idle) for idle in ((2, 60), (5, 60), (75, 30), (5, 1)) for worker in WORKERS]),
     ],
     "ready": [(ready, [(worker, gate) for gate in (0, 1) for worker in WORKERS])],
     "slow": [(slow, [(worker,) for worker in WORKERS])],
-    "gone": [(gone, [(worker, port) for port in (PORTS[0], NGINX_PORT) for worker in WORKERS])],
-    "drain": [(drain, [(worker, *idle) for idle in ((2, 60), (5, 60), (5, 1)) for worker in WORKERS])],
+    "gone": [
+        (gone, [(worker, port, grace) for port in (PORTS[0], NGINX_PORT) for worker in WORKERS for grace in (0, 3)])
+    ],
+    "drain": [(drain, [(worker, *idle) for idle in ((2, 60), (5, 60), (75, 30), (5, 1)) for worker in WORKERS])],
 }
 
 
