@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from disposable.system import run, write_file
 
 KEY = "id_ed25519"
+FILES = (KEY, "known_hosts", "ssh_config", "hosts.json")
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,13 @@ def write_access(target: Path, key: Path, hosts: list[Reachable], summary: dict[
 
 
 def remove_access(target: Path) -> None:
-    if target.exists():
-        shutil.rmtree(target)
-    if target.parent.exists() and not any(target.parent.iterdir()):
-        target.parent.rmdir()
+    """Only what this tool writes: others keep things there too."""
+    for name in FILES:
+        for path in (target / name, target / f".{name}.new"):
+            path.unlink(missing_ok=True)
+    for folder in (target, target.parent):
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _ssh_config(target: Path, hosts: list[Reachable]) -> str:

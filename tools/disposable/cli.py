@@ -12,6 +12,7 @@ import time
 from contextlib import AbstractContextManager
 
 from disposable.fleet import LOCK, Fleet, ensure_roots, suite_of
+from disposable.hosts import POWEROFF_TIMEOUT_S
 from disposable.system import Refused, locked, require_commands
 
 # What the tool reads from its environment; sudo would drop it.
@@ -28,6 +29,8 @@ def main() -> None:
         arguments.action(arguments)
     except Refused as refused:
         sys.exit(f"testhosts: {refused}")
+    except KeyboardInterrupt:
+        sys.exit("testhosts: interrupted; `up` goes on from here, `down` removes what there is")
 
 
 def up(arguments: argparse.Namespace) -> None:
@@ -71,7 +74,7 @@ def status(arguments: argparse.Namespace) -> None:
 def poweroff(arguments: argparse.Namespace) -> None:
     fleet = Fleet(arguments.fleet)
     with _lock():
-        fleet.power_off(arguments.host)
+        fleet.finished_host(arguments.host).stop(POWEROFF_TIMEOUT_S)
         fleet.publish()
     print(f"{arguments.host}: off", flush=True)
 
@@ -79,9 +82,10 @@ def poweroff(arguments: argparse.Namespace) -> None:
 def boot(arguments: argparse.Namespace) -> None:
     fleet = Fleet(arguments.fleet)
     with _lock():
+        host = fleet.finished_host(arguments.host)
         fleet.prepare()
-        if not fleet.host(arguments.host).process():
-            fleet.host(arguments.host).boot()
+        if not host.process():
+            host.boot()
         fleet.publish()
     fleet.wait_for_ssh([arguments.host])
     print(f"{arguments.host}: ssh answers", flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from disposable import network as net
 from disposable.access import KEY, Reachable, make_key, remove_access, write_access
-from disposable.hosts import POWEROFF_TIMEOUT_S, Facts, Host
+from disposable.hosts import Facts, Host
 from disposable.network import Network
 from disposable.roots import ensure_root, root_path
 from disposable.suites import DEFAULT, SUITES
@@ -44,8 +44,16 @@ class Fleet:
     def host(self, name: str) -> Host:
         network = self.network()
         if network is None:
-            raise Refused(f"fleet {self.name} does not exist; make it with `up {self.name} {name}`")
+            raise Refused(f"fleet {self.name} does not exist; make it with: tools/testhosts up {self.name} {name}")
         return Host(self.folder, name, network)
+
+    def finished_host(self, name: str) -> Host:
+        host = self.host(name)
+        if host.facts() is None:
+            raise Refused(
+                f"{name} is no host of fleet {self.name}; make it with: tools/testhosts up {self.name} {name}"
+            )
+        return host
 
     def hosts(self) -> list[Host]:
         """Also unfinished ones."""
@@ -58,7 +66,7 @@ class Fleet:
         self.folder.chmod(0o700)
         network = self.network()
         if network is None:
-            network = net.choose(self.key)
+            network = net.choose(self.key, net.taken_networks(net.bridge_name(self.key)))
             write_file(self.folder / "network.json", json.dumps(asdict(network)))
         net.start_forwarding(STATE / "ip_forward_before")
         net.raise_network(network)
@@ -108,9 +116,6 @@ class Fleet:
                     raise Refused(self._why_silent(name))
             time.sleep(0.1 if waiting else 0)
 
-    def power_off(self, name: str) -> None:
-        self.host(name).stop(POWEROFF_TIMEOUT_S)
-
     def remove(self) -> None:
         """Also what a cut-off run left: each name follows from the fleet's, so nothing depends on a complete record."""
         for host in self.hosts() if self.network() else []:
@@ -133,7 +138,7 @@ class Fleet:
 
     def _answers(self, name: str) -> bool:
         command = ["ssh", "-F", str(self.access / "ssh_config"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=2"]
-        command += ["-o", "ControlPath=none", "-i", str(self.folder / KEY), name, "true"]
+        command += ["-o", "ControlPath=none", name, "true"]
         return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == 0
 
     def _why_silent(self, name: str) -> str:
@@ -148,7 +153,7 @@ class Fleet:
 
 
 def _host_summary(host: Host) -> dict[str, Any]:
-    facts, process, leader = host.facts(), host.process(), host.leader()
+    facts, process = host.facts(), host.process()
     if facts is None:
         return {"name": host.name, "state": "unfinished"}
     return {
@@ -158,7 +163,6 @@ def _host_summary(host: Host) -> dict[str, Any]:
         "suite": facts.suite,
         "state": "running" if process else "off",
         "pid": process.pid if process else None,
-        "init_pid": leader.pid if leader else None,
     }
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from disposable import processes
+from disposable import cgroups, processes
 from disposable.network import Network, nameservers
 from disposable.processes import Process
-from disposable.system import Refused, mounts_below, remove_tree, run, write_file
+from disposable.system import Refused, mounts_below, remove_tree, run, succeeds, systemd_outside, wait_until, write_file
 
 # A host's own units may drain for 90 s before they let go.
 POWEROFF_TIMEOUT_S = 120
@@ -37,11 +38,12 @@ class Host:
         self.name = name
         self.network = network
         self.root = self.folder / "root"
+        self._facts_file = self.folder / "host.json"
         # What the machine calls it in process lists and interface names; other fleets have a gpu1 too.
         self.machine = f"{name}-{network.bridge}"
 
     def facts(self) -> Facts | None:
-        path = self.folder / "host.json"
+        path = self._facts_file
         return Facts(**json.loads(path.read_text())) if path.exists() else None
 
     def process(self) -> Process | None:
@@ -51,24 +53,24 @@ class Host:
         """PID 1 of the host."""
         supervisor = self.process()
         children = supervisor.children() if supervisor else []
-        return children[0] if children else None
+        return next((child for child in children if child.is_init()), None)
 
     def make(self, facts: Facts, public_key: str) -> None:
         self.remove()
         for part in ("upper", "work", "root"):
             (self.folder / part).mkdir(parents=True)
-        self._mount(facts)
+        self._mount(facts.root)
         host_key = self._furnish(facts, public_key)
-        write_file(self.folder / "host.json", json.dumps(asdict(facts) | {"host_key": host_key}))
+        write_file(self._facts_file, json.dumps(asdict(facts) | {"host_key": host_key}))
 
     def boot(self) -> None:
         facts = self.facts()
         if facts is None:
-            raise Refused(f"{self.name} does not exist; make it with `up`")
+            raise Refused(f"{self.name} is unfinished")
         self._clear_run_state()
-        self._mount(facts)
-        cgroups = [] if _systemd_outside() else self._make_cgroups()
-        processes.launch(self._command(), self.folder / "pid", self.folder / "console.log", cgroups)
+        self._mount(facts.root)
+        own = [] if systemd_outside() else cgroups.make(self._cgroups())
+        processes.launch(self._command(), self.folder / "pid", self.folder / "console.log", own)
 
     def ask_to_power_off(self) -> None:
         leader = self.leader()
@@ -80,19 +82,24 @@ class Host:
         self.ask_to_power_off()
         process = self.process()
         if process and not process.wait_gone(timeout_s):
-            for victim in [*process.children(), process]:
-                victim.signal(signal.SIGKILL)
-            process.wait_gone(10)
+            process.signal(signal.SIGKILL)
+            process.wait_gone(timeout_s=10)
         self._clear_run_state()
 
     def remove(self) -> None:
         self.stop(timeout_s=10)
+        # First: a removal that is cut off must not look like a finished host.
+        self._facts_file.unlink(missing_ok=True)
         remove_tree(self.folder)
 
-    def _mount(self, facts: Facts) -> None:
-        if not mounts_below(self.root):
-            layers = f"lowerdir={facts.root},upperdir={self.folder}/upper,workdir={self.folder}/work"
-            run("mount", "-t", "overlay", "overlay", "-o", layers, str(self.root))
+    def _mount(self, lower: str) -> None:
+        if mounts_below(self.root):
+            return
+        # Set by the kernel on a volatile overlay, against use after a crash; a disposable host takes that risk.
+        remove_tree(self.folder / "work/work/incompat")
+        layers = f"lowerdir={lower},upperdir={self.folder}/upper,workdir={self.folder}/work"
+        # Volatile: fsync costs nothing. These hosts need not survive a power cut of this machine.
+        run("mount", "-t", "overlay", "overlay", "-o", f"volatile,{layers}", str(self.root))
 
     def _furnish(self, facts: Facts, public_key: str) -> str:
         etc = self.root / "etc"
@@ -105,6 +112,8 @@ class Host:
         host_key = etc / "ssh/ssh_host_ed25519_key"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"root@{self.name}", "-f", str(host_key))
         self._admit_deploy(public_key)
+        # The root was built without package lists, but minutes ago: as new as that, apt would be thought up to date.
+        os.utime(self.root / "var/lib/apt/lists", (0, 0))
         return host_key.with_suffix(".pub").read_text().strip()
 
     def _admit_deploy(self, public_key: str) -> None:
@@ -138,36 +147,26 @@ class Host:
             f"--hostname={self.name}",
             f"--network-bridge={self.network.bridge}",
         ]
-        if not _systemd_outside():
+        if not systemd_outside():
             return nspawn
         scope = ["systemd-run", "--scope", "--quiet", "--collect", "--slice=machine.slice", "--property=Delegate=yes"]
-        return [*scope, f"--unit=bedplate-{self.machine}", "--", *nspawn]
-
-    def _make_cgroups(self) -> list[Path]:
-        """Without systemd outside nobody gives each host a group of its own, and two would share one:
-        stopping a service in one host would then reach for its namesake in the other."""
-        groups = self._cgroups()
-        for group in groups:
-            group.mkdir(parents=True, exist_ok=True)
-        return groups
-
-    def _cgroups(self) -> list[Path]:
-        hierarchies = [Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified")]
-        if Path("/sys/fs/cgroup/cgroup.procs").exists():
-            hierarchies = [Path("/sys/fs/cgroup")]
-        return [path / self.machine for path in hierarchies if (path / "cgroup.procs").exists()]
+        return [*scope, f"--unit={self._scope()}", "--", *nspawn]
 
     def _clear_run_state(self) -> None:
-        """What nspawn leaves behind when it is killed, once nothing runs any more."""
+        """After a killed nspawn the host's own processes live on, unreachable and blocked on a console nobody reads."""
         if self.process():
-            raise Refused(f"{self.name} still runs as pid {self.process()}")
+            raise Refused(f"{self.name} does not stop: pid {self.process()}")
+        cgroups.empty(self._cgroups())
         (self.folder / "pid").unlink(missing_ok=True)
-        for group in self._cgroups():
-            for path in sorted(group.glob("**/"), reverse=True):
-                path.rmdir()
         for part in ("propagate", "unix-export"):
             remove_tree(Path("/run/systemd/nspawn") / part / self.machine)
+        # The kernel drops the interface a moment after the last process; the next boot wants its name.
+        wait_until(
+            lambda: not succeeds("ip", "link", "show", f"vb-{self.machine}"), f"vb-{self.machine} is still there"
+        )
 
+    def _cgroups(self) -> list[Path]:
+        return cgroups.paths(f"machine.slice/{self._scope()}" if systemd_outside() else self.machine)
 
-def _systemd_outside() -> bool:
-    return Path("/run/systemd/system").is_dir()
+    def _scope(self) -> str:
+        return f"bedplate-{self.machine}.scope"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from disposable.system import Refused, run, succeeds
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 CANDIDATES = 10
 
 
@@ -35,11 +37,9 @@ def bridge_name(key: str) -> str:
     return f"bp-{fleet[:7].strip('-')}-{_digest(key)[:4]}"
 
 
-def choose(key: str) -> Network:
+def choose(key: str, taken: list[IPv4Network]) -> Network:
     digest = _digest(key)
-    first = int(digest[:4], 16)
-    candidates = [f"10.{192 + (first + i * 7) % 64}.{first // 64 % 256}.0/24" for i in range(CANDIDATES)]
-    taken = taken_networks(bridge_name(key))
+    candidates = list(_candidates(int(digest[:4], 16)))
     for candidate in candidates:
         if not any(ip_network(candidate).overlaps(network) for network in taken):
             return Network(bridge_name(key), candidate, f"fd{digest[:2]}:{digest[2:6]}:{digest[6:10]}:1")
@@ -67,12 +67,22 @@ def taken_networks(except_bridge: str) -> list[IPv4Network]:
         for address in link["addr_info"]
     ]
     taken += [server for server in nameservers() if ":" not in server]
-    return [IPv4Network(text, strict=False) for text in taken if text != "default"]
+    networks = [IPv4Network(text, strict=False) for text in taken if text != "default"]
+    # Anything wider is a way out under another name, as VPNs split the default route in two.
+    return [network for network in networks if network.prefixlen >= 8]
 
 
-def nameservers() -> list[str]:
+def _candidates(start: int) -> Iterator[str]:
+    """Spread over the three private ranges, since a VPN often claims one of them whole."""
+    for i in range(CANDIDATES):
+        number = start + i * 7
+        prefix = (f"10.{192 + number % 64}", f"172.{20 + number % 12}", "192.168")[i % 3]
+        yield f"{prefix}.{number // 64 % 256}.0/24"
+
+
+def nameservers(paths: tuple[Path, ...] = RESOLVERS) -> list[str]:
     """The machine's own resolvers, as a host can reach them: a stub on loopback answers this machine alone."""
-    for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
+    for path in paths:
         lines = path.read_text().splitlines() if path.exists() else []
         servers = [line.split()[1] for line in lines if line.startswith("nameserver ")]
         reachable = [server for server in servers if not ip_address(server.partition("%")[0]).is_loopback]

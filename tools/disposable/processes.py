@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from disposable.system import Refused
+
 
 @dataclass(frozen=True)
 class Process:
@@ -36,6 +38,14 @@ class Process:
                 return False
             time.sleep(0.02)
         return True
+
+    def is_init(self) -> bool:
+        """Whether it is PID 1 of a namespace of its own."""
+        try:
+            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return any(line.startswith("NSpid:") and line.split()[1:][1:] and line.split()[-1] == "1" for line in lines)
 
     def children(self) -> list[Process]:
         try:
@@ -71,17 +81,23 @@ def recorded(record: Path) -> Process | None:
     return process if process.alive() else None
 
 
-def launch(command: list[str], record: Path, log: Path, cgroups: list[Path]) -> Process:
+def launch(command: list[str], record: Path, log: Path, cgroups: list[Path]) -> None:
     """Start a command in a session of its own. It writes its record itself, before it becomes the command:
     however this tool ends, nothing runs unrecorded."""
-    pid = os.fork()
-    if pid == 0:
+    read_end, write_end = os.pipe()
+    if os.fork() == 0:
         try:
             _become(command, record, log, cgroups)
+        except OSError as error:
+            os.write(write_end, str(error).encode())
         finally:
             os._exit(127)
-    process = process_of(pid)
-    return process if process is not None else Process(pid, -1)
+    os.close(write_end)
+    # Ends without a byte when the command has begun: that closes the other end.
+    with os.fdopen(read_end) as report:
+        fault = report.read()
+    if fault:
+        raise Refused(f"{command[0]} did not start: {fault}")
 
 
 def _become(command: list[str], record: Path, log: Path, cgroups: list[Path]) -> None:

@@ -6,7 +6,8 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +48,19 @@ def succeeds(*command: str) -> bool:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
     )
     return done.returncode == 0
+
+
+def systemd_outside() -> bool:
+    """Whether the machine itself runs systemd; containers and small virtual machines often do not."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str, timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Refused(f"{otherwise} after {timeout_s:.0f} s")
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def _reply(work: Work) -> Frame:
         "compute_ns": work.compute_ns,
         "batch_items": work.batch_items,
     }
-    return Frame(Type.RESULT, work.request_id, meta, memoryview(work.outputs).cast("B"))
+    return Frame(Type.RESULT, work.request_id, meta, work.outputs.data.cast("B"))
 
 
 def _error(request_id: int, error: ServiceError) -> Frame:

@@ -1,0 +1,40 @@
+# Two commands do everything: `make demo` and `make test`. The rest is what they are made of.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+# What the playbooks and molecule start must find the tools of this checkout first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: setup bundles ## Build a fleet on this machine, predict over HTTPS, say what to try next
+	@$(BIN)/python tools/demo.py
+
+demo-down: ## Remove the demo's hosts, mounts, bridge and firewall rules
+	@tools/testhosts down demo
+
+check: setup ## Lint, types, service and template tests; needs no host
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/yamllint --strict .
+	@$(BIN)/ansible-lint --offline --profile production
+	@$(BIN)/pytest
+
+test: check bundles ## Everything: check, then real hosts
+	@$(BIN)/pytest tests/hosts
+	@tools/testhosts down molecule
+	@$(BIN)/molecule test --all
+
+bundles: setup ## Train the examples that are not trained yet
+	@$(BIN)/python examples/digits/train.py
+
+setup: $(VENV)/.complete ## Install packages of the distribution and the virtualenv
+
+$(VENV)/.complete: requirements.txt tools/setup
+	@tools/setup $(PYTHON) $(VENV)
+	@touch $@
+
+.PHONY: help demo demo-down check test bundles setup
