@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from tools.deployment import ROOT, SERVER_NAME, Deployment
+from tools.heldout import PREDICT, Case, read_cases
 
-HELD_OUT = ROOT / "build" / "examples" / "digits" / "heldout"
 HOSTS = ("lb1", "gpu1")
 THRESHOLD = 0.97  # of the pictures right
 COLUMNS = 6
-
-
-@dataclass(frozen=True)
-class Case:
-    file: Path
-    truth: str
-    offline: str  # what the model answered on the machine that trained it
 
 
 def main() -> int:
@@ -47,25 +38,13 @@ def run(command: list[str]) -> None:
         sys.exit(f"demo: '{' '.join(command)}' ended with status {status}; the lines above say why")
 
 
-def read_cases() -> list[Case]:
-    offline = _labels("predictions.csv")
-    return [Case(HELD_OUT / file, truth, offline[file]) for file, truth in _labels("labels.csv").items()]
-
-
-def _labels(name: str) -> dict[str, str]:
-    with (HELD_OUT / name).open() as lines:
-        return {row["file"]: row["label"] for row in csv.DictReader(lines)}
-
-
 def predict_all(demo: Deployment, cases: list[Case]) -> bool:
     """Ask for each, print the answers, and tell whether they are as good as promised."""
     connection = demo.connect()
     started = time.monotonic()
     answers = []
     for number, case in enumerate(cases):
-        answer = demo.ask(
-            connection, "POST", "/v1/models/digits/predict", case.file.read_bytes(), Content_Type="image/png"
-        )
+        answer = demo.ask(connection, "POST", PREDICT, case.file.read_bytes(), Content_Type="image/png")
         if answer.status != 200:
             sys.exit(f"demo: {case.file.name}: status {answer.status}: {answer.body.decode(errors='replace')[:500]}")
         [prediction] = answer.json["predictions"]
@@ -90,7 +69,7 @@ def explain(demo: Deployment) -> None:
   key=$(.venv/bin/ansible-vault view inventory/demo/secrets.yml | sed -n 's/^secret_api_key: //p')
   curl --cacert inventory/demo/authority/ca.crt --resolve {SERVER_NAME}:443:{demo.address} \\
        -H @<(echo "Authorization: Bearer $key") -H 'Content-Type: image/png' \\
-       --data-binary @{picture} https://{SERVER_NAME}/v1/models/digits/predict
+       --data-binary @{picture} https://{SERVER_NAME}{PREDICT}
 
   ssh -F .bedplate/demo/ssh_config gpu1 systemctl status 'bedplate-*'
   .venv/bin/ansible-playbook site.yml                 # again: nothing changes

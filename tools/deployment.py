@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shlex
 import socket
 import ssl
 import subprocess
@@ -76,6 +77,16 @@ class Deployment:
         response = connection.getresponse()
         names = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, names, response.read())
+
+    def ssh(self, host: str, command: str) -> str:
+        """Run as root on a host of the fleet; returns its output.
+
+        Raises:
+            subprocess.CalledProcessError: with the output, when the command failed.
+        """
+        config = ROOT / ".bedplate" / self.fleet / "ssh_config"
+        line = ["ssh", "-F", str(config), host, f"sudo sh -c {shlex.quote(command)}"]
+        return subprocess.run(line, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
 
 
 class _Connection(http.client.HTTPSConnection):
