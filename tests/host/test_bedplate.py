@@ -161,15 +161,17 @@ except OSError as error:
 
 def test_engine_refuses_a_bundle_that_was_tampered_with(host):
     host.check_output("mkdir /run/tampered && cp -r /var/lib/bedplate/models/digits/1 /run/tampered")
-    host.check_output("echo x >> /run/tampered/1/weights.safetensors")
+    host.check_output("echo '# one more line' >> /run/tampered/1/bundle.yaml")
     settings = "socket_dir: /run/tampered\nbundles: [/run/tampered/1]\n"
     host.check_output("printf %%s %s > /run/tampered/engine.yaml", settings)
 
-    started = host.run("/opt/bedplate/current/bin/bedplate engine --device cpu9 --settings /run/tampered/engine.yaml")
+    started = host.run(
+        "timeout 60 /opt/bedplate/current/bin/bedplate engine --device cpu9 --settings /run/tampered/engine.yaml"
+    )
     host.check_output("rm -r /run/tampered")
 
     assert started.rc == 2
-    assert "weights.safetensors" in started.stderr
+    assert "SHA256SUMS" in started.stderr
 
 
 def test_torch_uses_all_the_processor_has_inside_the_sandbox(host):
