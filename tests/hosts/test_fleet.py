@@ -191,3 +191,21 @@ def test_missing_programs_are_named_with_their_packages():
     assert "missing on this machine: mmdebstrap, systemd-nspawn" in refused.stderr
     assert "apt-get install" in refused.stderr
     assert "systemd-container" in refused.stderr
+
+
+def test_outsider_reaches_hosts_from_an_address_that_is_no_hosts(fleet):
+    hosts = fleet.status()
+    probe = "head -c4 < /dev/tcp/{}/22; echo; ip -brief address show out0"
+
+    answers = [
+        fleet.tool("outside", "--", "bash", "-c", probe.format(hosts["one"][protocol])).stdout
+        for protocol in ("address", "address6")
+    ]
+
+    assert [answer.split()[0] for answer in answers] == ["SSH-", "SSH-"]
+    assert not any(f"{host['address']}/" in answers[0] for host in hosts.values())
+    assert output("ip", "-br", "link").count(f"vo-{fleet.summary()['bridge'][-4:]}-") == 0
+
+
+def test_outsider_passes_on_the_exit_status(fleet):
+    assert fleet.tool("outside", "--", "sh", "-c", "exit 7", check=False).returncode == 7
