@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TOOL, as_root
+from fleet_on_trial import TOOL, as_root
 
 
 def traces_of(summary, fleet):
