@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -128,7 +129,8 @@ class Fleet:
         remove_access(self.access)
         if STATE.exists() and not any(path.is_dir() for path in STATE.iterdir()):
             net.restore_forwarding(STATE / "ip_forward_before")
-            STATE.rmdir()
+            with contextlib.suppress(OSError):  # an operator may have mounted a file system here
+                STATE.rmdir()
 
     def _free_number(self) -> int:
         taken = {facts.number for host in self.hosts() if (facts := host.facts())}
