@@ -84,6 +84,7 @@ class Fleet:
             host.boot()
             return "made"
         if host.process():
+            host.connect()
             return "kept"
         host.boot()
         return "booted"

@@ -41,6 +41,8 @@ class Host:
         self._facts_file = self.folder / "host.json"
         # What the machine calls it in process lists and interface names; other fleets have a gpu1 too.
         self.machine = f"{name}-{network.bridge}"
+        # The machine's end of the cable, named by nspawn.
+        self._interface = f"vb-{self.machine}"
 
     def facts(self) -> Facts | None:
         path = self._facts_file
@@ -71,6 +73,10 @@ class Host:
         self._mount(facts.root)
         own = [] if systemd_outside() else cgroups.make(self._cgroups())
         processes.launch(self._command(), self.folder / "pid", self.folder / "console.log", own)
+
+    def connect(self) -> None:
+        """A running host whose bridge was deleted and made again hangs loose."""
+        run("ip", "link", "set", self._interface, "master", self.network.bridge, "up")
 
     def ask_to_power_off(self) -> None:
         leader = self.leader()
@@ -161,9 +167,7 @@ class Host:
         for part in ("propagate", "unix-export"):
             remove_tree(Path("/run/systemd/nspawn") / part / self.machine)
         # The kernel drops the interface a moment after the last process; the next boot wants its name.
-        wait_until(
-            lambda: not succeeds("ip", "link", "show", f"vb-{self.machine}"), f"vb-{self.machine} is still there"
-        )
+        wait_until(lambda: not succeeds("ip", "link", "show", self._interface), f"{self._interface} is still there")
 
     def _cgroups(self) -> list[Path]:
         return cgroups.paths(f"machine.slice/{self._scope()}" if systemd_outside() else self.machine)

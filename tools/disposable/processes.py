@@ -74,10 +74,10 @@ def _started_ticks(pid: int) -> int | None:
 def recorded(record: Path) -> Process | None:
     """The process in a record, if it still runs."""
     try:
-        pid, ticks = record.read_text().split()
+        pid, ticks = map(int, record.read_text().split())
     except (FileNotFoundError, ValueError):
         return None
-    process = Process(int(pid), int(ticks))
+    process = Process(pid, ticks)
     return process if process.alive() else None
 
 

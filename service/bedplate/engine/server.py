@@ -17,7 +17,7 @@ from bedplate.wire import Frame, FrameError, FrameReader, Type
 
 logger = logging.getLogger(__name__)
 # How long the last answers may take to leave, once everything is computed. A peer that reads takes milliseconds.
-_FLUSH_S = 5.0
+FLUSH_S = 5.0
 
 
 class Server:
@@ -53,14 +53,20 @@ class Server:
         self.batcher.submit(Work(model, inputs, caller=probe))
         await probe.answered.wait()
 
-    async def drain(self) -> None:
+    async def drain(self, flush_s: float = FLUSH_S) -> None:
         """Compute what is queued, send every answer, then close the connections."""
         self.batcher.drain()
         # The deliveries of the thread were put into the loop before its end was, so they are done after this line.
         await self._loop.run_in_executor(None, self.batcher.join)
         for connection in list(self.connections):
             connection.finish()
-        give_up = self._loop.time() + _FLUSH_S
+        await self._wait_for_goodbyes(flush_s)
+        for connection in list(self.connections):
+            connection.abort()
+        await self._wait_for_goodbyes(flush_s)
+
+    async def _wait_for_goodbyes(self, timeout_s: float) -> None:
+        give_up = self._loop.time() + timeout_s
         while self.connections and self._loop.time() < give_up:
             await asyncio.sleep(0.01)
 
@@ -160,6 +166,9 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> None:
         self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
 
     def _handle(self, frame: Frame) -> None:
         if frame.type is Type.PREDICT:

@@ -1,0 +1,273 @@
+"""A bundle is read strictly: what differs from the manifest or the format is refused, and the message says where."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import pytest
+import yaml
+from bedplate.bundle import MAX_CANARY_BYTES, Bundle, BundleError, describe, read_bundle, write_manifest
+from bedplate.wire import MAX_TENSOR_BYTES
+
+from tests.service.engine_tools import write_lamp
+from tests.service.lamp import description
+
+
+@pytest.fixture
+def lamp(tmp_path):
+    return write_lamp(tmp_path / "lamp" / "1")
+
+
+def rewrite(directory, change):
+    """Change bundle.yaml and sign it again, so that only the content can be refused."""
+    document = yaml.safe_load((directory / "bundle.yaml").read_text())
+    change(document)
+    (directory / "bundle.yaml").write_text(yaml.safe_dump(document))
+    write_manifest(directory)
+
+
+def test_a_whole_bundle_is_read(lamp):
+    bundle = read_bundle(lamp)
+
+    assert (bundle.name, bundle.version, bundle.max_items) == ("lamp", "1", 8)
+    assert bundle.input.shape == (1, 2, 2)
+    assert bundle.input.item_bytes == 16
+    assert [layer.kind for layer in bundle.network] == ["flatten", "linear"]
+    assert bundle.canary.content == (lamp / "canary.png").read_bytes()
+
+
+def test_the_manifest_can_be_checked_by_hand(lamp):
+    lines = (lamp / "SHA256SUMS").read_text().splitlines()
+
+    assert lines == [
+        f"{hashlib.sha256((lamp / name).read_bytes()).hexdigest()}  {name}"
+        for name in ("bundle.yaml", "canary.png", "weights.safetensors")
+    ]
+
+
+def test_a_description_over_the_wire_gives_the_same_bundle(lamp):
+    bundle = read_bundle(lamp)
+
+    received = Bundle.from_description(json.loads(json.dumps(describe(bundle), allow_nan=False)))
+
+    assert received == bundle
+
+
+def flip_a_bit(directory):
+    content = bytearray((directory / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (directory / "weights.safetensors").write_bytes(content)
+
+
+def truncate(directory):
+    os.truncate(directory / "weights.safetensors", 10)
+
+
+def add_a_file(directory):
+    (directory / "extra.py").write_text("print()")
+
+
+def add_a_hidden_file(directory):
+    (directory / ".hidden").write_text("")
+
+
+def add_a_directory(directory):
+    (directory / "sub").mkdir()
+
+
+def remove_a_file(directory):
+    (directory / "canary.png").unlink()
+
+
+def remove_the_manifest(directory):
+    (directory / "SHA256SUMS").unlink()
+
+
+def link_the_weights(directory):
+    shutil.move(directory / "weights.safetensors", directory.parent / "elsewhere")
+    (directory / "weights.safetensors").symlink_to(directory.parent / "elsewhere")
+
+
+def link_the_manifest(directory):
+    shutil.move(directory / "SHA256SUMS", directory.parent / "SHA256SUMS")
+    (directory / "SHA256SUMS").symlink_to(directory.parent / "SHA256SUMS")
+
+
+def put_a_pipe(directory):
+    (directory / "canary.png").unlink()
+    os.mkfifo(directory / "canary.png")
+
+
+def list_a_file_outside(directory):
+    outside = directory.parent / "outside"
+    outside.write_text("secret")
+    digest = hashlib.sha256(outside.read_bytes()).hexdigest()
+    with (directory / "SHA256SUMS").open("a") as manifest:
+        manifest.write(f"{digest}  ../outside\n")
+
+
+def list_a_file_twice(directory):
+    manifest = directory / "SHA256SUMS"
+    manifest.write_text(manifest.read_text() * 2)
+
+
+def scribble_in_the_manifest(directory):
+    with (directory / "SHA256SUMS").open("a") as manifest:
+        manifest.write("hello\n")
+
+
+def swell_the_manifest(directory):
+    with (directory / "SHA256SUMS").open("a") as manifest:
+        manifest.write("# \n" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "told"),
+    [
+        (flip_a_bit, "weights.safetensors: has sha256"),
+        (truncate, "weights.safetensors: has sha256"),
+        (add_a_file, "extra.py: is not listed"),
+        (add_a_hidden_file, "file name '.hidden'"),
+        (add_a_directory, "sub: is not a regular file"),
+        (remove_a_file, "canary.png: is listed in SHA256SUMS and missing"),
+        (remove_the_manifest, "SHA256SUMS: is missing"),
+        (link_the_weights, "weights.safetensors: is not a regular file"),
+        (link_the_manifest, "SHA256SUMS: is not a regular file"),
+        (put_a_pipe, "canary.png: is not a regular file"),
+        (list_a_file_outside, "file name '../outside'"),
+        (list_a_file_twice, "twice"),
+        (scribble_in_the_manifest, "SHA256SUMS:4: 'hello'"),
+        (swell_the_manifest, "SHA256SUMS: is larger than"),
+    ],
+)
+def test_a_tampered_bundle_is_refused_before_it_is_read(lamp, tamper, told):
+    (lamp / "bundle.yaml").write_text("not read: [")
+    write_manifest(lamp)
+    tamper(lamp)
+
+    with pytest.raises(BundleError) as refusal:
+        read_bundle(lamp)
+
+    assert told in str(refusal.value)
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="nothing: cannot be listed"):
+        read_bundle(tmp_path / "nothing")
+
+
+def _set(*path_and_value):
+    *path, value = path_and_value
+
+    def change(document):
+        for key in path[:-1]:
+            document = document[key]
+        document[path[-1]] = value
+
+    return change
+
+
+def _drop(key):
+    return lambda document: document.pop(key)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_set("speed", 3), "speed: unknown key; known keys here are format, name"),
+        (_set("batch", "wait_ms", 3), "batch.wait_ms: unknown key"),
+        (_set("inputs", 0, "image", "colour", 1), "inputs[0].image.colour: unknown key"),
+        (_set("program", "model.pt2"), "program: unknown key"),
+        (_drop("labels"), "labels: is missing"),
+        (_set("format", 2), "format: 2 does not do"),
+        (_set("format", True), "format: True does not do"),
+        (_set("name", "../etc"), "name: '../etc' does not do"),
+        (_set("name", "Lamp"), "name: 'Lamp' does not do"),
+        (_set("name", "lamp\n"), "name: 'lamp\\n' does not do"),
+        (_set("version", 1), "version: 1 does not do"),
+        (_set("version", ".."), "version: '..' does not do"),
+        (_set("task", "generation"), "task: 'generation' does not do"),
+        (_set("inputs", []), "inputs: [] does not do"),
+        (_set("inputs", 0, "dtype", "float16"), "inputs[0].dtype: 'float16' does not do, wanted float32"),
+        (_set("inputs", 0, "shape", [1, 2, 3]), "inputs[0].shape: [1, 2, 3] does not do"),
+        (_set("inputs", 0, "shape", [-1, 2, 2]), "inputs[0].shape: [-1, 2, 2] does not do"),
+        (_set("inputs", 0, "image", "mode", "RGB"), "inputs[0].image.mean: [0.5] does not do"),
+        (_set("inputs", 0, "image", "std", [0]), "inputs[0].image.std: [0] does not do"),
+        (_set("inputs", 0, "image", "scale", float("nan")), "inputs[0].image.scale: nan does not do"),
+        (_set("inputs", 0, "image", "height", 10**400), "inputs[0].image.height: 1000"),
+        (_set("outputs", 0, "shape", [3]), "outputs[0].shape: [3] does not do, wanted [2]"),
+        (_set("labels", ["a", "a"]), "labels: ['a', 'a'] does not do"),
+        (_set("labels", [0, 1]), "labels: [0, 1] does not do, wanted a list of texts (numbers need quotes"),
+        (_set("activation", "tanh"), "activation: 'tanh' does not do"),
+        (_set("batch", "max_items", 0), "batch.max_items: 0 does not do"),
+        (_set("weights", "../weights"), "weights: '../weights' does not do"),
+        (_set("weights", "other.safetensors"), "weights: 'other.safetensors' does not do, wanted a file of the bundle"),
+        (_set("network", []), "network: [] does not do"),
+        (_set("network", [{"relu": {}, "flatten": {}}]), "network[0]: "),
+        (_set("network", [{"linear": {"in_features": {"a": 1}}}]), "network[0]: "),
+        (_set("validation", "threshold", 1.5), "validation.threshold: 1.5 does not do"),
+        (_set("validation", "measured", 0.5), "validation.measured: 0.5 does not do, wanted at least the threshold"),
+        (_set("canary", "label", "purple"), "canary.label: 'purple' does not do"),
+        (_set("canary", "file", "/etc/passwd"), "canary.file: '/etc/passwd' does not do"),
+        (_set("canary", "file", "absent.png"), "absent.png: cannot be read"),
+    ],
+)
+def test_a_wrong_document_is_refused_with_key_value_and_remedy(lamp, change, told):
+    rewrite(lamp, change)
+
+    with pytest.raises(BundleError) as refusal:
+        read_bundle(lamp)
+
+    assert told in str(refusal.value)
+    assert str(lamp) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: &x [1]\nb: *x\n", "aliases are not allowed"),
+        ("name: a\nname: b\n", "key 'name' stands twice"),
+        ("name: !!python/object/apply:os.system ['true']\n", "is not plain YAML"),
+        ("[" * 20_000, "is not plain YAML"),
+        ("just text", "wanted 'key: value' lines"),
+        ("a: b\n" * 100_000, "is larger than"),
+        ("a: \xff", "is not plain YAML"),
+    ],
+)
+def test_yaml_beyond_plain_data_is_refused(lamp, text, told):
+    (lamp / "bundle.yaml").write_bytes(text.encode("latin-1"))
+    write_manifest(lamp)
+
+    with pytest.raises(BundleError, match=told):
+        read_bundle(lamp)
+
+
+def test_a_canary_that_is_too_large_is_refused(lamp):
+    (lamp / "canary.png").write_bytes(bytes(MAX_CANARY_BYTES + 1))
+    write_manifest(lamp)
+
+    with pytest.raises(BundleError, match=r"canary.png: is larger than 262144 bytes"):
+        read_bundle(lamp)
+
+
+def test_a_batch_that_no_frame_can_carry_is_refused():
+    side = 16384
+    picture = {"mode": "L", "height": side, "width": side, "scale": 1, "mean": [0], "std": [1]}
+    inputs = [{"name": "image", "dtype": "float32", "shape": [1, side, side], "image": picture}]
+
+    with pytest.raises(BundleError, match=rf"batch.max_items: 8 does not do.*{MAX_TENSOR_BYTES}"):
+        Bundle.from_description(description(inputs=inputs))
+
+
+@pytest.mark.parametrize("canary", ["not base64!", None, 7, ""])
+def test_a_description_without_a_canary_is_refused(canary):
+    with pytest.raises(BundleError, match="canary"):
+        Bundle.from_description(description(canary_bytes=canary))
+
+
+def test_a_manifest_is_not_written_over_a_link(lamp):
+    (lamp / "link").symlink_to("/etc/hostname")
+
+    with pytest.raises(BundleError, match="link: is not a regular file"):
+        write_manifest(lamp)
