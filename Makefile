@@ -11,7 +11,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: setup bundles ## Build a fleet on this machine, predict over HTTPS, say what to try next
-	@$(BIN)/python tools/demo.py
+	@$(BIN)/python -m tools.demo
 
 demo-down: ## Remove the demo's hosts, mounts, bridge and firewall rules
 	@tools/testhosts down demo

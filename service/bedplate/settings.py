@@ -23,7 +23,7 @@ class SettingsError(Exception):
 def load(cls: type[T], path: Path) -> T:
     """Read `path` into the dataclass `cls`.
 
-    Supported field types: int, float, str, bool, Path, tuple[Path, ...], tuple[str, ...].
+    Supported field types: int, float, str, bool, Path, Path | None, tuple[Path, ...], tuple[str, ...].
 
     Raises:
         SettingsError: unreadable file, unknown or missing key, wrong type, value out of range.
@@ -69,7 +69,7 @@ def _convert(path: Path, field: dataclasses.Field[Any], hint: Any, value: Any) -
         if not isinstance(value, hint) or value == "":
             raise refuse("true or false" if hint is bool else "a text")
         return value
-    if hint is Path:
+    if hint in (Path, Path | None):
         if not isinstance(value, str) or not value.startswith("/"):
             raise refuse("an absolute path")
         return Path(value)

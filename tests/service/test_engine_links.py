@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, EngineBusy, EngineUnavailable, UnknownModel
 from bedplate.web.engines import EnginePool
@@ -101,7 +102,9 @@ def run(tmp_path: Any, answers: list[Answer], check: Callable[[EnginePool, list[
                 server.close()
             await asyncio.gather(*(task for peer in peers for task in peer.connections if task))
 
-    asyncio.run(main())
+    # The loop of production: its transports are of other classes than asyncio's.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 def test_each_request_gets_its_own_answer(tmp_path):

@@ -114,6 +114,8 @@ BAD_REQUESTS = {
     "no picture by content": (b"%PDF-1.7 ...", "image/png", 415, "unsupported-media-type"),
     "a picture of a kind we do not parse": (png_of([[0]], kind="BMP"), "image/bmp", 415, "unsupported-media-type"),
     "truncated picture": (png_of(np.arange(900).reshape(30, 30) % 251)[:-90], "image/png", 422, "unreadable-image"),
+    "picture without its last bytes": (BRIGHT[:-5], "image/png", 422, "unreadable-image"),
+    "picture with a flipped bit": (BRIGHT[:45] + b"\x00" + BRIGHT[46:], "image/png", 422, "unreadable-image"),
     "bomb": (png_claiming(60_000, 60_000), "image/png", 413, "too-many-pixels"),
     "16 bits a channel": (deep_png(), "image/png", 422, "unreadable-image"),
     "unknown type": (b"abc", "text/csv", 415, "unsupported-media-type"),

@@ -22,16 +22,18 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
-    """Read the header only: what it is and how large.
+    """Read what it is and how large; no pixel is decoded.
 
     Raises:
         UnsupportedMediaType: the content is none of FORMATS, whatever name or type came with it.
         TooManyPixels: the header announces more than `max_pixels`.
-        UnreadableImage: the header is broken, or has more than 8 bits a channel.
+        UnreadableImage: the header or a sum is broken, or it has more than 8 bits a channel.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # Checks the sums of a PNG, which decoding passes over; it spoils the object, hence twice.
+            Image.open(io.BytesIO(data), formats=FORMATS).verify()
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise UnsupportedMediaType(

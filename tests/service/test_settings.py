@@ -1,0 +1,74 @@
+"""A settings file is read whole, or refused with key, value and what would do."""
+
+from pathlib import Path
+
+import pytest
+from bedplate import settings
+from bedplate.cli import main
+from bedplate.settings import SettingsError
+from bedplate.web.settings import WebSettings
+
+WEB = """\
+engines: [/run/bedplate/engine/cpu0.sock, /run/bedplate/engine/cpu1.sock]
+api_keys_file: /etc/keys
+request_timeout_s: 5
+max_body_bytes: 1048576
+max_pixels: 1000
+max_items: 8
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "web.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_every_setting_is_read(tmp_path):
+    web = settings.load(WebSettings, write(tmp_path, WEB))
+
+    sockets = (Path("/run/bedplate/engine/cpu0.sock"), Path("/run/bedplate/engine/cpu1.sock"))
+    assert web == WebSettings(sockets, Path("/etc/keys"), 5.0, 1_048_576, 1000, 8)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("max_items: 0", "max_items: 0 does not do, wanted a whole number from 1 to 65536 items"),
+        ("max_items: 8.5", "max_items: 8.5"),
+        ("max_items: true", "max_items: True"),
+        ("max_items: many", "max_items: 'many'"),
+        ("request_timeout_s: 1e9", "request_timeout_s: '1e9'"),
+        ("request_timeout_s: 99999", "wanted a number from 0.1 to 3600 s"),
+        ("engines: []", "a list with at least one text"),
+        ("engines: /run/x.sock", "a list"),
+        ("api_keys_file: keys", "an absolute path"),
+        ("max_itmes: 8", "unknown key 'max_itmes'; known keys are api_keys_file, engines, max_body_bytes, max_items"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_key_value_and_remedy(tmp_path, line, says):
+    key = line.partition(":")[0]
+    kept = [old for old in WEB.splitlines() if not old.startswith(f"{key}:")]
+    path = write(tmp_path, "\n".join([*kept, line]))
+
+    with pytest.raises(SettingsError) as caught:
+        settings.load(WebSettings, path)
+
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: [", "\0", "max_items: 8\n"])
+def test_a_file_that_is_none_is_refused(tmp_path, text):
+    with pytest.raises(SettingsError, match=r"web\.yaml"):
+        settings.load(WebSettings, write(tmp_path, text))
+
+
+@pytest.mark.parametrize("program", [["web"], ["engine", "--device", "cpu0"]])
+def test_a_program_with_bad_settings_does_not_start(tmp_path, capsys, program):
+    path = write(tmp_path, "colour: red\n")
+
+    status = main([*program, "--settings", str(path)])
+
+    assert status == 2
+    assert "unknown key 'colour'" in capsys.readouterr().err

@@ -1,0 +1,44 @@
+"""Templates rendered as Ansible renders them, without a host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+FLEET = {
+    "inventory_dir": str(REPOSITORY / "inventory/demo"),
+    "inventory_hostname": "lb1",
+    "private_address": "192.0.2.1",
+    "groups": {"lb": ["lb1"], "gpu": ["gpu1", "gpu2"]},
+    "hostvars": {"gpu1": {"private_address": "192.0.2.11"}, "gpu2": {"private_address": "192.0.2.12"}},
+    "ansible_managed": "Ansible managed",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plugins() -> None:
+    init_plugin_loader()
+
+
+@pytest.fixture
+def render() -> Callable[..., str]:
+    """Render a template with its role's own variables, on a release, with overrides."""
+
+    def rendered(role: str, template: str, release: str = "bookworm", **overrides: Any) -> str:
+        loader = DataLoader()
+        role_path = REPOSITORY / "roles" / role
+        variables = {"role_path": str(role_path), "ansible_facts": {"distribution_release": release}, **FLEET}
+        for name in ("defaults/main.yml", "vars/main.yml"):
+            variables |= loader.load_from_file(str(role_path / name), trusted_as_template=True)
+        text = trust_as_template((REPOSITORY / "templates" / template).read_text())
+        return Templar(loader, variables | overrides).template(text)
+
+    return rendered

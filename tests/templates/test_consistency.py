@@ -1,0 +1,73 @@
+"""What drifts apart unseen: manuals and specifications of roles, and variables that nobody reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
+# Read by Ansible and by the playbooks themselves, so they stand in no role's manual.
+FLEET_VARIABLES = {"private_address"}
+
+
+def read(path):
+    return yaml.safe_load(path.read_text()) or {} if path.exists() else {}
+
+
+def defaults_of(role):
+    return read(REPOSITORY / "roles" / role / "defaults/main.yml")
+
+
+def is_ours(name):
+    return not name.startswith("ansible_") and name not in FLEET_VARIABLES
+
+
+def variables_of(path):
+    """A playbook's, an inventory's or a variable file's."""
+    content = read(REPOSITORY / path)
+    if isinstance(content, list):
+        return {name for play in content for name in play.get("vars", {})}
+    if path.name == "hosts.yml":
+        return set(variables_of_group(content["all"]))
+    return set(content)
+
+
+def variables_of_group(group):
+    group = group or {}
+    for host in group.get("hosts", {}).values():
+        yield from host or {}
+    for child in group.get("children", {}).values():
+        yield from variables_of_group(child)
+    yield from group.get("vars", {})
+
+
+def files_that_set_variables():
+    inventories = [*REPOSITORY.glob("inventory/*/"), REPOSITORY / "molecule/inventory"]
+    found = [path for inventory in inventories for path in inventory.glob("*_vars/**/*.yml")]
+    found += [inventory / "hosts.yml" for inventory in inventories]
+    found += REPOSITORY.glob("molecule/*/converge.yml")
+    return sorted(path.relative_to(REPOSITORY) for path in found)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_roles_specification_repeats_its_manual(role):
+    options = read(REPOSITORY / "roles" / role / "meta/argument_specs.yml").get("argument_specs", {}).get("main", {})
+
+    specified = {name: option.get("default") for name, option in options.get("options", {}).items()}
+
+    assert specified == defaults_of(role)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_roles_public_variables_carry_its_name(role):
+    assert [name for name in defaults_of(role) if not name.startswith(f"{role}_")] == []
+
+
+@pytest.mark.parametrize("path", files_that_set_variables(), ids=str)
+def test_every_variable_that_is_set_is_read_by_a_role(path):
+    known = {name for role in ROLES for name in defaults_of(role)}
+
+    assert {name for name in variables_of(path) if is_ours(name)} - known == set()

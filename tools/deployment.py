@@ -1,0 +1,102 @@
+"""A deployed fleet as its users meet it: a name, an address, an authority, a key. For the demo and the fleet tests."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shlex
+import socket
+import ssl
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVER_NAME = "bedplate.test"  # the default of nginx_server_name
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]  # names in lower case
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Deployment:
+    """Test hosts by their fleet's name, reached through the inventory they were deployed from."""
+
+    def __init__(self, fleet: str, inventory: Path, balancer: str = "lb1"):
+        self.fleet = fleet
+        self.inventory = inventory
+        self._balancer = balancer
+
+    @cached_property
+    def address(self) -> str:
+        """Of the balancer."""
+        hosts = json.loads((ROOT / ".bedplate" / self.fleet / "hosts.json").read_text())["hosts"]
+        return next(str(host["address"]) for host in hosts if host["name"] == self._balancer)
+
+    @cached_property
+    def api_key(self) -> str:
+        vault = str(Path(sys.executable).parent / "ansible-vault")
+        command = [vault, "view", str(self.inventory / "secrets.yml")]
+        shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        return str(yaml.safe_load(shown.stdout)["secret_api_key"])
+
+    @property
+    def authority(self) -> Path:
+        return self.inventory / "authority" / "ca.crt"
+
+    def connect(self) -> http.client.HTTPSConnection:
+        """Goes to the balancer's address, but asks for and verifies the server name, which no resolver knows."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        return _Connection(self.address, context)
+
+    def ask(
+        self,
+        connection: http.client.HTTPSConnection,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        **headers: str,
+    ) -> Answer:
+        """One request with the key; a header's name is written with _ for -, and an empty one is left out."""
+        given = {"Authorization": f"Bearer {self.api_key}"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        connection.request(method, path, body, {name: value for name, value in given.items() if value})
+        response = connection.getresponse()
+        names = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, names, response.read())
+
+    def ssh(self, host: str, command: str) -> str:
+        """Run as root on a host of the fleet; returns its output.
+
+        Raises:
+            subprocess.CalledProcessError: with the output, when the command failed.
+        """
+        config = ROOT / ".bedplate" / self.fleet / "ssh_config"
+        line = ["ssh", "-F", str(config), host, f"sudo sh -c {shlex.quote(command)}"]
+        return subprocess.run(line, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+
+
+class _Connection(http.client.HTTPSConnection):
+    def __init__(self, address: str, context: ssl.SSLContext):
+        super().__init__(SERVER_NAME, context=context, timeout=60)
+        self._address = address
+        self._tls = context
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self._address, self.port), self.timeout)
+        # Header and body are two writes; without this the second would wait for an acknowledgement.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
