@@ -2,14 +2,15 @@
 
     python -m benchmarks.restarts [--fleet demo] [--rate 100] [--seconds 60]
 
-Four phases in one run, each under the same load of held-out pictures, each picture's answer compared with the offline one:
-steady; ten restarts of web instances, as `systemctl restart` does it; as many by playbooks/restart.yml, which takes each
-instance out of the upstream first; one SIGKILL of the engine. Prints a table and writes build/benchmarks/restarts.json.
+Four phases in one run, under the same load of held-out pictures, each answer compared with the offline one:
+steady; ten restarts of web instances, as `systemctl restart` does it; as many by playbooks/restart.yml, which takes
+each instance out of the upstream first; one SIGKILL of the engine. Writes build/benchmarks/restarts.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     fleet = Deployment(args.fleet, INVENTORIES[args.fleet])
     phases = {
-        "steady": lambda: under_load(fleet, args.rate, args.seconds, lambda _: None),
+        "steady": lambda: under_load(fleet, args.rate, args.seconds, steady),
         "restarted": lambda: under_load(fleet, args.rate, args.seconds, lambda end: restart(fleet, end)),
         "drained first": lambda: under_load(fleet, args.rate, 2 * args.seconds, lambda _: restart_drained(fleet)),
         "engine killed": lambda: engine_killed(fleet, args.rate, args.seconds / 2),
@@ -58,6 +59,10 @@ def under_load(fleet: Deployment, rate: float, seconds: float, disturb: Callable
     return summarise(records) | {"disturbed_until": round(took, 1)}
 
 
+def steady(end: float) -> None:
+    """No disturbance."""
+
+
 def restart(fleet: Deployment, end: float) -> None:
     pause_s = (end - time.monotonic()) / (RESTARTS + 1)
     for number in range(RESTARTS):
@@ -68,7 +73,7 @@ def restart(fleet: Deployment, end: float) -> None:
 
 
 def restart_drained(fleet: Deployment) -> None:
-    playbook = [Path(sys.executable).parent / "ansible-playbook", "-i", fleet.inventory, "playbooks/restart.yml"]
+    playbook = [str(Path(sys.executable).parent / "ansible-playbook"), f"-i{fleet.inventory}", "playbooks/restart.yml"]
     for _ in range(RESTARTS // INSTANCES):
         subprocess.run(playbook, cwd=ROOT, check=True, capture_output=True)
 
@@ -84,7 +89,7 @@ def engine_killed(fleet: Deployment, rate: float, seconds: float) -> dict[str, A
 def outage_s(records: Sequence[Record]) -> float:
     """The longest time between two right answers."""
     moments = sorted(record.done for record in records if not record.failed)
-    return round(max(later - earlier for earlier, later in zip(moments, moments[1:], strict=False)), 2)
+    return round(max(later - earlier for earlier, later in itertools.pairwise(moments)), 2)
 
 
 def print_row(name: str, result: dict[str, Any]) -> None:

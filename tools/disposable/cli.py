@@ -11,10 +11,10 @@ import sys
 import time
 from contextlib import AbstractContextManager
 
-from disposable.fleet import LOCK, Fleet, ensure_roots, suite_of
-from disposable.hosts import POWEROFF_TIMEOUT_S
-from disposable.outsider import run_outside
-from disposable.system import Refused, locked, require_commands
+from tools.disposable.fleet import LOCK, Fleet, ensure_roots, suite_of
+from tools.disposable.hosts import POWEROFF_TIMEOUT_S
+from tools.disposable.outsider import run_outside
+from tools.disposable.system import Refused, locked, require_commands
 
 # What the tool reads from its environment; sudo would drop it.
 ENVIRONMENT = "BEDPLATE_SUITE,BEDPLATE_CACHE,BEDPLATE_MIRROR,http_proxy,https_proxy,no_proxy"

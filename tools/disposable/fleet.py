@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from disposable import network as net
-from disposable.access import KEY, Reachable, make_key, remove_access, write_access
-from disposable.hosts import Facts, Host
-from disposable.network import Network
-from disposable.roots import ensure_root, root_path
-from disposable.suites import DEFAULT, SUITES
-from disposable.system import Refused, remove_tree, write_file
+from tools.disposable import network as net
+from tools.disposable.access import KEY, Reachable, make_key, remove_access, write_access
+from tools.disposable.hosts import Facts, Host
+from tools.disposable.network import Network
+from tools.disposable.roots import ensure_root, root_path
+from tools.disposable.suites import DEFAULT, SUITES
+from tools.disposable.system import Refused, remove_tree, write_file
 
 STATE = Path("/var/lib/bedplate-hosts")
 LOCK = Path("/run/bedplate-hosts.lock")

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from disposable.system import Refused, run, succeeds
+from tools.disposable.system import Refused, run, succeeds
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))

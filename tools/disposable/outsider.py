@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 
-from disposable.network import Network, has_ipv6
-from disposable.system import Refused, run, succeeds, wait_until
+from tools.disposable.network import Network, has_ipv6
+from tools.disposable.system import Refused, run, succeeds, wait_until
 
 # Several may run at a time: one that holds slow connections open, one that watches.
 NUMBERS = range(250, 255)

@@ -8,8 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from disposable.suites import CUSTOMIZE, PACKAGES, Suite
-from disposable.system import Refused, locked, remove_tree
+from tools.disposable.suites import CUSTOMIZE, PACKAGES, Suite
+from tools.disposable.system import Refused, locked, remove_tree
 
 
 def root_path(suite: Suite) -> Path:

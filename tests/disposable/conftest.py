@@ -1,11 +1,7 @@
 """Throw-away fleets, made by the real tool on this machine."""
 
-import sys
-
 import pytest
-from fleet_on_trial import REPOSITORY, FleetOnTrial
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
+from fleet_on_trial import FleetOnTrial
 
 
 @pytest.fixture(scope="module")
