@@ -1,0 +1,62 @@
+"""What hosts install: the pins, and the tool that turns them into a set of wheels."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PINS = REPOSITORY / "service/requirements.txt"
+
+
+@pytest.fixture
+def wheelhouse(tmp_path):
+    """Run the tool where pip finds nothing."""
+    environment = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_EXTRA_INDEX_URL": ""}
+    command = [sys.executable, str(REPOSITORY / "tools/wheelhouse"), "--directory", str(tmp_path / "wheelhouse")]
+
+    def run(name):
+        return subprocess.run([*command, name], capture_output=True, check=False, env=environment, text=True)
+
+    return run
+
+
+def pins_in(path):
+    lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
+    return dict(re.split("[=><]+", line, maxsplit=1) for line in lines if re.search("[=><]", line))
+
+
+def test_every_package_is_pinned():
+    lines = [line for line in PINS.read_text().splitlines() if line and not line.startswith("#")]
+
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.+]*", line)] == []
+
+
+def test_hosts_get_the_versions_that_were_tested_here():
+    tested = pins_in(REPOSITORY / "requirements.txt")
+    deployed = {name: version.removesuffix("+cpu") for name, version in pins_in(PINS).items()}
+
+    assert {name: deployed[name] for name in deployed.keys() & tested.keys()} == {
+        name: tested[name] for name in deployed.keys() & tested.keys()
+    }
+    assert {"falcon", "gunicorn", "torch"} < deployed.keys() & tested.keys()
+
+
+@pytest.mark.parametrize("name", ["cp311", "cp27-cpu", "../cp311-cpu", "cp311-tpu"])
+def test_a_name_of_no_set_is_refused_with_an_example(wheelhouse, name):
+    refused = wheelhouse(name)
+
+    assert refused.returncode == 1
+    assert "such as cp311-cpu" in refused.stderr
+
+
+def test_a_failed_download_leaves_no_set_behind(wheelhouse, tmp_path):
+    failed = wheelhouse("cp311-cpu")
+
+    assert failed.returncode == 1
+    assert list((tmp_path / "wheelhouse").iterdir()) == []
