@@ -24,7 +24,7 @@ check: setup ## Lint, types, service and template tests; needs no host
 	@$(BIN)/pytest
 
 test: check bundles ## Everything: check, then real hosts
-	@$(BIN)/pytest tests/hosts
+	@$(BIN)/pytest tests/disposable
 	@tools/testhosts down molecule
 	@$(BIN)/molecule test --all
 

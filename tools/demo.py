@@ -42,7 +42,7 @@ def predict_all(demo: Deployment, cases: list[Case]) -> bool:
     """Ask for each, print the answers, and tell whether they are as good as promised."""
     connection = demo.connect()
     started = time.monotonic()
-    answers = []
+    answers: list[str] = []
     for number, case in enumerate(cases):
         answer = demo.ask(connection, "POST", PREDICT, case.file.read_bytes(), Content_Type="image/png")
         if answer.status != 200:

@@ -143,17 +143,23 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy((pixels.astype(np.float32) * scale - mean) / std)[:, None]
 
 
-def train(pixels: np.ndarray, labels: np.ndarray, check_pixels: np.ndarray, check_labels: np.ndarray) -> nn.Module:
+def train(
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    check_pixels: np.ndarray,
+    check_labels: np.ndarray,
+    epochs: int = EPOCHS,
+) -> nn.Module:
     """The weights of the epoch with the lowest loss on the validation set."""
     layers = [Layer(entry, {}) if isinstance(entry, str) else Layer(*next(iter(entry.items()))) for entry in NETWORK]
     module = network.build(layers, "train.py")
     inputs, targets = to_tensor(pixels), torch.from_numpy(labels)
     check_inputs, check_targets = to_tensor(check_pixels), torch.from_numpy(check_labels)
     optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    steps = EPOCHS * -(-len(inputs) // BATCH_ITEMS)
+    steps = epochs * -(-len(inputs) // BATCH_ITEMS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     best_loss, best_weights = float("inf"), module.state_dict()
-    for epoch in range(1, EPOCHS + 1):
+    for epoch in range(1, epochs + 1):
         module.train()
         for batch in torch.randperm(len(inputs)).split(BATCH_ITEMS):
             loss = nn.functional.cross_entropy(module(vary(inputs[batch])), targets[batch], label_smoothing=0.05)
@@ -167,7 +173,7 @@ def train(pixels: np.ndarray, labels: np.ndarray, check_pixels: np.ndarray, chec
             best_weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         if epoch % 10 == 0:
             print(
-                f"epoch {epoch} of {EPOCHS}: validation loss {check_loss:.4f}, {check_accuracy:.2%} right", flush=True
+                f"epoch {epoch} of {epochs}: validation loss {check_loss:.4f}, {check_accuracy:.2%} right", flush=True
             )
     module.load_state_dict(best_weights)
     return module.eval()

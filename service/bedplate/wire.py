@@ -21,6 +21,8 @@ MAX_TENSOR_BYTES = 1 << 30
 # magic, version, type, priority, reserved, id, deadline (CLOCK_MONOTONIC, ns), metadata bytes, tensor bytes
 _HEADER = struct.Struct("<4sBBBBQQII")
 HEADER_BYTES = _HEADER.size
+# Made once: json.dumps with options of its own builds an encoder for each call.
+_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Type(IntEnum):
@@ -61,7 +63,7 @@ def encode(frame: Frame) -> list[bytes | memoryview]:
     Raises:
         FrameError: metadata or tensors are longer than the header may announce.
     """
-    meta = json.dumps(frame.meta, separators=(",", ":"), allow_nan=False).encode()
+    meta = _to_json(frame.meta).encode()
     tensor_bytes = len(frame.tensors)
     _check_lengths(len(meta), tensor_bytes)
     header = _HEADER.pack(

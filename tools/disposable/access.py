@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from disposable.system import run, write_file
+from tools.disposable.system import run, write_file
 
 KEY = "id_ed25519"
 FILES = (KEY, "known_hosts", "ssh_config", "hosts.json")

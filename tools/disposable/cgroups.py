@@ -8,8 +8,8 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from disposable.processes import process_of
-from disposable.system import wait_until
+from tools.disposable.processes import process_of
+from tools.disposable.system import wait_until
 
 
 def paths(name: str) -> list[Path]:

@@ -11,9 +11,10 @@ import sys
 import time
 from contextlib import AbstractContextManager
 
-from disposable.fleet import LOCK, Fleet, ensure_roots, suite_of
-from disposable.hosts import POWEROFF_TIMEOUT_S
-from disposable.system import Refused, locked, require_commands
+from tools.disposable.fleet import LOCK, Fleet, ensure_roots, suite_of
+from tools.disposable.hosts import POWEROFF_TIMEOUT_S
+from tools.disposable.outsider import run_outside
+from tools.disposable.system import Refused, locked, require_commands
 
 # What the tool reads from its environment; sudo would drop it.
 ENVIRONMENT = "BEDPLATE_SUITE,BEDPLATE_CACHE,BEDPLATE_MIRROR,http_proxy,https_proxy,no_proxy"
@@ -91,6 +92,14 @@ def boot(arguments: argparse.Namespace) -> None:
     print(f"{arguments.host}: ssh answers", flush=True)
 
 
+def outside(arguments: argparse.Namespace) -> None:
+    network = Fleet(arguments.fleet).network()
+    if network is None:
+        raise Refused(f"fleet {arguments.fleet} does not exist")
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    sys.exit(run_outside(network, command))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="testhosts", description="Disposable hosts on this machine.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -106,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     verb("status", status, "list a fleet's hosts").add_argument("--json", action="store_true")
     verb("poweroff", poweroff, "stop a host, keep its disk").add_argument("host", type=_name, metavar="HOST")
     verb("boot", boot, "start a host that is off").add_argument("host", type=_name, metavar="HOST")
+    stranger = verb("outside", outside, "run a command on the fleet's network, as no member of it")
+    stranger.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     return parser
 
 

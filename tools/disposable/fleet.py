@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from disposable import network as net
-from disposable.access import KEY, Reachable, make_key, remove_access, write_access
-from disposable.hosts import Facts, Host
-from disposable.network import Network
-from disposable.roots import ensure_root, root_path
-from disposable.suites import DEFAULT, SUITES
-from disposable.system import Refused, remove_tree, write_file
+from tools.disposable import network as net
+from tools.disposable.access import KEY, Reachable, make_key, remove_access, write_access
+from tools.disposable.hosts import Facts, Host
+from tools.disposable.network import Network
+from tools.disposable.roots import ensure_root, root_path
+from tools.disposable.suites import DEFAULT, SUITES
+from tools.disposable.system import Refused, remove_tree, write_file
 
 STATE = Path("/var/lib/bedplate-hosts")
 LOCK = Path("/run/bedplate-hosts.lock")
@@ -128,7 +129,8 @@ class Fleet:
         remove_access(self.access)
         if STATE.exists() and not any(path.is_dir() for path in STATE.iterdir()):
             net.restore_forwarding(STATE / "ip_forward_before")
-            STATE.rmdir()
+            with contextlib.suppress(OSError):  # an operator may have mounted a file system here
+                STATE.rmdir()
 
     def _free_number(self) -> int:
         taken = {facts.number for host in self.hosts() if (facts := host.facts())}

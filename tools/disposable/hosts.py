@@ -10,10 +10,19 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from disposable import cgroups, processes
-from disposable.network import Network, nameservers
-from disposable.processes import Process
-from disposable.system import Refused, mounts_below, remove_tree, run, succeeds, systemd_outside, wait_until, write_file
+from tools.disposable import cgroups, processes
+from tools.disposable.network import Network, nameservers
+from tools.disposable.processes import Process
+from tools.disposable.system import (
+    Refused,
+    mounts_below,
+    remove_tree,
+    run,
+    succeeds,
+    systemd_outside,
+    wait_until,
+    write_file,
+)
 
 # A host's own units may drain for 90 s before they let go.
 POWEROFF_TIMEOUT_S = 120

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from disposable.system import Refused, run, succeeds
+from tools.disposable.system import Refused, run, succeeds
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
@@ -101,7 +101,7 @@ def raise_network(network: Network) -> None:
         mac = "02:" + ":".join(_digest(bridge)[i : i + 2] for i in range(0, 10, 2))
         run("ip", "link", "add", "name", bridge, "address", mac, "type", "bridge")
     run("ip", "addr", "replace", f"{network.address(1)}/24", "dev", bridge)
-    if _has_ipv6():
+    if has_ipv6():
         run("ip", "-6", "addr", "replace", f"{network.address6(1)}/64", "dev", bridge, "nodad")
     run("ip", "link", "set", bridge, "up")
     run("nft", "-f", "-", stdin=_nft_rules(network))
@@ -169,7 +169,7 @@ def _iptables_rules(bridge: str) -> list[list[str]]:
     ]
 
 
-def _has_ipv6() -> bool:
+def has_ipv6() -> bool:
     disabled = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
     return disabled.exists() and disabled.read_text().strip() == "0"
 

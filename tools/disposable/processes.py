@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from disposable.system import Refused
+from tools.disposable.system import Refused
 
 
 @dataclass(frozen=True)

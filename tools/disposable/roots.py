@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
 from pathlib import Path
 
-from disposable.suites import CUSTOMIZE, PACKAGES, Suite
-from disposable.system import Refused, locked, remove_tree
+from tools.disposable.suites import CUSTOMIZE, PACKAGES, Suite
+from tools.disposable.system import Refused, locked, remove_tree
 
 
 def root_path(suite: Suite) -> Path:
@@ -41,7 +42,9 @@ def _build(suite: Suite, root: Path, lock_fd: int) -> None:
     done = subprocess.run(_command(suite, partial), check=False, stdin=subprocess.DEVNULL, pass_fds=(lock_fd,))
 
     if done.returncode != 0:
-        remove_tree(partial)
+        # A builder that was killed may leave children that still write; the next build clears up after them.
+        with contextlib.suppress(OSError):
+            remove_tree(partial)
         raise Refused(f"mmdebstrap ended with {done.returncode} for {suite.name}; its last lines above say why")
     partial.rename(root)
     print(f"{suite.name}: root built in {time.monotonic() - started:.0f} s", flush=True)

@@ -21,6 +21,7 @@ NEEDED = {
     "ssh-keygen": "openssh-client",
     "mount": "mount",
     "nsenter": "util-linux",
+    "unshare": "util-linux",
 }
 
 

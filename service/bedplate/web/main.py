@@ -57,8 +57,11 @@ def _options(web: WebSettings, bind: str | None) -> dict[str, Any]:
         "asgi_lifespan": "on",
         # A stop waits for what is in flight; nothing is in flight longer than its deadline.
         "graceful_timeout": int(web.request_timeout_s) + 1,
-        # Longer than nginx keeps an idle connection, so that nginx never sends into one that is being closed.
-        "keepalive": 75,
+        # Seconds. Longer than nginx keeps an idle connection (nginx_upstream_keepalive_timeout_s), so that nginx never
+        # sends into one that is being closed; short, because a stop waits for idle connections too.
+        "keepalive": 5,
+        # A client that leaves cancels its request at once, and the engine is told.
+        "asgi_disconnect_grace_period": 0,
         "control_socket_disable": True,
         # Through log.start: gunicorn's own handlers would write plain text.
         "logger_class": "bedplate.web.main.JournalLogger",

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TOOL, as_root
+from fleet_on_trial import TOOL, as_root
 
 
 def traces_of(summary, fleet):
@@ -34,11 +34,11 @@ def test_host_lets_deploy_in_and_become_root(fleet, host):
 
 
 def test_hosts_have_identities_of_their_own(fleet):
-    commands = "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub"
+    commands = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub"
 
-    answers = {fleet.ssh(host, commands).stdout for host in ("one", "two")}
+    identities = [line for host in ("one", "two") for line in fleet.ssh(host, commands).stdout.splitlines()]
 
-    assert len(answers) == 2
+    assert len(identities) == len(set(identities)) == 4
 
 
 def test_host_boots_without_a_failed_unit(fleet):
@@ -99,6 +99,21 @@ def test_host_powered_off_and_booted_keeps_its_disk_and_address(fleet):
     assert off["state"] == "off"
     assert fleet.ssh("two", "cat note").stdout == "kept\n"
     assert fleet.status()["two"]["address"] == before["address"]
+
+
+def test_fleet_comes_back_after_what_a_reboot_of_the_machine_takes(fleet):
+    bridge = fleet.summary()["bridge"]
+    fleet.ssh("one", "echo kept > note")
+    fleet.tool("poweroff", "one")
+    fleet.tool("poweroff", "two")
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if f"/{fleet.name}-" in line]
+    subprocess.run([*as_root(), "umount", *mounts], check=True)
+    subprocess.run([*as_root(), "ip", "link", "delete", bridge], check=True)
+
+    fleet.tool("up", "one", "two")
+
+    assert len(mounts) == 2
+    assert fleet.ssh("one", "cat note").stdout == "kept\n"
 
 
 def test_lost_network_is_made_again(fleet):
@@ -191,3 +206,21 @@ def test_missing_programs_are_named_with_their_packages():
     assert "missing on this machine: mmdebstrap, systemd-nspawn" in refused.stderr
     assert "apt-get install" in refused.stderr
     assert "systemd-container" in refused.stderr
+
+
+def test_outsider_reaches_hosts_from_an_address_that_is_no_hosts(fleet):
+    hosts = fleet.status()
+    probe = "head -c4 < /dev/tcp/{}/22; echo; ip -brief address show out0"
+
+    answers = [
+        fleet.tool("outside", "--", "bash", "-c", probe.format(hosts["one"][protocol])).stdout
+        for protocol in ("address", "address6")
+    ]
+
+    assert [answer.split()[0] for answer in answers] == ["SSH-", "SSH-"]
+    assert not any(f"{host['address']}/" in answers[0] for host in hosts.values())
+    assert output("ip", "-br", "link").count(f"vo-{fleet.summary()['bridge'][-4:]}-") == 0
+
+
+def test_outsider_passes_on_the_exit_status(fleet):
+    assert fleet.tool("outside", "--", "sh", "-c", "exit 7", check=False).returncode == 7

@@ -5,11 +5,12 @@ import threading
 from ipaddress import IPv4Network
 
 import pytest
-from disposable.network import bridge_name, choose, nameservers
-from disposable.processes import process_of, recorded
-from disposable.roots import ensure_root, root_path
-from disposable.suites import SUITES
-from disposable.system import Refused
+
+from tools.disposable.network import bridge_name, choose, nameservers
+from tools.disposable.processes import process_of, recorded
+from tools.disposable.roots import ensure_root, root_path
+from tools.disposable.suites import SUITES
+from tools.disposable.system import Refused
 
 BOOKWORM = SUITES["bookworm"]
 

@@ -1,16 +1,12 @@
-"""Throw-away fleets, made by the real tool on this machine."""
+"""A throw-away fleet, driven by the real tool."""
 
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
-
-import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools/testhosts"
-sys.path.insert(0, str(REPOSITORY / "tools"))
 
 
 class FleetOnTrial:
@@ -42,20 +38,3 @@ class FleetOnTrial:
 
 def as_root():
     return [] if os.geteuid() == 0 else ["sudo", "--preserve-env=BEDPLATE_SUITE,BEDPLATE_CACHE,BEDPLATE_MIRROR"]
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    fleet = FleetOnTrial("trial")
-    fleet.tool("down")
-    fleet.tool("up", "one", "two")
-    yield fleet
-    fleet.tool("down")
-
-
-@pytest.fixture
-def other_fleet():
-    fleet = FleetOnTrial("trial-other")
-    fleet.tool("down")
-    yield fleet
-    fleet.tool("down")

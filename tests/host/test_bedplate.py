@@ -1,0 +1,193 @@
+"""An inference host after the role bedplate: what runs, what answers, who may touch what."""
+
+import json
+import time
+
+import pytest
+
+ENGINE = "bedplate-engine@cpu0.service"
+WEBS = ["bedplate-web@1.service", "bedplate-web@2.service"]
+SOCKETS = ["bedplate-web@1.socket", "bedplate-web@2.socket"]
+# Unattended return of a killed engine.
+ENGINE_BACK_S = 10
+# A stop with nothing in flight.
+DRAINED_S = 10
+
+GET = """
+import json, sys, urllib.error, urllib.request
+try:
+    answer = urllib.request.urlopen(sys.argv[1], timeout=20)
+except urllib.error.HTTPError as error:
+    answer = error
+print(json.dumps({"status": answer.status, "headers": {k.lower(): v for k, v in answer.headers.items()}}))
+"""
+
+
+def address(host, socket):
+    # systemd says "10.0.0.1:8001 (Stream)".
+    return show(host, socket, "Listen").split()[0]
+
+
+def get(host, socket, route):
+    return json.loads(host.check_output("python3 -c %s %s", GET, f"http://{address(host, socket)}{route}"))
+
+
+def show(host, unit, name):
+    return host.check_output(f"systemctl show --property={name} --value {unit}")
+
+
+def wait_until(condition, within_s):
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+def wait_until_ready(host, within_s):
+    wait_until(lambda: get(host, SOCKETS[0], "/health/ready")["status"] == 200, within_s)
+
+
+@pytest.mark.parametrize("unit", ["bedplate.target", ENGINE, *WEBS, *SOCKETS])
+def test_unit_runs(host, unit):
+    assert show(host, unit, "ActiveState") == "active", host.run(f"journalctl --unit={unit} --no-pager").stdout
+
+
+def test_everything_starts_at_boot(host):
+    assert host.service("bedplate.target").is_enabled
+
+
+@pytest.mark.parametrize("socket", SOCKETS)
+def test_whole_path_is_ready(host, socket):
+    assert get(host, socket, "/health/ready")["status"] == 200
+
+
+@pytest.mark.parametrize("route", ["/v1/models", "/health/detailed"])
+def test_without_a_key_the_answer_is_401(host, route):
+    assert get(host, SOCKETS[0], route)["status"] == 401
+
+
+def test_only_the_declared_ports_are_open(host):
+    listening = host.check_output("ss --no-header --listening --tcp --numeric --processes")
+
+    ours = {line.split()[3] for line in listening.splitlines() if '"bedplate"' in line}
+
+    assert ours == {address(host, socket) for socket in SOCKETS}
+
+
+def test_killed_engine_makes_503_and_returns_unattended(host):
+    web = show(host, WEBS[0], "MainPID")
+    host.check_output(f"systemctl kill --signal=SIGKILL {ENGINE}")
+
+    meanwhile = get(host, SOCKETS[0], "/health/ready")
+    wait_until_ready(host, ENGINE_BACK_S)
+
+    assert meanwhile["status"] == 503
+    assert int(meanwhile["headers"]["retry-after"]) > 0
+    assert show(host, WEBS[0], "MainPID") == web
+
+
+def test_client_of_a_stopped_web_waits_instead_of_being_refused(host):
+    host.check_output(f"systemctl stop {WEBS[1]}")
+
+    answer = get(host, SOCKETS[1], "/ping")
+
+    assert answer["status"] == 200
+    assert show(host, WEBS[1], "ActiveState") == "active"
+
+
+def test_stop_and_start_of_the_target_reach_every_unit(host):
+    host.check_output("systemctl stop bedplate.target")
+    for unit in [ENGINE, *WEBS, *SOCKETS]:
+        wait_until(lambda unit=unit: show(host, unit, "ActiveState") == "inactive", DRAINED_S)
+
+    host.check_output("systemctl start bedplate.target")
+
+    wait_until_ready(host, ENGINE_BACK_S)
+
+
+@pytest.mark.parametrize("unit", [ENGINE, *WEBS])
+def test_unit_never_gives_up_and_cannot_take_the_host_along(host, unit):
+    properties = dict(line.split("=", 1) for line in host.check_output(f"systemctl show {unit}").splitlines())
+
+    assert properties["Restart"] == "always"
+    assert properties["RestartUSec"] == "1s"
+    assert properties["StartLimitIntervalUSec"] == "0"
+    assert properties["LimitCORE"] == "0"
+    assert properties["Slice"] == "bedplate.slice"
+    assert "infinity" not in (properties[limit] for limit in ("MemoryMax", "TasksMax", "LimitNOFILE"))
+
+
+@pytest.mark.parametrize("name", ["bedplate-web", "bedplate-engine"])
+def test_user_can_not_log_in_and_is_alone_in_its_group(host, name):
+    user = host.user(name)
+
+    assert user.uid < 1000
+    assert user.shell.endswith("nologin")
+    assert user.groups == [name]
+
+
+def test_services_can_not_change_the_release(host):
+    loose = host.check_output(r"find /opt/bedplate ! -type l \( ! -user root -o -perm /022 \)")
+
+    assert loose == ""
+
+
+def test_no_setting_is_readable_by_everyone(host):
+    assert host.check_output("find /etc/bedplate -type f -perm /007") == ""
+
+
+def test_keys_reach_the_web_as_a_credential_only(host):
+    digest = json.loads(host.file("/etc/bedplate/credentials/api-keys").content_string)[0]["sha256"]
+    pid = show(host, WEBS[0], "MainPID")
+
+    exposed = host.check_output(f"systemctl show {WEBS[0]}; tr '\\0' ' ' < /proc/{pid}/environ")
+
+    assert host.check_output(f"ls /run/credentials/{WEBS[0]}") == "api-keys"
+    assert digest not in exposed
+    assert host.file("/etc/bedplate/credentials/api-keys").mode == 0o600
+
+
+@pytest.mark.parametrize(("user", "outcome"), [("bedplate-web", "connected"), ("nobody", "PermissionError")])
+def test_only_the_web_reaches_the_engine(host, user, outcome):
+    connect = """
+import socket
+try:
+    socket.socket(socket.AF_UNIX).connect("/run/bedplate/engine/cpu0.sock")
+    print("connected")
+except OSError as error:
+    print(type(error).__name__)
+"""
+    assert host.check_output("runuser -u %s -- python3 -c %s", user, connect) == outcome
+
+
+def test_engine_refuses_a_bundle_that_was_tampered_with(host):
+    host.check_output("mkdir /run/tampered && cp -r /var/lib/bedplate/models/digits/1 /run/tampered")
+    host.check_output("echo x >> /run/tampered/1/weights.safetensors")
+    settings = "socket_dir: /run/tampered\nbundles: [/run/tampered/1]\n"
+    host.check_output("printf %%s %s > /run/tampered/engine.yaml", settings)
+
+    started = host.run("/opt/bedplate/current/bin/bedplate engine --device cpu9 --settings /run/tampered/engine.yaml")
+    host.check_output("rm -r /run/tampered")
+
+    assert started.rc == 2
+    assert "weights.safetensors" in started.stderr
+
+
+def test_torch_uses_all_the_processor_has_inside_the_sandbox(host):
+    ask = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    outside = host.check_output("/opt/bedplate/current/bin/python -c %s", ask)
+    unit = "bedplate-engine@capability"
+    drop_in = "[Service]\nType=oneshot\nRestart=no\nWatchdogSec=0\nExecStart=\n" + (
+        f"ExecStart=/opt/bedplate/current/bin/python -c '{ask}'\nStandardOutput=truncate:/run/capability\n"
+    )
+    host.check_output("mkdir -p %s && printf %%s %s > %s", *dropped(unit, drop_in))
+
+    host.check_output(f"systemctl daemon-reload && systemctl start {unit}")
+    inside = host.check_output("cat /run/capability")
+    host.check_output(f"rm -r /run/capability /run/systemd/system/{unit}.service.d && systemctl daemon-reload")
+
+    assert inside == outside
+
+
+def dropped(unit, text):
+    directory = f"/run/systemd/system/{unit}.service.d"
+    return directory, text, f"{directory}/capability.conf"

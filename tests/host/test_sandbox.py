@@ -1,0 +1,98 @@
+"""What a program that was broken into can do: a probe runs in the sandbox of the units, and outside to compare."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+PROBE = Path(__file__).with_name("probe.py").read_text()
+# An instance of each template unit that no inventory declares; it gets every line of the template.
+WEB = "bedplate-web@9"
+ENGINE = "bedplate-engine@probe"
+DROP_IN = """\
+[Service]
+Type=oneshot
+Restart=no
+WatchdogSec=0
+ExecStart=
+ExecStart=/opt/bedplate/current/bin/python -I /run/bedplate-probe/probe.py
+StandardOutput=truncate:/run/bedplate-probe/%n.json
+"""
+
+DENIED_TO_BOTH = [
+    "write /etc",
+    "write the release",
+    "write /var/lib",
+    "read /home",
+    "read /root",
+    "read the stored keys",
+    "open an inet socket",
+    "open an inet6 socket",
+    "open a raw socket",
+    "open a packet socket",
+    "open a netlink socket",
+    "see other processes",
+    "trace a process",
+    "make a namespace",
+    "make a setuid file",
+]
+DENIED_TO_WEB = ["read the models", "bind an engine's socket", "map writable code"]
+
+
+@pytest.fixture(scope="module")
+def probed(host):
+    """Outcomes of the probe: {"outside" | WEB | ENGINE: {attempt: outcome}}."""
+    write(host, "/run/bedplate-probe/probe.py", PROBE)
+    for unit in (WEB, ENGINE):
+        write(host, drop_in(unit), DROP_IN)
+    host.check_output("systemctl daemon-reload")
+    yield {"outside": json.loads(host.check_output("/usr/bin/python3 -I /run/bedplate-probe/probe.py"))} | {
+        unit: run_in_sandbox(host, unit) for unit in (WEB, ENGINE)
+    }
+    host.run(f"systemctl stop {WEB}.socket {WEB} {ENGINE}")
+    host.check_output("rm -r /run/bedplate-probe %s %s", *(str(Path(drop_in(unit)).parent) for unit in (WEB, ENGINE)))
+    host.check_output("systemctl daemon-reload")
+
+
+def drop_in(unit):
+    return f"/run/systemd/system/{unit}.service.d/probe.conf"
+
+
+def write(host, path, text):
+    host.check_output("mkdir -p %s && printf %%s %s > %s", str(Path(path).parent), text, path)
+
+
+def run_in_sandbox(host, unit):
+    started = host.run(f"systemctl start {unit}.service")
+    assert started.rc == 0, host.run(f"journalctl --unit={unit} --lines=20 --no-pager").stdout
+    return json.loads(host.check_output(f"cat /run/bedplate-probe/{unit}.service.json"))
+
+
+@pytest.mark.parametrize("attempt", DENIED_TO_BOTH + DENIED_TO_WEB)
+def test_the_web_is_denied_what_is_possible_outside(probed, attempt):
+    assert probed["outside"][attempt] == "allowed"
+    assert probed[WEB][attempt] != "allowed"
+
+
+@pytest.mark.parametrize("attempt", DENIED_TO_BOTH)
+def test_the_engine_is_denied_what_is_possible_outside(probed, attempt):
+    assert probed["outside"][attempt] == "allowed"
+    assert probed[ENGINE][attempt] != "allowed"
+
+
+@pytest.mark.parametrize("attempt", ["connect to the engine", "read its credential"])
+def test_the_web_can_do_its_work(probed, attempt):
+    assert probed[WEB][attempt] == "allowed"
+
+
+@pytest.mark.parametrize("attempt", ["read the models", "bind an engine's socket"])
+def test_the_engine_can_do_its_work(probed, attempt):
+    assert probed[ENGINE][attempt] == "allowed"
+
+
+# systemd-analyze counts in tenths here.
+@pytest.mark.parametrize(("unit", "most"), [("bedplate-web@1", 10), ("bedplate-engine@cpu0", 5)])
+def test_exposure_stays_below_its_bar(host, unit, most):
+    analysis = host.run(f"systemd-analyze security --no-pager --threshold={most} {unit}.service")
+
+    assert analysis.rc == 0, analysis.stdout.splitlines()[-1]

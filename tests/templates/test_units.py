@@ -1,0 +1,125 @@
+"""Units and settings of the role bedplate, as a host gets them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+UNITS = ["bedplate-web@.service", "bedplate-engine@.service"]
+FLEET = {"__bedplate_served": ["digits/2", "digits/1"], "bedplate_engines": ["cpu0", "cpu1"]}
+
+
+@pytest.fixture
+def unit(render):
+    return lambda name, **overrides: render("bedplate", f"etc/systemd/system/{name}.j2", **FLEET | overrides)
+
+
+@pytest.fixture
+def settings(render):
+    return lambda name, **overrides: yaml.safe_load(render("bedplate", f"etc/bedplate/{name}.j2", **FLEET | overrides))
+
+
+def values(text, key):
+    return re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
+
+
+def seconds(text, key):
+    (value,) = values(text, key)
+    return int(value.removesuffix("s"))
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
+@pytest.mark.parametrize(("name", "most"), [("bedplate-web@.service", 10), ("bedplate-engine@.service", 5)])
+def test_exposure_stays_below_its_bar(unit, tmp_path, name, most):
+    path = tmp_path / name.replace("@", "@1")
+    path.write_text(unit(name))
+
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={most}", "--no-pager", str(path)]
+    analysis = subprocess.run(command, capture_output=True, check=False, text=True)
+
+    assert analysis.returncode == 0, analysis.stdout
+    # Where systemd says which keys it does not know.
+    assert analysis.stderr == ""
+
+
+@pytest.mark.parametrize("name", [*UNITS, "bedplate-web@.socket"])
+def test_stop_and_restart_travel_from_the_target(unit, name):
+    assert values(unit(name), "PartOf") == ["bedplate.target"]
+
+
+def test_target_wants_every_declared_instance(unit):
+    assert values(unit("bedplate.target", bedplate_web_instances=3), "Wants") == [
+        "bedplate-engine@cpu0.service",
+        "bedplate-engine@cpu1.service",
+        "bedplate-web@1.service",
+        "bedplate-web@2.service",
+        "bedplate-web@3.service",
+    ]
+
+
+def test_webs_stop_before_every_engine_and_after_nginx(unit):
+    web = unit("bedplate-web@.service")
+
+    (after,) = values(web, "After")
+
+    assert {"bedplate-engine@cpu0.service", "bedplate-engine@cpu1.service"} < set(after.split())
+    assert values(web, "Before") == ["nginx.service"]
+
+
+@pytest.mark.parametrize("timeout_s", [1, 30, 600])
+def test_stops_wait_longer_than_the_slowest_request_and_engines_longest(unit, timeout_s):
+    web = unit("bedplate-web@.service", bedplate_request_timeout_s=timeout_s)
+    engine = unit("bedplate-engine@.service", bedplate_request_timeout_s=timeout_s)
+
+    # gunicorn itself waits a second over the request timeout.
+    assert timeout_s + 1 < seconds(web, "TimeoutStopSec") < seconds(engine, "TimeoutStopSec")
+
+
+def test_front_end_n_listens_on_the_base_plus_n(unit):
+    socket = unit("bedplate-web@.socket", bedplate_web_port_base=9120, bedplate_web_address="127.0.0.1")
+
+    assert values(socket, "ListenStream") == ["127.0.0.1:912%i"]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_programs_are_restarted_for_ever(unit, name):
+    text = unit(name)
+
+    assert values(text, "Restart") == ["always"]
+    assert values(text, "StartLimitIntervalSec") == ["0"]
+    assert seconds(text, "RestartSec") <= 5
+
+
+def test_engine_settings_name_the_bundles_in_their_order(settings):
+    assert settings("engine.yaml", bedplate_queue_limit=7) == {
+        "socket_dir": "/run/bedplate/engine",
+        "bundles": ["/var/lib/bedplate/models/digits/2", "/var/lib/bedplate/models/digits/1"],
+        "threads": 1,
+        "queue_limit": 7,
+    }
+
+
+def test_web_settings_name_the_socket_of_every_engine(settings):
+    assert settings("web.yaml")["engines"] == ["/run/bedplate/engine/cpu0.sock", "/run/bedplate/engine/cpu1.sock"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "served"),
+    [
+        (["digits"], ["digits/2", "digits/1"]),
+        (["digits/1", "tones"], ["digits/1", "tones/1.0-rc1"]),
+        (["digits/1", "digits"], ["digits/1", "digits/2"]),
+    ],
+)
+def test_bundles_are_declared_by_name_or_by_version(render, declared, served):
+    found = ["digits/1", "digits/2", "tones/1.0-rc1", "tones/1.0-rc1/nested", "digit"]
+    manifests = {"files": [{"path": f"/bundles/{path}/SHA256SUMS"} for path in found]}
+    overrides = {"bedplate_bundles_dir": "/bundles", "__bedplate_manifests": manifests}
+
+    text = render("bedplate", "etc/bedplate/engine.yaml.j2", bedplate_bundles=declared, **overrides)
+
+    assert yaml.safe_load(text)["bundles"] == [f"/var/lib/bedplate/models/{path}" for path in served]
