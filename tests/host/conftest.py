@@ -35,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--authority", default=REPOSITORY / "inventory/demo/authority/ca.crt", help="whom to trust")
 
 
+@pytest.fixture(autouse=True)
+def far_away(host: Any) -> None:
+    """Without hosts testinfra would ask this machine, and some tests stop units."""
+    assert host.backend.get_connection_type() == "ssh", "name the module's hosts in testinfra_hosts, or give --hosts"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Function) -> Iterator[None]:
     report = yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+testinfra_hosts = ["ssh://lb1"]
+
 
 def test_an_administrator_has_a_key_and_becomes_root(host):
     assert "ada@laptop" in host.file("/home/ada/.ssh/authorized_keys").content_string
