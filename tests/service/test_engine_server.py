@@ -1,6 +1,5 @@
 """Frames on a real unix socket: right answers, clear refusals, and nothing that a peer does costs the others."""
 
-import asyncio
 import itertools
 
 import numpy as np
@@ -336,6 +335,7 @@ def test_draining_answers_what_is_queued_and_refuses_what_comes(engine, lamp, pe
 
 
 def test_a_probe_goes_through_the_device(engine, lamp):
-    asyncio.run_coroutine_threadsafe(engine.server.probe(), engine.loop).result(DEADLINE_S)
+    engine.loop.call_soon_threadsafe(engine.server.probe)
 
     assert np.array_equal(lamp.begun.get(timeout=DEADLINE_S), bright(value=0.0))
+    wait_until(lambda: engine.server.batcher.batches == 1)
