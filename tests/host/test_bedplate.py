@@ -150,6 +150,8 @@ def test_keys_reach_the_web_as_a_credential_only(host):
 def test_only_the_web_reaches_the_engine(host, user, outcome):
     connect = """
 import socket
+
+testinfra_hosts = ["ssh://gpu1"]
 try:
     socket.socket(socket.AF_UNIX).connect("/run/bedplate/engine/cpu0.sock")
     print("connected")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+testinfra_hosts = ["ssh://gpu1"]
+
 PROBE = Path(__file__).with_name("probe.py").read_text()
 # An instance of each template unit that no inventory declares; it gets every line of the template.
 WEB = "bedplate-web@9"

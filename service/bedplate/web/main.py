@@ -57,6 +57,8 @@ def _options(web: WebSettings, bind: str | None) -> dict[str, Any]:
         "asgi_lifespan": "on",
         # A stop waits for what is in flight; nothing is in flight longer than its deadline.
         "graceful_timeout": int(web.request_timeout_s) + 1,
+        # gunicorn sets it anew on the socket that systemd opened; while it restarts, this many connections wait.
+        "backlog": 4096,
         # Seconds. Longer than nginx keeps an idle connection (nginx_upstream_keepalive_timeout_s), so that nginx never
         # sends into one that is being closed; short, because a stop waits for idle connections too.
         "keepalive": 5,
