@@ -56,6 +56,10 @@ def serve(bundles: Sequence[Path], host: str, port: int) -> int:
         except _Stopped as reason:
             print(f"bedplate serve: {reason}", file=sys.stderr)
             return 1
+        finally:
+            # A second signal must not interrupt the stopping of the programs.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_settings(folder: Path, bundles: Sequence[Path], key: str) -> None:
