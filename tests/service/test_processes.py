@@ -1,0 +1,186 @@
+"""The web as systemd runs it, and both programs as `bedplate serve` runs them: real processes, sockets, signals."""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.service.engine_tools import write_lamp
+from tests.service.lamp import png_of
+
+START_S = 60  # torch on a busy machine
+SERVICE = Path(__file__).parents[2] / "service"
+KEY = "bp_process-test"
+BRIGHT = png_of([[255, 255], [255, 255]])
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def wait_until(condition, timeout_s=START_S):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {timeout_s} s"
+        time.sleep(0.05)
+
+
+def ask(port, method, path, body=None, key=KEY):
+    """Status, headers and JSON; None while nobody listens."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/png"}
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
+    except ConnectionError:
+        return None
+    finally:
+        connection.close()
+
+
+def status_of(port, path):
+    answer = ask(port, "GET", path)
+    return answer and answer[0]
+
+
+@contextlib.contextmanager
+def program(*arguments, **environment):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bedplate", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(SERVICE), **environment},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def web_settings(tmp_path):
+    keys = [{"client": "tests", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]
+    (tmp_path / "api-keys").write_text(json.dumps(keys))
+    settings = {"engines": [f"{tmp_path}/cpu0.sock"], "request_timeout_s": 5}
+    (tmp_path / "web.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path / "web.yaml"
+
+
+@pytest.fixture
+def notifications(tmp_path):
+    """The datagrams that systemd would get."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(START_S)
+        yield sock
+
+
+def test_a_web_without_an_engine_is_ready_live_and_says_503(web_settings, notifications, tmp_path):
+    port = free_port()
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+    with program("web", "--settings", web_settings, "--bind", f"127.0.0.1:{port}", **environment) as web:
+        first = notifications.recv(4096)
+        wait_until(lambda: status_of(port, "/health/live") == 200)
+        predicted = ask(port, "POST", "/v1/models/lamp/predict", BRIGHT)
+        refused = ask(port, "POST", "/v1/models/lamp/predict", BRIGHT, key="bp_wrong")
+        ready = status_of(port, "/health/ready")
+        web.send_signal(signal.SIGTERM)
+        output, errors = web.communicate(timeout=20)
+
+    assert first.startswith(b"READY=1")
+    assert (predicted[0], ready, refused[0]) == (503, 503, 401)
+    assert int(predicted[1]["retry-after"]) > 0
+    assert web.returncode == 0
+    assert output == ""
+    assert all(json.loads(line)["unit"] == "web" for line in errors.splitlines())
+
+
+def test_a_web_feeds_the_watchdog(web_settings, notifications, tmp_path):
+    environment = {
+        "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        "CREDENTIALS_DIRECTORY": str(tmp_path),
+        "WATCHDOG_USEC": "300000",
+    }
+
+    with program("web", "--settings", web_settings, "--bind", f"127.0.0.1:{free_port()}", **environment):
+        heard = [notifications.recv(4096) for _ in range(4)]
+
+    assert heard.count(b"WATCHDOG=1") >= 3
+
+
+@pytest.mark.parametrize("keys", [None, "[]", "not JSON"])
+def test_a_web_without_usable_keys_never_says_ready(web_settings, notifications, tmp_path, keys):
+    (tmp_path / "api-keys").unlink()
+    if keys is not None:
+        (tmp_path / "api-keys").write_text(keys)
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+    with program("web", "--settings", web_settings, "--bind", f"127.0.0.1:{free_port()}", **environment) as web:
+        _, errors = web.communicate(timeout=START_S)
+
+    assert web.returncode == 2
+    assert "keys" in errors
+    notifications.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        notifications.recv(4096)
+
+
+def children_of(process):
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
+    )
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def is_alive(pid):
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and ") Z " not in state.read_text()
+
+
+def test_serve_answers_and_leaves_nothing_behind_when_it_is_stopped(tmp_path):
+    port = free_port()
+    bundle = write_lamp(tmp_path / "lamp")
+
+    with program("serve", bundle, "--port", port, BEDPLATE_API_KEY=KEY, TMPDIR=str(tmp_path)) as serve:
+        wait_until(lambda: status_of(port, "/health/ready") == 200)
+        status, _, body = ask(port, "POST", "/v1/models/lamp/predict", BRIGHT)
+        children = children_of(serve)
+        serve.send_signal(signal.SIGTERM)
+        serve.send_signal(signal.SIGTERM)
+        _, errors = serve.communicate(timeout=60)
+
+    assert status == 200
+    assert json.loads(body)["predictions"][0]["label"] == "bright"
+    assert len(children) == 2
+    assert serve.returncode == 0
+    assert "Traceback" not in errors
+    assert not any(map(is_alive, children))
+    assert not list(tmp_path.glob("bedplate-*"))
+
+
+def test_serve_says_why_a_bundle_cannot_be_served_and_ends(tmp_path):
+    bundle = write_lamp(tmp_path / "lamp")
+    (bundle / "weights.safetensors").write_bytes(b"tampered")
+
+    with program("serve", bundle, "--port", free_port(), BEDPLATE_API_KEY=KEY) as serve:
+        _, errors = serve.communicate(timeout=START_S)
+
+    assert serve.returncode == 1
+    assert "weights.safetensors" in errors
