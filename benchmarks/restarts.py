@@ -3,8 +3,8 @@
     python -m benchmarks.restarts [--fleet demo] [--rate 100] [--seconds 60]
 
 Four phases in one run, under the same load of held-out pictures, each answer compared with the offline one:
-steady; ten restarts of web instances, as `systemctl restart` does it; as many by playbooks/restart.yml, which takes
-each instance out of the upstream first; one SIGKILL of the engine. Writes build/benchmarks/restarts.json.
+steady; ten restarts of web instances, as playbooks/restart.yml does it; some with the instance taken out of the upstream
+first; one SIGKILL of the engine. Writes build/benchmarks/restarts.json.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tools.heldout import load
 from tools.load.ledger import Record, summarise
 
 RESTARTS = 10
+DRAINED_RESTARTS = 3  # each with two reloads of nginx, by playbooks/balancer.yml
 INSTANCES = 2
 INVENTORIES = {"molecule": ROOT / "molecule/inventory", "demo": ROOT / "inventory/demo"}
 RESULT = ROOT / "build" / "benchmarks" / "restarts.json"
@@ -73,9 +74,17 @@ def restart(fleet: Deployment, end: float) -> None:
 
 
 def restart_drained(fleet: Deployment) -> None:
-    playbook = [str(Path(sys.executable).parent / "ansible-playbook"), f"-i{fleet.inventory}", "playbooks/restart.yml"]
-    for _ in range(RESTARTS // INSTANCES):
-        subprocess.run(playbook, cwd=ROOT, check=True, capture_output=True)
+    for number in range(DRAINED_RESTARTS):
+        instance = number % INSTANCES + 1
+        balance(fleet, [f"gpu1:{instance}"])
+        fleet.ssh("gpu1", f"systemctl restart bedplate-web@{instance}.service")
+        balance(fleet, [])
+
+
+def balance(fleet: Deployment, drained: list[str]) -> None:
+    ansible = str(Path(sys.executable).parent / "ansible-playbook")
+    playbook = [ansible, f"-i{fleet.inventory}", "playbooks/balancer.yml", "-e", json.dumps({"nginx_drained": drained})]
+    subprocess.run(playbook, cwd=ROOT, check=True, capture_output=True)
 
 
 def engine_killed(fleet: Deployment, rate: float, seconds: float) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def explain(demo: Deployment) -> None:
 
   ssh -F .bedplate/demo/ssh_config gpu1 systemctl status 'bedplate-*'
   .venv/bin/ansible-playbook site.yml                 # again: nothing changes
-  .venv/bin/ansible-playbook playbooks/restart.yml    # the web instances in turn, without a failed request
+  .venv/bin/ansible-playbook playbooks/restart.yml    # the web instances in turn; no request fails
   make demo-down                                      # leaves nothing behind
 """)
 
