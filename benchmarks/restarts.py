@@ -3,7 +3,7 @@
     python -m benchmarks.restarts [--fleet demo] [--rate 100] [--seconds 60]
 
 Four phases in one run, under the same load of held-out pictures, each answer compared with the offline one:
-steady; ten restarts of web instances, as playbooks/restart.yml does it; some with the instance taken out of the upstream
+steady; ten restarts of web instances, one by one; some with the instance taken out of the upstream
 first; one SIGKILL of the engine. Writes build/benchmarks/restarts.json.
 """
 
