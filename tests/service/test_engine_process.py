@@ -97,6 +97,13 @@ def test_an_engine_says_ready_after_its_warm_up_answers_and_drains_on_sigterm(fo
         peer.leave()
 
 
+def test_an_engine_keeps_to_its_core(folder, systemd):
+    with process(folder, NOTIFY_SOCKET=systemd.address) as engine:
+        assert systemd.next()[0] == "READY=1"
+
+        assert os.sched_getaffinity(engine.pid) == {max(os.sched_getaffinity(0))}
+
+
 def test_an_idle_engine_feeds_the_watchdog(folder, systemd):
     with process(folder, NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="300000"):
         assert systemd.next()[0] == "READY=1"

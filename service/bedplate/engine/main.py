@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import re
 import signal
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import uvloop
 from bedplate import log, notify
 from bedplate.bundle import BundleError, read_bundle
 from bedplate.engine import endpoint, watchdog
+from bedplate.engine.cores import cores_of
 from bedplate.engine.intake import Catalogue
 from bedplate.engine.model import Model
 from bedplate.engine.server import Server
@@ -32,6 +34,7 @@ def run(settings: EngineSettings, device: str) -> int:
     log.start(f"bedplate-engine@{device}")
     try:
         torch_device = choose_device(device)
+        keep_to_cores(settings, device)
         torch.set_num_threads(settings.threads)
         uvloop.run(_serve(settings, device, torch_device))
     except (BundleError, SettingsError) as error:
@@ -53,6 +56,13 @@ def choose_device(name: str) -> torch.device:
     if not torch.cuda.is_available():
         raise SettingsError(f"--device: {name} does not do, torch sees no GPU; check the driver, or use cpu0")
     return torch.device("cuda:0")
+
+
+def keep_to_cores(settings: EngineSettings, device: str) -> None:
+    cores = cores_of(device, settings.threads, os.sched_getaffinity(0)) if settings.pin else None
+    if cores:
+        os.sched_setaffinity(0, cores)
+        logger.info("keeps to its cores", extra={"cores": sorted(cores)})
 
 
 def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:

@@ -12,5 +12,8 @@ class EngineSettings:
     bundles: tuple[Path, ...]  # directories with bundle.yaml; of several versions the first one is the default
     # More than one thread pays only where an engine has more than one core to itself.
     threads: int = field(default=1, metadata={"unit": "threads", "min": 1, "max": 256})
+    # Engine cpuN keeps to cores of its own, as many as it has threads, counted from the last. Its two threads then hand
+    # over on one core, instead of waking another that sleeps. Nothing is pinned where there are too few cores.
+    pin: bool = True
     # Requests that may wait while the device works. Past it the answer is 'engine-busy' at once, not a late one.
     queue_limit: int = field(default=64, metadata={"unit": "requests", "min": 1, "max": 65536})
