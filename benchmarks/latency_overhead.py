@@ -3,8 +3,10 @@
     PYTHONPATH=service python -m benchmarks.latency_overhead --url https://lb1/v1/models/digits/predict --ca ca.pem \\
         --header-file key.txt --bundle examples/digits/bundle
 
-Each turn sends one raw float32 tensor, waits for its answer, and runs the same network in this process on one thread,
-so that both meet the same noise of the machine. Run it on the machine that serves; elsewhere it measures the network.
+Blocks of requests, each a raw float32 tensor sent when the answer before it came, alternate with blocks of the same
+network run in this process on one thread: both meet the same noise of the machine, and each finds its own data in the
+caches. `--block 1` alternates one by one: then either finds the caches full of the other's data and sleeping cores, and
+both figures grow. Run it on the machine that serves; elsewhere it measures the network.
 """
 
 import argparse
@@ -22,8 +24,6 @@ import numpy as np
 from tools.load.http1 import Response, parse_response, request_bytes
 from tools.load.ledger import percentile
 from tools.load.plan import Target, read_headers, read_target
-
-WARM_UP_TURNS = 200
 
 
 def load_forward(bundle_directory: Path) -> tuple[np.ndarray, Callable[[], object]]:
@@ -67,15 +67,14 @@ def elapsed_ms(call: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def measure(client: Client, request: bytes, forward: Callable[[], object], turns: int) -> dict[str, object]:
+def measure(client: Client, request: bytes, forward: Callable[[], object], turns: int, block: int) -> dict[str, object]:
     served_ms, bare_ms = [], []
-    for turn in range(WARM_UP_TURNS + turns):
-        served, bare = elapsed_ms(lambda: client.exchange(request)), elapsed_ms(forward)
-        if turn >= WARM_UP_TURNS:
-            served_ms.append(served)
-            bare_ms.append(bare)
+    for _ in range(turns // block):
+        served_ms += [elapsed_ms(lambda: client.exchange(request)) for _ in range(block)]
+        bare_ms += [elapsed_ms(forward) for _ in range(block)]
     return {
         "turns": turns,
+        "block": block,
         "served_ms": figures(served_ms),
         "bare_forward_ms": figures(bare_ms),
         "overhead_p50_ms": round(statistics.median(served_ms) - statistics.median(bare_ms), 3),
@@ -96,7 +95,8 @@ def main() -> None:
     parser.add_argument("--header-file", type=Path, metavar="FILE", help="lines `Name: value`, such as the key's")
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIRECTORY")
     # nginx closes a connection after 1000 requests unless keepalive_requests says otherwise.
-    parser.add_argument("--turns", type=int, default=750)
+    parser.add_argument("--turns", type=int, default=900)
+    parser.add_argument("--block", type=int, default=50, help="requests, then forwards, back to back (50)")
     args = parser.parse_args()
     item, forward = load_forward(args.bundle)
     parts = urlsplit(args.url)
@@ -104,7 +104,7 @@ def main() -> None:
     headers |= {"Host": parts.netloc, "Content-Type": "application/octet-stream"}
     request = request_bytes("POST", parts.path, headers, item.astype("<f4").tobytes())
     client = Client(read_target(args.url, args.ca, args.connect_to))
-    print(json.dumps(measure(client, request, forward, args.turns), indent=2))
+    print(json.dumps(measure(client, request, forward, args.turns, args.block), indent=2))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,13 @@ def test_an_engine_says_ready_after_its_warm_up_answers_and_drains_on_sigterm(fo
         assert sorted(answer.id for answer in answers) == list(range(2, 50))
         assert {answer.type for answer in answers} == {Type.RESULT}
         assert not path.exists()
-        assert events(engine.stderr.read()) == ["model loaded", "ready", "draining", "stopped"]
+        assert events(engine.stderr.read()) == [
+            "keeps to its cores",
+            "model loaded",
+            "ready",
+            "draining",
+            "stopped",
+        ]
         peer.leave()
 
 

@@ -99,6 +99,7 @@ def test_engine_settings_name_the_bundles_in_their_order(settings):
         "socket_dir": "/run/bedplate/engine",
         "bundles": ["/var/lib/bedplate/models/digits/2", "/var/lib/bedplate/models/digits/1"],
         "threads": 1,
+        "pin": True,
         "queue_limit": 7,
     }
 
