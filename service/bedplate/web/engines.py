@@ -48,7 +48,7 @@ class EngineLink(asyncio.Protocol):
             frames = self._reader.feed(data)
         except wire.FrameError as error:
             _log.error("engine broke the protocol: %s", error)
-            self._close()
+            self.close()
             return
         for frame in frames:
             waiting = self.outstanding.pop(frame.id, None)
@@ -88,12 +88,10 @@ class EngineLink(asyncio.Protocol):
         if self.outstanding.pop(request_id, None) is not None and self._transport is not None and not self.lost:
             self._transport.writelines(wire.encode(Frame(Type.CANCEL, request_id, {})))
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
         self.lost = True
-
-    close = _close
 
 
 class Engine:
