@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -148,7 +147,7 @@ def _parse(document: object, source: str, read_canary: Any) -> Bundle:
         network=_layers(top),
         validation=_validation(top.section("validation")),
         canary=_canary(top.section("canary"), read_canary),
-        document=json.loads(json.dumps(document)),
+        document=document if isinstance(document, dict) else {},
     )
     top.done()
     _check_agreement(bundle, top)

@@ -34,7 +34,8 @@ class _Loader(yaml.SafeLoader):
 def parse_yaml(text: bytes, source: str) -> object:
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    # What YAML's own constructors raise on odd tags and dates is not all YAMLError.
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BundleError(f"{source}: is not plain YAML ({' '.join(str(error).split())})") from None
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 
+_log = logging.getLogger("bedplate.notify")
+
 
 def notify(*lines: str, address: str | None = None) -> bool:
-    """Send `lines` to `address` or $NOTIFY_SOCKET; False where nobody listens (a laptop, a test)."""
+    """Send `lines` to `address` or $NOTIFY_SOCKET; False where nobody listens or it did not get through."""
     address = address or os.environ.get("NOTIFY_SOCKET")
     if not address:
         return False
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.sendto("\n".join(lines).encode(), address)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
+            sock.sendto("\n".join(lines).encode(), address)
+    except OSError as error:
+        # Whoever feeds the watchdog goes on: the next one may get through.
+        _log.warning("systemd was not told %s: %s", lines[0], error)
+        return False
     return True
 
 

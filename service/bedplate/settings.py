@@ -52,7 +52,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: {len(text)} characters, {_MAX_FILE_BYTES} are allowed")
     try:
         raw = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    # What YAML's own constructors raise on odd tags and dates is not all YAMLError.
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SettingsError(f"{path}: is not YAML ({error})") from None
     if not isinstance(raw, dict):
         raise SettingsError(f"{path}: holds a {type(raw).__name__}, wanted 'key: value' lines")
@@ -86,6 +87,7 @@ def _number(field: dataclasses.Field[Any], hint: type[int] | type[float], value:
     kinds: tuple[type, ...] = (int,) if hint is int else (int, float)
     whole = "a whole number" if hint is int else "a number"
     ok = isinstance(value, kinds) and not isinstance(value, bool)
-    if not ok or (low is not None and value < low) or (high is not None and value > high):
+    # NaN is neither above nor below anything, so it is asked whether the value lies inside.
+    if not ok or (low is not None and not value >= low) or (high is not None and not value <= high):
         raise refuse(f"{whole} from {low} to {high} {unit}".rstrip())
     return hint(value)

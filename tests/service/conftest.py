@@ -45,4 +45,4 @@ def client_of(keys: ApiKeys) -> Callable[..., falcon.testing.TestClient]:
 
 @pytest.fixture
 def client(client_of: Any, engines: FakeEngines) -> falcon.testing.TestClient:
-    return client_of(engines, max_body_bytes=4096, max_pixels=10_000)
+    return client_of(engines, max_body_bytes=8192, max_pixels=10_000)

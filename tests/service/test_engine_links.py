@@ -27,6 +27,7 @@ class Peer:
     def __init__(self, answer: Answer):
         self.answer = answer
         self.seen: list[Frame] = []
+        self.models = [description()]
         self.connections: set[asyncio.Task[None] | None] = set()
         self.writer: asyncio.StreamWriter
 
@@ -37,14 +38,14 @@ class Peer:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65_536):
                 for frame in frames.feed(data):
-                    await self._take(frame)
+                    await self.take(frame)
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 
-    async def _take(self, frame: Frame) -> None:
+    async def take(self, frame: Frame) -> None:
         if frame.type is Type.DESCRIBE:
-            self.send(Frame(Type.DESCRIPTION, frame.id, {"models": [description()]}))
+            self.send(Frame(Type.DESCRIPTION, frame.id, {"models": self.models}))
         else:
             self.seen.append(frame)
             if frame.type is Type.PREDICT:
@@ -100,7 +101,7 @@ def run(tmp_path: Any, answers: list[Answer], check: Callable[[EnginePool, list[
             pool.close()
             for server in servers:
                 server.close()
-            await asyncio.gather(*(task for peer in peers for task in peer.connections if task))
+            await asyncio.gather(*(task for peer in peers for task in peer.connections if task), return_exceptions=True)
 
     # The loop of production: its transports are of other classes than asyncio's.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -210,6 +211,76 @@ def test_the_least_busy_engine_is_asked(tmp_path):
         await asyncio.gather(*waiting, return_exceptions=True)
 
     run(tmp_path, [silence, silence], check)
+
+
+def test_an_engine_that_accepts_and_stays_silent_holds_up_nobody(tmp_path):
+    async def check(pool, peers):
+        async def describe_nothing(frame):
+            pass
+
+        peers[0].take = describe_nothing
+        started = asyncio.get_running_loop().time()
+
+        answers = await asyncio.gather(*(pool.predict(META, bytes([n]), deadline_in(1)) for n in range(8)))
+
+        assert [answer.tensors for answer in answers] == [bytes([n]) for n in range(8)]
+        assert asyncio.get_running_loop().time() - started < 1
+
+    run(tmp_path, [right, right], check)
+
+
+def test_of_several_versions_the_first_described_is_served(tmp_path):
+    async def check(pool, peers):
+        peers[0].models = [description(version="2"), description(version="1")]
+
+        assert (await pool.model("lamp")).version == "2"
+        assert (await pool.models())["lamp"].version == "2"
+
+    run(tmp_path, [right], check)
+
+
+def test_a_request_goes_only_to_an_engine_that_serves_its_version(tmp_path):
+    async def check(pool, peers):
+        peers[0].models = [description(version="2")]
+        await pool.models()
+
+        await asyncio.gather(*(pool.predict(META, b"", deadline_in(5)) for _ in range(6)))
+
+        assert [len(peer.seen) for peer in peers] == [0, 6]
+
+    run(tmp_path, [right, right], check)
+
+
+def test_a_request_that_is_too_late_is_not_sent(tmp_path):
+    async def check(pool, peers):
+        await pool.models()
+
+        with pytest.raises(DeadlineExceeded):
+            await pool.predict(META, b"", deadline_in(-0.001))
+
+        assert peers[0].seen == []
+
+    run(tmp_path, [right], check)
+
+
+def test_an_engine_that_does_not_read_is_spared_and_then_busy(tmp_path):
+    async def check(pool, peers):
+        await pool.models()
+        peers[0].writer.transport.pause_reading()
+        big = bytes(16 << 20)
+
+        refusals = []
+        for _ in range(8):
+            try:
+                await pool.predict(META, big, deadline_in(0.1))
+            except (DeadlineExceeded, EngineBusy) as refusal:
+                refusals.append(type(refusal))
+
+        assert refusals[0] is DeadlineExceeded
+        assert refusals[-1] is EngineBusy
+        peers[0].writer.transport.abort()
+
+    run(tmp_path, [right], check)
 
 
 def test_no_engine_at_all_is_unavailable_and_an_unknown_name_is_unknown(tmp_path):

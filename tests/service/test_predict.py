@@ -16,6 +16,8 @@ from tests.service.lamp import png_of
 URL = "/v1/models/lamp/predict"
 BRIGHT = png_of([[255, 255], [255, 255]])
 DARK = png_of([[0, 0], [0, 0]])
+LARGE = png_of([[0] * 100] * 40)  # 4,000 of the 10,000 pixels that the client fixture allows
+FORM = "multipart/form-data; boundary=xx"
 
 
 def post(client, body, content_type, url=URL):
@@ -110,13 +112,22 @@ def deep_png():
 NAN = np.array([np.nan, 0, 0, 0], "<f4").tobytes()
 BAD_REQUESTS = {
     "empty": (b"", "image/png", 400, "empty-body"),
-    "larger than allowed": (b"x" * 5000, "image/png", 413, "body-too-large"),
+    "larger than allowed": (b"x" * 9000, "image/png", 413, "body-too-large"),
     "no picture by content": (b"%PDF-1.7 ...", "image/png", 415, "unsupported-media-type"),
     "a picture of a kind we do not parse": (png_of([[0]], kind="BMP"), "image/bmp", 415, "unsupported-media-type"),
     "truncated picture": (png_of(np.arange(900).reshape(30, 30) % 251)[:-90], "image/png", 422, "unreadable-image"),
     "picture without its last bytes": (BRIGHT[:-5], "image/png", 422, "unreadable-image"),
     "picture with a flipped bit": (BRIGHT[:45] + b"\x00" + BRIGHT[46:], "image/png", 422, "unreadable-image"),
     "bomb": (png_claiming(60_000, 60_000), "image/png", 413, "too-many-pixels"),
+    "a picture of one column": (png_claiming(1, 20_000), "image/png", 413, "too-many-pixels"),
+    "pictures too large together": (*form(*[("file", LARGE)] * 3), 413, "too-many-pixels"),
+    "part name that is no text": (
+        form(("\xff", BRIGHT))[0].replace(b"\xc3\xbf", b"\xff"),
+        FORM,
+        400,
+        "malformed-multipart",
+    ),
+    "JSON longer than the model can take": (b" " * 6000, "application/json", 413, "body-too-large"),
     "16 bits a channel": (deep_png(), "image/png", 422, "unreadable-image"),
     "unknown type": (b"abc", "text/csv", 415, "unsupported-media-type"),
     "no type": (b"abc", "", 415, "unsupported-media-type"),

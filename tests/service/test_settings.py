@@ -37,6 +37,7 @@ def test_every_setting_is_read(tmp_path):
         ("max_items: 0", "max_items: 0 does not do, wanted a whole number from 1 to 65536 items"),
         ("max_items: 8.5", "max_items: 8.5"),
         ("max_items: true", "max_items: True"),
+        ("request_timeout_s: .nan", "request_timeout_s: nan"),
         ("max_items: many", "max_items: 'many'"),
         ("request_timeout_s: 1e9", "request_timeout_s: '1e9'"),
         ("request_timeout_s: 99999", "wanted a number from 0.1 to 3600 s"),
@@ -58,7 +59,9 @@ def test_a_bad_setting_is_refused_with_key_value_and_remedy(tmp_path, line, says
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "- a\n", "a: [", "\0", "max_items: 8\n"])
+@pytest.mark.parametrize(
+    "text", ["", "- a\n", "a: [", "\0", "max_items: 8\n", "a: 2024-02-30", "a: !!bool foo", "a: !!map [b]"]
+)
 def test_a_file_that_is_none_is_refused(tmp_path, text):
     with pytest.raises(SettingsError, match=r"web\.yaml"):
         settings.load(WebSettings, write(tmp_path, text))

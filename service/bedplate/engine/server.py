@@ -86,7 +86,12 @@ def _answer(works: list[Work]) -> None:
     for work in works:
         by_caller.setdefault(work.caller, []).append(work)
     for caller, theirs in by_caller.items():
-        caller.answer(theirs)
+        try:
+            caller.answer(theirs)
+        except Exception:
+            # Its web finds the connection closed and asks again; the others get their answers.
+            logger.exception("an answer could not be sent")
+            caller.abort()
 
 
 def _reply(work: Work) -> Frame:
@@ -158,7 +163,8 @@ class Connection(asyncio.Protocol):
             # Cancelled after the device had it: nobody waits for the answer.
             if self._waiting.pop(work.request_id, None):
                 pieces += wire.encode(_reply(work))
-        self._transport.writelines(pieces)
+        if pieces:
+            self._transport.writelines(pieces)
 
     def finish(self) -> None:
         self._transport.close()

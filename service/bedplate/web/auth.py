@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bedplate.settings import SettingsError
 
 PUBLIC_PATHS = frozenset({"/ping", "/health", "/health/live", "/health/ready"})
 _NEXT_STEP = "send 'Authorization: Bearer <key>'; the operator has the key"
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _security = logging.getLogger("bedplate.security")
 
 
@@ -37,7 +39,7 @@ class ApiKeys:
             keys = {str(entry["sha256"]).lower(): str(entry["client"]) for entry in entries}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise SettingsError(f"{path}: no list of API keys ({type(error).__name__}); write it again") from None
-        if not keys or any(len(digest) != 64 for digest in keys):
+        if not keys or not all(_SHA256.fullmatch(digest) for digest in keys):
             raise SettingsError(f"{path}: {len(keys)} keys, wanted at least one, each a sha256 of 64 hex digits")
         return cls(keys)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -34,6 +35,10 @@ Items = npt.NDArray[Any]
 
 # Work above this would hold up the other requests of the process for more than about a millisecond.
 _INLINE_PIXELS = 65_536
+# A large picture takes up to 12 bytes a pixel while it is decoded: one at a time, or memory has no bound.
+_one_large_decode = asyncio.Semaphore(1)
+# Digits, sign, point, exponent, brackets and blanks of a number as JSON: what a request of full size can need.
+_JSON_BYTES_PER_NUMBER = 40
 _TYPES = "image/png, image/jpeg, image/webp, multipart/form-data, application/octet-stream, application/json"
 
 
@@ -74,6 +79,7 @@ async def parse_items(content_type: str, body: bytes, model: Bundle, limits: Lim
         InvalidRequest: with value, limit and next step.
     """
     kind, options = falcon.parse_header(content_type)
+    kind = kind.lower()
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
     if kind.startswith("image/"):
@@ -83,6 +89,7 @@ async def parse_items(content_type: str, body: bytes, model: Bundle, limits: Lim
     if kind == "application/octet-stream":
         return _check(_from_raw(body, spec), spec, limits)
     if kind == "application/json":
+        _check_json_length(len(body), spec, limits)
         return _check(_from_json(body, spec), spec, limits)
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
@@ -92,10 +99,13 @@ async def _decode_images(files: list[bytes], spec: Tensor, limits: Limits) -> It
         raise UnsupportedMediaType("this model does not take pictures", next_step="send a tensor or JSON")
     _check_count(len(files), limits)
     tensors = []
+    pixels_left = limits.pixels  # of the whole request, or many pictures would do what one may not
     for data in files:
-        image = open_image(data, limits.pixels)
+        image = open_image(data, pixels_left)
+        pixels_left -= image.width * image.height
         if image.width * image.height > _INLINE_PIXELS:
-            tensors.append(await asyncio.to_thread(to_tensor, image, spec.image))
+            async with _one_large_decode:
+                tensors.append(await asyncio.to_thread(to_tensor, image, spec.image))
         else:
             tensors.append(to_tensor(image, spec.image))
     return np.stack(tensors)
@@ -116,6 +126,8 @@ def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:
         if len(files) > limits.items:
             _check_count(len(files), limits)
         raise MalformedMultipart(f"the form cannot be parsed: {error.description}") from None
+    except UnicodeDecodeError:
+        raise MalformedMultipart("the form's headers are not UTF-8") from None
     if not files or not all(files):
         raise EmptyBody("the form has no file, or an empty one", value=0, next_step="add parts called 'file'")
     return files
@@ -153,6 +165,18 @@ def _from_json(body: bytes, spec: Tensor) -> Items:
     if converted.dtype.kind in "iu" and not np.array_equal(converted, values):
         raise WrongSize(f"a number does not fit {spec.dtype}", limit=spec.dtype)
     return converted[np.newaxis] if converted.shape == tuple(spec.shape) else converted
+
+
+def _check_json_length(body_bytes: int, spec: Tensor, limits: Limits) -> None:
+    """Parsing holds up every other request, so no more is parsed than the model can take."""
+    allowed = limits.items * math.prod(spec.shape) * _JSON_BYTES_PER_NUMBER + 4096
+    if body_bytes > allowed:
+        raise BodyTooLarge(
+            f"the JSON has {body_bytes} bytes, {allowed} are allowed for this model",
+            value=body_bytes,
+            limit=allowed,
+            next_step="send fewer items, or a raw tensor",
+        )
 
 
 def _refuse_constant(name: str) -> NoReturn:

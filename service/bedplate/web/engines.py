@@ -7,7 +7,6 @@ deadline allows; what comes back too late is dropped, because its id is forgotte
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from bedplate import errors, wire
 from bedplate.bundle import Bundle, BundleError
-from bedplate.errors import DeadlineExceeded, Draining, EngineUnavailable, UnknownModel
+from bedplate.errors import DeadlineExceeded, Draining, EngineBusy, EngineUnavailable, UnknownModel
 from bedplate.wire import Frame, Type
 
 _log = logging.getLogger("bedplate.web.engines")
@@ -24,6 +23,10 @@ _log = logging.getLogger("bedplate.web.engines")
 # Long enough for systemd to start the engine again and for torch to load.
 RETRY_AFTER_S = 5
 _CONNECT_TIMEOUT_S = 2.0
+# After a refusal. Short: a dead engine refuses within microseconds, and one that has just become ready must not wait.
+_BACK_OFF_S = 0.1
+# Bytes that may wait for an engine that does not read. Past it requests go elsewhere, or are refused.
+_UNSENT_BYTES = 64 << 20
 
 
 class EngineLost(Exception):
@@ -36,12 +39,20 @@ class EngineLink(asyncio.Protocol):
     def __init__(self) -> None:
         self.outstanding: dict[int, asyncio.Future[Frame]] = {}
         self.lost = False
+        self.congested = False
         self._reader = wire.FrameReader()
         self._transport: asyncio.Transport | None = None
         self._ids = itertools.count(1)
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -73,11 +84,13 @@ class EngineLink(asyncio.Protocol):
         """
         if self._transport is None or self.lost:
             raise EngineLost
+        timeout_s = (deadline_ns - wire.now_ns()) / 1e9 if deadline_ns else None
+        if timeout_s is not None and timeout_s <= 0:
+            raise asyncio.TimeoutError
         request_id = next(self._ids)
         waiting: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self.outstanding[request_id] = waiting
         self._transport.writelines(wire.encode(Frame(kind, request_id, meta, tensors, deadline_ns)))
-        timeout_s = (deadline_ns - wire.now_ns()) / 1e9 if deadline_ns else None
         try:
             return await asyncio.wait_for(waiting, timeout_s)
         except (asyncio.TimeoutError, asyncio.CancelledError):
@@ -95,55 +108,64 @@ class EngineLink(asyncio.Protocol):
 
 
 class Engine:
-    """One engine by its socket: connects when needed, knows which models it last described."""
+    """One engine by its socket: connects in the background when it has to, knows which models it described last."""
 
     def __init__(self, socket: Path):
         self.socket = socket
+        # By name; of several versions the first described, as everywhere.
         self.models: dict[str, Bundle] = {}
-        self._link: EngineLink | None = None
-        self._connecting = asyncio.Lock()
+        self.versions: set[tuple[str, str]] = set()
+        self.link: EngineLink | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._next_try_s = 0.0  # on the loop's clock
+        self._closed = False
 
     @property
     def connected(self) -> bool:
-        return self._link is not None and not self._link.lost
+        return self.link is not None and not self.link.lost
 
     @property
     def outstanding(self) -> int:
-        return len(self._link.outstanding) if self._link is not None else 0
+        return len(self.link.outstanding) if self.link is not None else 0
 
-    async def link(self) -> EngineLink:
-        """The connection, made and described if there is none.
+    def connecting(self) -> asyncio.Task[None] | None:
+        """The attempt to connect that is under way, begun now if it has to be; None if connected or just refused.
 
-        Raises:
-            EngineLost: nobody listens, or the description did not come.
+        One for all requests that wait for it: none of them can cancel it, and none starts a second.
         """
-        if self._link is not None and not self._link.lost:
-            return self._link
-        async with self._connecting:
-            if self._link is None or self._link.lost:
-                self._link = await self._connect()
-            return self._link
-
-    async def _connect(self) -> EngineLink:
+        if self.connected:
+            return None
         loop = asyncio.get_running_loop()
-        deadline_ns = wire.now_ns() + int(_CONNECT_TIMEOUT_S * 1e9)
+        if self._connecting is None or self._connecting.done():
+            if loop.time() < self._next_try_s:
+                return None
+            self._connecting = loop.create_task(self._connect())
+        return self._connecting
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        link = EngineLink()
         try:
-            _, link = await loop.create_unix_connection(EngineLink, str(self.socket))
-        except OSError as error:
-            raise EngineLost from error
-        try:
-            answer = await link.ask(Type.DESCRIBE, {}, deadline_ns=deadline_ns)
+            await loop.create_unix_connection(lambda: link, str(self.socket))
+            answer = await link.ask(Type.DESCRIBE, {}, deadline_ns=wire.now_ns() + int(_CONNECT_TIMEOUT_S * 1e9))
             described = [Bundle.from_description(model) for model in answer.meta["models"]]
-        except (asyncio.TimeoutError, KeyError, TypeError, BundleError) as error:
+        except (OSError, EngineLost, asyncio.TimeoutError, KeyError, TypeError, BundleError) as error:
+            self._next_try_s = loop.time() + _BACK_OFF_S
+            _log.debug("no engine: %r", error, extra={"socket": str(self.socket)})
             link.close()
-            raise EngineLost from error
-        self.models = {model.name: model for model in described}
+            return
+        self.models = {model.name: model for model in reversed(described)}
+        self.versions = {(model.name, model.version) for model in described}
+        self.link = link
+        if self._closed:
+            link.close()
         _log.info("connected to engine", extra={"socket": str(self.socket), "models": sorted(self.models)})
-        return link
 
     def close(self) -> None:
-        if self._link is not None:
-            self._link.close()
+        # An attempt under way ends by itself: cancelled in the middle, it would leave its connection open.
+        self._closed = True
+        if self.link is not None:
+            self.link.close()
 
 
 class EnginePool:
@@ -158,10 +180,9 @@ class EnginePool:
         Raises:
             EngineUnavailable: no engine ever said.
         """
-        for engine in self.engines:
-            with contextlib.suppress(EngineLost):
-                await engine.link()
-        known = {name: model for engine in self.engines for name, model in engine.models.items()}
+        if attempts := [attempt for engine in self.engines if (attempt := engine.connecting())]:
+            await asyncio.wait(attempts)
+        known = {name: model for engine in reversed(self.engines) for name, model in engine.models.items()}
         if not known:
             raise _unavailable()
         return known
@@ -185,7 +206,7 @@ class EnginePool:
         tried: set[Path] = set()
         for _ in range(2):
             try:
-                engine, link = await self._least_busy(tried)
+                engine, link = await self._least_busy((meta["model"], meta["version"]), tried, deadline_ns)
                 tried.add(engine.socket)
                 answer = await link.ask(Type.PREDICT, meta, tensors, deadline_ns)
             except EngineLost:
@@ -199,16 +220,39 @@ class EnginePool:
                 raise error
         raise _unavailable()
 
-    async def _least_busy(self, tried: set[Path]) -> tuple[Engine, EngineLink]:
-        """The best engine; one that just failed comes last, but may be tried again: it may be back."""
-        for engine in sorted(self.engines, key=lambda engine: (engine.socket in tried, engine.outstanding)):
-            with contextlib.suppress(EngineLost):
-                return engine, await engine.link()
-        raise EngineLost
+    async def _least_busy(
+        self, version: tuple[str, str], tried: set[Path], deadline_ns: int
+    ) -> tuple[Engine, EngineLink]:
+        """The best engine that serves `version`; one that just failed comes last, for it may be back.
+
+        Raises:
+            EngineLost: there is none.
+            EngineBusy: there is, but it does not even take what it was sent.
+            asyncio.TimeoutError: the deadline passed while engines were connecting.
+        """
+        while True:
+            attempts = {engine.socket: attempt for engine in self.engines if (attempt := engine.connecting())}
+            serving = [engine for engine in self.engines if engine.connected and version in engine.versions]
+            fresh = [engine for engine in serving if engine.socket not in tried]
+            if fresh or (serving and not attempts):
+                return _choose(fresh or serving)
+            if not attempts:
+                raise EngineLost
+            left_s = (deadline_ns - wire.now_ns()) / 1e9
+            done, _ = await asyncio.wait(attempts.values(), timeout=max(0, left_s), return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise asyncio.TimeoutError
 
     def close(self) -> None:
         for engine in self.engines:
             engine.close()
+
+
+def _choose(engines: list[Engine]) -> tuple[Engine, EngineLink]:
+    links = [(engine, engine.link) for engine in engines if engine.link is not None and not engine.link.congested]
+    if not links:
+        raise EngineBusy("the engine does not take what it was sent", next_step="try again", retry_after_s=1)
+    return min(links, key=lambda pair: len(pair[1].outstanding))
 
 
 def _unavailable() -> EngineUnavailable:

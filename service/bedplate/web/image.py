@@ -17,6 +17,10 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 # More than 8 bits a channel: Pillow would clip instead of scale, and the answer would be silently wrong.
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
+# Decoders keep several pointers a row: a picture of one column and millions of rows costs 50 bytes a pixel.
+MAX_SIDE = 16_384  # pixels
+_ORIENTATION = 0x0112  # EXIF
+
 # Our own limit comes first and is lower; Pillow's would only warn.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -26,7 +30,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
 
     Raises:
         UnsupportedMediaType: the content is none of FORMATS, whatever name or type came with it.
-        TooManyPixels: the header announces more than `max_pixels`.
+        TooManyPixels: the header announces more than `max_pixels`, or a side over MAX_SIDE.
         UnreadableImage: the header or a sum is broken, or it has more than 8 bits a channel.
     """
     try:
@@ -49,6 +53,13 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             limit=max_pixels,
             next_step="send a smaller picture, or ask the operator to raise bedplate_max_pixels",
         )
+    if max(image.size) > MAX_SIDE:
+        raise TooManyPixels(
+            f"a side has {max(image.size)} pixels, {MAX_SIDE} are allowed",
+            value=max(image.size),
+            limit=MAX_SIDE,
+            next_step="send a smaller picture",
+        )
     if image.mode in _DEEP_MODES:
         raise UnreadableImage(
             f"pixels of kind {image.mode} are not understood", value=image.mode, limit="8 bits a channel",
@@ -68,12 +79,14 @@ def to_tensor(image: Image.Image, spec: Picture) -> npt.NDArray[np.float32]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            upright = ImageOps.exif_transpose(image)
-            picture = (upright or image).convert(spec.mode)
+            # Only where it says so: transposing copies.
+            if image.getexif().get(_ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            picture = image.convert(spec.mode)
+            if picture.size != (spec.width, spec.height):
+                picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
     except Exception as error:
         raise _unreadable(error) from None
-    if picture.size != (spec.width, spec.height):
-        picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, dtype=np.float32).reshape(spec.height, spec.width, -1)
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
     scaled = (pixels * np.float32(spec.scale) - mean) / std
