@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+testinfra_hosts = ["ssh://gpu1"]
+
 ENGINE = "bedplate-engine@cpu0.service"
 WEBS = ["bedplate-web@1.service", "bedplate-web@2.service"]
 SOCKETS = ["bedplate-web@1.socket", "bedplate-web@2.socket"]
@@ -151,7 +153,6 @@ def test_only_the_web_reaches_the_engine(host, user, outcome):
     connect = """
 import socket
 
-testinfra_hosts = ["ssh://gpu1"]
 try:
     socket.socket(socket.AF_UNIX).connect("/run/bedplate/engine/cpu0.sock")
     print("connected")

@@ -17,7 +17,7 @@ class WebSettings:
     # From the first byte of the request to the answer.
     request_timeout_s: float = field(default=30.0, metadata={"unit": "s", "min": 0.1, "max": 3600})
 
-    # A longer body is refused with 413 before it is read. Keep nginx_max_body_bytes equal.
+    # A longer body is refused with 413, before it is read where its length is announced.
     max_body_bytes: int = field(default=50 * 1024 * 1024, metadata={"unit": "bytes", "min": 1024, "max": 1 << 30})
 
     # A picture is refused from its header, before a pixel is decoded: a small file can hold gigabytes of pixels.
