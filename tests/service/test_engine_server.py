@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from bedplate import wire
 from bedplate.bundle import Bundle
+from bedplate.engine import server
+from bedplate.engine.batcher import Work
 from bedplate.wire import Frame, Type
 
 from tests.service.engine_tools import (
@@ -339,3 +341,28 @@ def test_a_probe_goes_through_the_device(engine, lamp):
 
     assert np.array_equal(lamp.begun.get(timeout=DEADLINE_S), bright(value=0.0))
     wait_until(lambda: engine.server.batcher.batches == 1)
+
+
+class Caller:
+    def __init__(self, fault=None):
+        self.fault = fault
+        self.answered = []
+        self.aborted = False
+
+    def answer(self, works):
+        if self.fault:
+            raise self.fault
+        self.answered += works
+
+    def abort(self):
+        self.aborted = True
+
+
+def test_a_caller_that_cannot_be_answered_costs_the_others_nothing():
+    gone, alive = Caller(RuntimeError("the handler is closed")), Caller()
+    lost, wanted = (Work(GatedLamp(), bright(), caller=caller) for caller in (gone, alive))
+
+    server.answer([lost, wanted])
+
+    assert alive.answered == [wanted]
+    assert gone.aborted

@@ -68,7 +68,7 @@ class Server:
             await asyncio.sleep(0.01)
 
     def _deliver(self, works: list[Work]) -> None:
-        self._loop.call_soon_threadsafe(_answer, works)
+        self._loop.call_soon_threadsafe(answer, works)
 
 
 def _description(catalogue: Catalogue) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _description(catalogue: Catalogue) -> dict[str, Any]:
     return description
 
 
-def _answer(works: list[Work]) -> None:
+def answer(works: list[Work]) -> None:
     """Each caller once, however many of its requests were in the batch: one write instead of many."""
     by_caller: dict[Any, list[Work]] = {}
     for work in works:
