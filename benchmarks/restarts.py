@@ -20,14 +20,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.deployment import ROOT, Deployment
+from tools.deployment import INVENTORIES, ROOT, Deployment
 from tools.heldout import load
 from tools.load.ledger import Record, summarise
 
 RESTARTS = 10
 DRAINED_RESTARTS = 3  # each with two reloads of nginx, by playbooks/balancer.yml
 INSTANCES = 2
-INVENTORIES = {"molecule": ROOT / "molecule/inventory", "demo": ROOT / "inventory/demo"}
 RESULT = ROOT / "build" / "benchmarks" / "restarts.json"
 
 
@@ -37,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100, help="requests per second")
     parser.add_argument("--seconds", type=float, default=60, help="of each phase; drained restarts may take longer")
     args = parser.parse_args()
-    fleet = Deployment(args.fleet, INVENTORIES[args.fleet])
+    fleet = Deployment(args.fleet)
     phases = {
         "steady": lambda: under_load(fleet, args.rate, args.seconds, steady),
         "restarted": lambda: under_load(fleet, args.rate, args.seconds, lambda end: restart(fleet, end)),

@@ -21,7 +21,7 @@ def main() -> int:
     step("ansible-playbook site.yml")
     run([str(Path(sys.executable).parent / "ansible-playbook"), "site.yml"])
     step("Unseen pictures through nginx over HTTPS: number, answer, truth, score")
-    demo = Deployment("demo", ROOT / "inventory" / "demo")
+    demo = Deployment("demo")
     good = predict_all(demo, read_cases())
     explain(demo)
     return 0 if good else 1

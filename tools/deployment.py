@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+INVENTORIES = {"molecule": ROOT / "molecule/inventory", "demo": ROOT / "inventory/demo"}  # by fleet
 SERVER_NAME = "bedplate.test"  # the default of nginx_server_name
 
 
@@ -32,11 +33,11 @@ class Answer:
 
 
 class Deployment:
-    """Test hosts by their fleet's name, reached through the inventory they were deployed from."""
+    """Test hosts by their fleet's name, one of INVENTORIES."""
 
-    def __init__(self, fleet: str, inventory: Path, balancer: str = "lb1"):
+    def __init__(self, fleet: str, balancer: str = "lb1"):
         self.fleet = fleet
-        self.inventory = inventory
+        self.inventory: Path = INVENTORIES[fleet]
         self._balancer = balancer
 
     @cached_property

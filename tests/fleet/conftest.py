@@ -4,15 +4,12 @@ import os
 
 import pytest
 
-from tools.deployment import ROOT, Deployment
-
-INVENTORIES = {"molecule": ROOT / "molecule/inventory", "demo": ROOT / "inventory/demo"}
+from tools.deployment import Deployment
 
 
 @pytest.fixture(scope="session")
 def fleet():
-    name = os.environ.get("BEDPLATE_FLEET", "molecule")
-    return Deployment(name, INVENTORIES[name])
+    return Deployment(os.environ.get("BEDPLATE_FLEET", "molecule"))
 
 
 @pytest.fixture

@@ -124,10 +124,6 @@ class Engine:
     def connected(self) -> bool:
         return self.link is not None and not self.link.lost
 
-    @property
-    def outstanding(self) -> int:
-        return len(self.link.outstanding) if self.link is not None else 0
-
     def connecting(self) -> asyncio.Task[None] | None:
         """The attempt to connect that is under way, begun now if it has to be; None if connected or just refused.
 
@@ -231,7 +227,7 @@ class EnginePool:
             asyncio.TimeoutError: the deadline passed while engines were connecting.
         """
         while True:
-            attempts = {engine.socket: attempt for engine in self.engines if (attempt := engine.connecting())}
+            attempts = [attempt for engine in self.engines if (attempt := engine.connecting())]
             serving = [engine for engine in self.engines if engine.connected and version in engine.versions]
             fresh = [engine for engine in serving if engine.socket not in tried]
             if fresh or (serving and not attempts):
@@ -239,7 +235,7 @@ class EnginePool:
             if not attempts:
                 raise EngineLost
             left_s = (deadline_ns - wire.now_ns()) / 1e9
-            done, _ = await asyncio.wait(attempts.values(), timeout=max(0, left_s), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(attempts, timeout=max(0, left_s), return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 raise asyncio.TimeoutError
 
