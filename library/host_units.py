@@ -1,0 +1,243 @@
+#!/usr/bin/python
+"""Ansible module: units in their declared state, none of them older than the files it reads."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: host_units
+short_description: Brings units to their state, in order, and makes them read what changed
+description:
+  - A handler is lost with the run that was to call it. This compares times instead, the unit's start or last reload
+    with those of the files it reads, so that the next run heals what one before left undone.
+  - The units are treated one after the other; each has to be up before the next is touched.
+options:
+  units:
+    description:
+      - C(name); C(state) started (default), or stopped; C(enabled), left alone when not given.
+      - C(restart_for) and C(reload_for) are lists of paths; of a directory everything in it counts.
+      - C(test) is a command that has to succeed before a restart or reload.
+    type: list
+    elements: dict
+    required: true
+  stop_others:
+    description: Patterns of units; those that run and are not listed are stopped and disabled.
+    type: list
+    elements: str
+    default: []
+"""
+
+import os
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+KEYS = {"name", "state", "enabled", "restart_for", "reload_for", "test"}
+PROPERTIES = [
+    "LoadState",
+    "ActiveState",
+    "UnitFileState",
+    "NeedDaemonReload",
+    "ConditionResult",
+    "ConditionTimestampMonotonic",
+    "ExecMainStartTimestampMonotonic",
+    "ActiveEnterTimestampMonotonic",
+]
+# Empty after a boot, and then every unit is newer than its files.
+RELOADED = "/run/host-units"
+JOURNAL_LINES = 20
+# Longer than any unit of ours takes to start or stop.
+TIMEOUT_S = 900
+
+
+class Failed(Exception):
+    """What did not work, in words for the operator."""
+
+
+def run(*command):
+    """Returns (exit status, output)."""
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return 1, f"'{' '.join(command)}' did not end within {TIMEOUT_S} s"
+    return done.returncode, done.stdout.decode(errors="replace").strip()
+
+
+def newest(paths):
+    """The time of the newest file, and its path; (0, None) where there is none."""
+    found = (0.0, None)
+    for path in paths:
+        inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+        for each in [path, *inside]:
+            if os.path.lexists(each):
+                found = max(found, (os.lstat(each).st_mtime, each), key=lambda pair: pair[0])
+    return found
+
+
+class Unit:
+    def __init__(self, wanted):
+        unknown = set(wanted) - KEYS
+        if unknown or not wanted.get("name"):
+            raise Failed(f"unit {wanted}: wanted a name and keys out of {sorted(KEYS)}")
+        self.name = wanted["name"]
+        self.stopped = wanted.get("state", "started") == "stopped"
+        self.enabled = wanted.get("enabled")
+        self.restart_for = wanted.get("restart_for") or []
+        self.reload_for = wanted.get("reload_for") or []
+        self.test = wanted.get("test")
+        self.properties = {}
+
+    def look(self):
+        _, output = run("systemctl", "show", self.name, "--property", ",".join(PROPERTIES))
+        self.properties = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+
+    @property
+    def needs_systemd_to_read(self):
+        return self.properties.get("NeedDaemonReload") == "yes"
+
+    @property
+    def known(self):
+        return self.properties.get("LoadState") in ("loaded", "masked")
+
+    @property
+    def active(self):
+        return self.properties.get("ActiveState") in ("active", "reloading")
+
+    @property
+    def skipped(self):
+        """Tried, and left out by systemd since a Condition…= of the unit does not hold (chrony in a container)."""
+        tried = self.properties.get("ConditionTimestampMonotonic", "0") != "0"
+        return tried and self.properties.get("ConditionResult") == "no"
+
+    def plan(self):
+        """What to do, as [(word, reason)], in order."""
+        steps = []
+        if self.enabled is not None and self.known:
+            now = self.properties.get("UnitFileState") in ("enabled", "enabled-runtime")
+            if now != bool(self.enabled):
+                steps.append(("enable" if self.enabled else "disable", "declared so"))
+        if self.stopped:
+            if self.properties.get("ActiveState") not in ("inactive", "failed", None):
+                steps.append(("stop", "declared so"))
+            return steps
+        if self.skipped:
+            return steps
+        if not self.active:
+            return [*steps, ("start", f"it was {self.properties.get('ActiveState', 'not there')}")]
+        read_at = self._started_at()
+        when, path = newest(self.restart_for)
+        if when > read_at:
+            return [*steps, ("restart", f"older than {path}")]
+        when, path = newest(self.reload_for)
+        if when > max(read_at, self._reloaded_at()):
+            steps.append(("reload", f"older than {path}"))
+        return steps
+
+    def _started_at(self):
+        """Wall clock of the moment at which its program began to read."""
+        for name in ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic"):
+            microseconds = int(self.properties.get(name) or 0)
+            if microseconds:
+                return time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - microseconds / 1e6)
+        return 0.0
+
+    def _stamp(self):
+        return os.path.join(RELOADED, self.name)
+
+    def _reloaded_at(self):
+        return os.lstat(self._stamp()).st_mtime if os.path.exists(self._stamp()) else 0.0
+
+    def do(self, word):
+        if self.test and word in ("start", "restart", "reload"):
+            status, said = run("/bin/sh", "-c", self.test)
+            if status:
+                raise Failed(f"{self.name} is not touched: '{self.test}' says: {said}")
+        began = time.time()
+        since = f"@{began:.0f}"
+        status, said = run("systemctl", word, self.name)
+        if status:
+            _, journal = run(
+                "journalctl",
+                "--unit",
+                self.name,
+                "--since",
+                since,
+                "--lines",
+                str(JOURNAL_LINES),
+                "--output",
+                "cat",
+                "--no-pager",
+            )
+            raise Failed(f"systemctl {word} {self.name} failed: {said}\n{journal}")
+        if word == "reload":
+            self._write_stamp(began)
+
+    def _write_stamp(self, began):
+        """With the time before the reload: what was written while it ran may not have been read."""
+        os.makedirs(RELOADED, mode=0o755, exist_ok=True)
+        with open(self._stamp(), "w"):
+            pass
+        os.utime(self._stamp(), (began, began))
+
+
+def others(patterns, declared):
+    if not patterns:
+        return []
+    _, output = run("systemctl", "list-units", "--plain", "--no-legend", *patterns)
+    names = [line.split()[0] for line in output.splitlines() if line.split()]
+    return [name for name in names if name not in declared]
+
+
+def apply(wanted, patterns, check_mode):
+    """Returns what was done, or in a dry run would be, as lines. Raises Failed."""
+    units = [Unit(each) for each in wanted]
+    done = []
+    for unit in units:
+        unit.look()
+    strays = others(patterns, {unit.name for unit in units})
+    if any(unit.needs_systemd_to_read for unit in units) and not check_mode:
+        run("systemctl", "daemon-reload")
+        for unit in units:
+            unit.look()
+    for name in strays:
+        done.append(f"stop {name}: not declared")
+        if not check_mode:
+            run("systemctl", "disable", name)
+            status, said = run("systemctl", "stop", name)
+            if status:
+                raise Failed(f"systemctl stop {name} failed: {said}")
+    for unit in units:
+        # Again, since what was done to those before may have moved this one too.
+        if done and not check_mode:
+            unit.look()
+        for word, reason in unit.plan():
+            done.append(f"{word} {unit.name}: {reason}")
+            if not check_mode:
+                unit.do(word)
+    return done
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "units": {"type": "list", "elements": "dict", "required": True},
+            "stop_others": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        done = apply(module.params["units"], module.params["stop_others"], module.check_mode)
+    except Failed as failure:
+        module.fail_json(msg=str(failure))
+    module.exit_json(changed=bool(done), done=done)
+
+
+if __name__ == "__main__":
+    main()
