@@ -71,11 +71,12 @@ def run(*command):
 
 
 def newest(paths):
-    """The time of the newest file, and its path; (0, None) where there is none."""
+    """Time and path of the newest file or directory, a link counting as itself; (0, None) where there is none."""
     found = (0.0, None)
     for path in paths:
-        inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-        for each in [path, *inside]:
+        inside = [] if os.path.islink(path) else list(os.walk(path))
+        every = [path, *(os.path.join(folder, name) for folder, folders, names in inside for name in folders + names)]
+        for each in every:
             if os.path.lexists(each):
                 found = max(found, (os.lstat(each).st_mtime, each), key=lambda pair: pair[0])
     return found
@@ -129,12 +130,14 @@ class Unit:
             return steps
         if self.skipped:
             return steps
-        if not self.active:
-            return [*steps, ("start", f"it was {self.properties.get('ActiveState', 'not there')}")]
+        state = self.properties.get("ActiveState", "not there")
         read_at = self._started_at()
         when, path = newest(self.restart_for)
-        if when > read_at:
+        # One that tries in vain to start is not active, but has to try with the new file.
+        if when > read_at and (self.active or state == "activating"):
             return [*steps, ("restart", f"older than {path}")]
+        if not self.active:
+            return [*steps, ("start", f"it was {state}")]
         when, path = newest(self.reload_for)
         if when > max(read_at, self._reloaded_at()):
             steps.append(("reload", f"older than {path}"))

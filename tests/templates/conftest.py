@@ -17,8 +17,13 @@ FLEET = {
     "inventory_dir": str(REPOSITORY / "inventory/demo"),
     "inventory_hostname": "lb1",
     "private_address": "192.0.2.1",
-    "groups": {"lb": ["lb1"], "gpu": ["gpu1", "gpu2"]},
-    "hostvars": {"gpu1": {"private_address": "192.0.2.11"}, "gpu2": {"private_address": "192.0.2.12"}},
+    "groups": {"lb": ["lb1"], "gpu": ["gpu1", "gpu2"], "data": ["ops1"], "ops": ["ops1"]},
+    "hostvars": {
+        "lb1": {"private_address": "192.0.2.1"},
+        "gpu1": {"private_address": "192.0.2.11"},
+        "gpu2": {"private_address": "192.0.2.12"},
+        "ops1": {"private_address": "192.0.2.21"},
+    },
     "ansible_managed": "Ansible managed",
 }
 
@@ -34,10 +39,12 @@ def render() -> Callable[..., str]:
 
     def rendered(role: str, template: str, release: str = "bookworm", **overrides: Any) -> str:
         loader = DataLoader()
-        role_path = REPOSITORY / "roles" / role
-        variables = {"role_path": str(role_path), "ansible_facts": {"distribution_release": release}, **FLEET}
-        for name in ("defaults/main.yml", "vars/main.yml"):
-            variables |= loader.load_from_file(str(role_path / name), trusted_as_template=True)
+        variables = {"ansible_facts": {"distribution_release": release}, **FLEET}
+        # Every role depends on `fleet`.
+        for role_path in (REPOSITORY / "roles/fleet", REPOSITORY / "roles" / role):
+            variables["role_path"] = str(role_path)
+            for name in ("defaults/main.yml", "vars/main.yml"):
+                variables |= loader.load_from_file(str(role_path / name), trusted_as_template=True)
         text = trust_as_template((REPOSITORY / "templates" / template).read_text())
         return Templar(loader, variables | overrides).template(text)
 

@@ -10,7 +10,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
 # Read by Ansible and by the playbooks themselves, so they stand in no role's manual.
-FLEET_VARIABLES = {"private_address"}
+FLEET_VARIABLES = {"private_address", "test_hosts_dir", "__addresses"}
 
 
 def read(path):

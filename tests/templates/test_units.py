@@ -79,8 +79,8 @@ def test_stops_wait_longer_than_the_slowest_request_and_engines_longest(unit, ti
     assert timeout_s + 1 < seconds(web, "TimeoutStopSec") < seconds(engine, "TimeoutStopSec")
 
 
-def test_front_end_n_listens_on_the_base_plus_n(unit):
-    socket = unit("bedplate-web@.socket", bedplate_web_port_base=9120, bedplate_web_address="127.0.0.1")
+def test_front_end_n_listens_on_the_first_port_plus_n_less_one(unit):
+    socket = unit("bedplate-web@.socket", fleet_web={"port": 9121, "count": 9}, bedplate_web_address="127.0.0.1")
 
     assert values(socket, "ListenStream") == ["127.0.0.1:912%i"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from tools.disposable.system import run, write_file
 
 KEY = "id_ed25519"
-FILES = (KEY, "known_hosts", "ssh_config", "hosts.json")
+FILES = (KEY, "known_hosts", "ssh_config", "hosts.json", "addresses.json")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ def write_access(target: Path, key: Path, hosts: list[Reachable], summary: dict[
     write_file(target / "known_hosts", known, 0o644, owner)
     write_file(target / "ssh_config", _ssh_config(target, hosts), 0o644, owner)
     write_file(target / "hosts.json", json.dumps(summary, indent=2) + "\n", 0o644, owner)
+    addresses = {host.name: host.address for host in hosts}
+    write_file(target / "addresses.json", json.dumps(addresses, indent=2) + "\n", 0o644, owner)
 
 
 def remove_access(target: Path) -> None:
