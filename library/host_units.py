@@ -18,7 +18,10 @@ options:
       - C(test) is a command that has to succeed before a restart or reload.
     type: list
     elements: dict
-    required: true
+  recorded:
+    description: Take the units that earlier runs declared on this host, all roles together. Only in check mode.
+    type: bool
+    default: false
   stop_others:
     description: Patterns of units; those that run and are not listed are stopped and disabled.
     type: list
@@ -26,6 +29,7 @@ options:
     default: []
 """
 
+import json
 import os
 import subprocess
 import time
@@ -45,6 +49,8 @@ PROPERTIES = [
 ]
 # Empty after a boot, and then every unit is newer than its files.
 RELOADED = "/run/host-units"
+# What was declared, by unit: for those who ask whether the host is still as it was declared.
+RECORDS = "/var/lib/host-units"
 JOURNAL_LINES = 20
 # Longer than any unit of ours takes to start or stop.
 TIMEOUT_S = 900
@@ -84,7 +90,7 @@ def newest(paths):
 
 class Unit:
     def __init__(self, wanted):
-        unknown = set(wanted) - KEYS
+        unknown = {key for key, value in wanted.items() if value is not None} - KEYS
         if unknown or not wanted.get("name"):
             raise Failed(f"unit {wanted}: wanted a name and keys out of {sorted(KEYS)}")
         self.name = wanted["name"]
@@ -205,6 +211,9 @@ def apply(wanted, patterns, check_mode):
     for unit in units:
         unit.look()
     strays = others(patterns, {unit.name for unit in units})
+    # First: a run that fails below leaves a host that is not as declared, and that has to show.
+    if not check_mode:
+        record(wanted, strays)
     if any(unit.needs_systemd_to_read for unit in units) and not check_mode:
         run("systemctl", "daemon-reload")
         for unit in units:
@@ -227,16 +236,45 @@ def apply(wanted, patterns, check_mode):
     return done
 
 
+def recorded():
+    """The units that earlier runs declared."""
+    names = sorted(os.listdir(RECORDS)) if os.path.isdir(RECORDS) else []
+    names = [name for name in names if not name.endswith(".new")]
+    units = []
+    for name in names:
+        with open(os.path.join(RECORDS, name)) as file:
+            units.append(json.load(file))
+    return units
+
+
+def record(wanted, strays):
+    os.makedirs(RECORDS, mode=0o755, exist_ok=True)
+    for unit in wanted:
+        path = os.path.join(RECORDS, unit["name"])
+        with open(path + ".new", "w") as file:
+            json.dump(unit, file)
+        os.rename(path + ".new", path)
+    for name in strays:
+        if os.path.exists(os.path.join(RECORDS, name)):
+            os.unlink(os.path.join(RECORDS, name))
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
-            "units": {"type": "list", "elements": "dict", "required": True},
+            "units": {"type": "list", "elements": "dict"},
+            "recorded": {"type": "bool", "default": False},
             "stop_others": {"type": "list", "elements": "str", "default": []},
         },
+        mutually_exclusive=[["units", "recorded"]],
+        required_one_of=[["units", "recorded"]],
         supports_check_mode=True,
     )
+    if module.params["recorded"] and not module.check_mode:
+        module.fail_json(msg="recorded: true only looks; say check_mode: true")
     try:
-        done = apply(module.params["units"], module.params["stop_others"], module.check_mode)
+        wanted = recorded() if module.params["recorded"] else module.params["units"]
+        done = apply(wanted, module.params["stop_others"], module.check_mode)
     except Failed as failure:
         module.fail_json(msg=str(failure))
     module.exit_json(changed=bool(done), done=done)

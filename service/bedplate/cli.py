@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--settings", type=Path, required=True)
     engine.add_argument("--device", required=True, metavar="cpuN|gpuN")
     engine.set_defaults(run=_engine)
+
+    canary = commands.add_parser("canary", help="ask running front ends for predictions with known answers")
+    canary.add_argument("--settings", type=Path, required=True, help="the engine's, which name the bundles")
+    canary.add_argument("--timeout", type=float, default=30, metavar="SECONDS")
+    canary.add_argument("urls", nargs="+", metavar="URL", help="http://HOST:PORT of a front end; the API key on stdin")
+    canary.set_defaults(run=_canary)
     return parser
 
 
@@ -65,3 +71,9 @@ def _engine(args: argparse.Namespace) -> int:
     from bedplate.engine.settings import EngineSettings
 
     return run(settings.load(EngineSettings, args.settings), args.device)
+
+
+def _canary(args: argparse.Namespace) -> int:
+    from bedplate.canary import run
+
+    return run(args.settings, args.urls, args.timeout)

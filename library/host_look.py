@@ -1,0 +1,120 @@
+#!/usr/bin/python
+"""Ansible module: looks at what a host should be doing and says what it found. Changes nothing."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: host_look
+short_description: Compares listeners, certificates and running releases of a host with what they should be
+options:
+  services:
+    description: By name, each with the C(port) on which it listens and the groups C(hosts) that run it.
+    type: dict
+    default: {}
+  groups:
+    description: The groups of this host.
+    type: list
+    elements: str
+    default: []
+  certificates:
+    description: Files with a certificate each.
+    type: list
+    elements: str
+    default: []
+  certificate_days:
+    description: Days that a certificate has to be good for.
+    type: int
+    default: 14
+  release_link:
+    description: The link to the release that the units in C(release_units) have to run.
+    type: str
+  release_units:
+    description: Patterns of units.
+    type: list
+    elements: str
+    default: []
+"""
+
+import os
+import ssl
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+LISTEN = "0A"  # the kernel's word for it in /proc/net/tcp
+
+
+def finding(check, ok, found, wanted):
+    return {"check": check, "ok": ok, "found": found, "wanted": wanted}
+
+
+def output(*command):
+    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    return done.stdout.decode(errors="replace").strip()
+
+
+def listening_ports():
+    ports = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if os.path.exists(table):
+            with open(table) as lines:
+                rows = [line.split() for line in lines][1:]
+            ports |= {int(row[1].rsplit(":", 1)[1], 16) for row in rows if row[3] == LISTEN}
+    return ports
+
+
+def look_at_listeners(services, groups):
+    """Of a service with several ports the first."""
+    ports = listening_ports()
+    for name, service in services.items():
+        if set(service["hosts"]) & set(groups):
+            port = int(service["port"])
+            found = "listens" if port in ports else "nobody listens"
+            yield finding(f"port of {name}", port in ports, found, f"a listener on {port}")
+
+
+def look_at_certificates(paths, days):
+    for path in paths:
+        end = output("openssl", "x509", "-in", path, "-noout", "-enddate").partition("=")[2]
+        left = (ssl.cert_time_to_seconds(end) - time.time()) / 86400 if end else 0
+        found = f"{left:.0f} days left" if end else "no certificate"
+        yield finding(f"certificate {path}", left >= days, found, f"{days} days left")
+
+
+def look_at_releases(link, patterns):
+    wanted = os.path.realpath(link)
+    listed = output("systemctl", "list-units", "--plain", "--no-legend", "--state=active", *patterns)
+    for unit in sorted(line.split()[0] for line in listed.splitlines() if line.split()):
+        pid = output("systemctl", "show", "--property=MainPID", "--value", unit)
+        if pid in ("", "0"):
+            continue
+        with open(f"/proc/{pid}/cmdline") as file:
+            program = file.read().split("\0")[0]
+        # The interpreter's path, as the release's own scripts name it.
+        release = os.path.dirname(os.path.dirname(program))
+        yield finding(f"release of {unit}", release == wanted, os.path.basename(release), os.path.basename(wanted))
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "services": {"type": "dict", "default": {}},
+            "groups": {"type": "list", "elements": "str", "default": []},
+            "certificates": {"type": "list", "elements": "str", "default": []},
+            "certificate_days": {"type": "int", "default": 14},
+            "release_link": {"type": "str"},
+            "release_units": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    findings = [*look_at_listeners(given["services"], given["groups"])]
+    findings += look_at_certificates(given["certificates"], given["certificate_days"])
+    if given["release_link"]:
+        findings += look_at_releases(given["release_link"], given["release_units"])
+    module.exit_json(changed=False, findings=findings)
+
+
+if __name__ == "__main__":
+    main()
