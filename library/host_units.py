@@ -29,6 +29,7 @@ options:
     default: []
 """
 
+import glob
 import json
 import os
 import subprocess
@@ -42,6 +43,7 @@ PROPERTIES = [
     "ActiveState",
     "UnitFileState",
     "NeedDaemonReload",
+    "DropInPaths",
     "ConditionResult",
     "ConditionTimestampMonotonic",
     "ExecMainStartTimestampMonotonic",
@@ -100,14 +102,22 @@ class Unit:
         self.reload_for = wanted.get("reload_for") or []
         self.test = wanted.get("test")
         self.properties = {}
+        self.blind = False
 
     def look(self):
         _, output = run("systemctl", "show", self.name, "--property", ",".join(PROPERTIES))
         self.properties = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+        self.blind = self.blind or self.has_unread_drop_in
 
     @property
     def needs_systemd_to_read(self):
-        return self.properties.get("NeedDaemonReload") == "yes"
+        return self.properties.get("NeedDaemonReload") == "yes" or self.has_unread_drop_in
+
+    @property
+    def has_unread_drop_in(self):
+        """True for one in a new directory, which systemd before 256 does not notice by itself."""
+        read = self.properties.get("DropInPaths", "").split()
+        return any(path not in read for path in glob.glob(f"/etc/systemd/system/{self.name}.d/*.conf"))
 
     @property
     def known(self):
@@ -139,6 +149,8 @@ class Unit:
         state = self.properties.get("ActiveState", "not there")
         read_at = self._started_at()
         when, path = newest(self.restart_for)
+        if self.blind and self.active:
+            return [*steps, ("restart", "systemd had not seen its drop-in")]
         # One that tries in vain to start is not active, but has to try with the new file.
         if when > read_at and (self.active or state == "activating"):
             return [*steps, ("restart", f"older than {path}")]
