@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.deployment import ROOT, SERVER_NAME, Deployment
 from tools.heldout import PREDICT, Case, read_cases
 
-HOSTS = ("lb1", "gpu1")
+HOSTS = ("lb1", "gpu1", "gpu2", "ops1")
 THRESHOLD = 0.97  # of the pictures right
 COLUMNS = 6
 

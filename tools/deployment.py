@@ -47,11 +47,16 @@ class Deployment:
         return next(str(host["address"]) for host in hosts if host["name"] == self._balancer)
 
     @cached_property
-    def api_key(self) -> str:
+    def secrets(self) -> dict[str, str]:
+        """What the vault of the inventory holds, by name."""
         vault = str(Path(sys.executable).parent / "ansible-vault")
         command = [vault, "view", str(self.inventory / "secrets.yml")]
         shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-        return str(yaml.safe_load(shown.stdout)["secret_api_key"])
+        return dict(yaml.safe_load(shown.stdout))
+
+    @property
+    def api_key(self) -> str:
+        return self.secrets["secret_api_key"]
 
     @property
     def authority(self) -> Path:
@@ -70,8 +75,11 @@ class Deployment:
         body: bytes | None = None,
         **headers: str,
     ) -> Answer:
-        """One request with the key; a header's name is written with _ for -, and an empty one is left out."""
-        given = {"Authorization": f"Bearer {self.api_key}"} | {
+        """One request with the key, answered by a model and not from memory.
+
+        A header's name is written with _ for -, and an empty one is left out.
+        """
+        given = {"Authorization": f"Bearer {self.api_key}", "Cache-Control": "no-cache"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
         connection.request(method, path, body, {name: value for name, value in given.items() if value})
@@ -85,9 +93,31 @@ class Deployment:
         Raises:
             subprocess.CalledProcessError: with the output, when the command failed.
         """
-        config = ROOT / ".bedplate" / self.fleet / "ssh_config"
-        line = ["ssh", "-F", str(config), host, f"sudo sh -c {shlex.quote(command)}"]
+        line = [*self._ssh_command(), host, f"sudo sh -c {shlex.quote(command)}"]
         return subprocess.run(line, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+
+    def hang_up(self, host: str) -> None:
+        """Forget the connection to a host that is about to go down."""
+        subprocess.run([*self._ssh_command(), "-O", "exit", host], check=False, capture_output=True)
+
+    def _ssh_command(self) -> list[str]:
+        """One connection for many commands: the firewall holds off who connects too often."""
+        sockets = Path.home() / ".ansible" / "cp"
+        sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shared = ["-o", "ControlMaster=auto", "-o", "ControlPersist=60s", "-o", f"ControlPath={sockets}/bedplate-%C"]
+        config = ROOT / ".bedplate" / self.fleet / "ssh_config"
+        return ["ssh", "-F", str(config), *shared, "-o", "ServerAliveInterval=5"]
+
+    def playbook(self, name: str, *arguments: str, tree: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        """Run a playbook, `check.yml` or `../site.yml`, on the fleet; its inventory unless `arguments` give another.
+
+        Args:
+            tree: the repository, or a copy of it.
+        """
+        program = str(Path(sys.executable).parent / "ansible-playbook")
+        own = [] if any(each.startswith("--inventory") for each in arguments) else [f"--inventory={self.inventory}"]
+        command = [program, *own, str(Path("playbooks", name)), *arguments]
+        return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
 
 
 class _Connection(http.client.HTTPSConnection):

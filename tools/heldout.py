@@ -35,11 +35,15 @@ def _labels(name: str) -> dict[str, str]:
         return {row["file"]: row["label"] for row in csv.DictReader(lines)}
 
 
-def plan(fleet: Deployment, rate: float, seconds: float) -> Plan:
-    """Every picture in turn, `rate` a second; an answer other than the offline one counts as failed."""
+def plan(fleet: Deployment, rate: float, seconds: float, cached: bool) -> Plan:
+    """Every picture in turn, `rate` a second; an answer other than the offline one counts as failed.
+
+    Args:
+        cached: whether an answer may come from the response cache.
+    """
     cases = read_cases()
     url = f"https://{SERVER_NAME}{PREDICT}"
-    headers = {"Authorization": f"Bearer {fleet.api_key}"}
+    headers = {"Authorization": f"Bearer {fleet.api_key}"} | ({} if cached else {"Cache-Control": "no-cache"})
     return Plan(
         target=read_target(url, fleet.authority, fleet.address),
         requests=build_requests(url, headers, [case.file for case in cases], "image/png"),
@@ -49,10 +53,10 @@ def plan(fleet: Deployment, rate: float, seconds: float) -> Plan:
 
 
 @contextmanager
-def load(fleet: Deployment, rate: float, seconds: float) -> Iterator[list[Record]]:
+def load(fleet: Deployment, rate: float, seconds: float, cached: bool = False) -> Iterator[list[Record]]:
     """Send the plan in the background while the body runs; the list is filled when the body has ended."""
     records: list[Record] = []
-    work = plan(fleet, rate, seconds)
+    work = plan(fleet, rate, seconds, cached)
     sending = threading.Thread(target=lambda: records.extend(run_plan(work, None)))
     sending.start()
     try:

@@ -1,10 +1,18 @@
 """A fleet that site.yml built: molecule's, or the one BEDPLATE_FLEET names (`demo`)."""
 
 import os
+import shutil
+import subprocess
+import time
 
 import pytest
 
-from tools.deployment import Deployment
+from tools.deployment import ROOT, Deployment
+from tools.heldout import PREDICT, read_cases
+
+CASE = read_cases()[0]
+# What a copy needs to run playbooks; the rest is read from where it is.
+TREE = ["ansible.cfg", "library", "playbooks", "roles", "site.yml", "templates"]
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +30,57 @@ def ask(fleet):
 
     yield ask
     connection.close()
+
+
+@pytest.fixture
+def predicts(fleet):
+    """predicts() → whether one prediction, asked on a connection of its own, is right."""
+
+    def predicts():
+        connection = fleet.connect()
+        try:
+            answer = fleet.ask(connection, "POST", PREDICT, CASE.file.read_bytes(), Content_Type="image/png")
+            return answer.status == 200 and answer.json["predictions"][0]["label"] == CASE.offline
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    return predicts
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """wait_until(condition, timeout_s) → seconds that it took."""
+
+    def wait_until(condition, timeout_s):
+        started = time.monotonic()
+        while not condition():
+            assert time.monotonic() < started + timeout_s, f"not so after {timeout_s} s"
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+    return wait_until
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of what playbooks are made of, to plant faults in; wheels and bundles stay where they are."""
+    for name in TREE:
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / name)
+    for name in ("tools", "build", "wheelhouse", "service", ".bedplate", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def testhosts(fleet):
+    """testhosts("boot", "gpu1") → output of the tool that makes and stops the hosts."""
+
+    def testhosts(verb, *arguments):
+        command = [ROOT / "tools/testhosts", verb, fleet.fleet, *arguments]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    return testhosts

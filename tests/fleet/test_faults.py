@@ -1,0 +1,147 @@
+"""Killed processes, hosts without power, a cache that is not well: what clients notice, and that all comes back by itself."""
+
+import subprocess
+import time
+
+import pytest
+
+from tools.heldout import load
+from tools.load.ledger import summarise
+
+PROGRAMS = [
+    ("lb1", "nginx.service"),
+    ("lb1", "prometheus-nginx-exporter.service"),
+    ("gpu1", "bedplate-web@1.service"),
+    ("gpu1", "bedplate-web@2.service"),
+    ("gpu1", "bedplate-engine@cpu0.service"),
+    ("gpu1", "bedplate-redis-cache.service"),
+    ("gpu1", "bedplate-metrics.service"),
+    ("gpu1", "prometheus-node-exporter.service"),
+    ("gpu1", "rsyslog.service"),
+    ("ops1", "redis-server@cache.service"),
+    ("ops1", "prometheus-redis-exporter.service"),
+    ("ops1", "prometheus.service"),
+    ("ops1", "prometheus-alertmanager.service"),
+    ("ops1", "prometheus-blackbox-exporter.service"),
+]
+HOSTS = ["lb1", "gpu1", "gpu2", "ops1"]
+# What is not up, among the units that the roles declared, and what runs but was told to stop.
+NOT_UP = (
+    "for record in /var/lib/host-units/*; do grep -q stopped $record && continue; unit=$(basename $record); "
+    'test "$(systemctl show -P ConditionResult $unit)" = no || '
+    "systemctl is-active --quiet $unit || echo $unit; done"
+)
+
+
+@pytest.fixture(scope="module")
+def gpu1_alone(fleet):
+    """The balancer sends every request to gpu1."""
+    drained = fleet.playbook("drain.yml", "-e", "host=gpu2")
+    assert drained.returncode == 0, drained.stdout
+    yield
+    back = fleet.playbook("undrain.yml", "-e", "host=gpu2")
+    assert back.returncode == 0, back.stdout
+
+
+@pytest.mark.parametrize(("host", "unit"), PROGRAMS)
+def test_a_killed_program_is_back_and_predictions_are_right_within_10_s(
+    fleet, gpu1_alone, predicts, wait_until, host, unit
+):
+    def main_pid():
+        return fleet.ssh(host, f"systemctl show --property=MainPID --value {unit}").strip()
+
+    def is_up():
+        return fleet.ssh(host, f"systemctl is-active {unit} || true").strip() == "active"
+
+    before = main_pid()
+    fleet.ssh(host, f"systemctl kill --signal=KILL --kill-whom=main {unit}")
+    took_s = wait_until(lambda: main_pid() not in ("0", before) and is_up() and predicts(), 10)
+
+    print(f"{host} {unit}: {took_s:.1f} s")
+
+
+def test_a_killed_redis_takes_values_again_within_10_s(fleet, wait_until):
+    def sets_and_gets():
+        ask = (
+            "address=$(sed -n 's/^bind //p' /etc/redis/redis-cache.conf | cut -d' ' -f1 | tr -d -); "
+            'export REDISCLI_AUTH=%s; cli() { redis-cli --user admin -h $address "$@"; }; '
+            "cli set bedplate:test:fault ok ex 60; cli get bedplate:test:fault"
+        ) % fleet.secrets["secret_redis_cache_admin"]
+        try:
+            return fleet.ssh("ops1", ask).split() == ["OK", "ok"]
+        except subprocess.CalledProcessError:
+            return False
+
+    assert sets_and_gets()
+    fleet.ssh("ops1", "systemctl kill --signal=KILL redis-server@cache.service")
+
+    wait_until(sets_and_gets, 10)
+
+
+def test_one_killed_engine_of_two_hosts_costs_no_request(fleet):
+    with load(fleet, rate=50, seconds=12) as records:
+        time.sleep(2)
+        fleet.ssh("gpu1", "systemctl kill --signal=KILL bedplate-engine@cpu0.service")
+
+    assert not [record for record in records if record.failed], summarise(records)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_without_power_comes_back_unattended_within_60_s(fleet, testhosts, predicts, wait_until, host):
+    def is_up():
+        try:
+            return fleet.ssh(host, NOT_UP) == ""
+        except subprocess.CalledProcessError:
+            return False
+
+    assert is_up(), fleet.ssh(host, NOT_UP)
+    fleet.hang_up(host)
+    testhosts("poweroff", host)
+    started = time.monotonic()
+    testhosts("boot", host)
+
+    wait_until(lambda: is_up() and predicts(), 60 - (time.monotonic() - started))
+
+
+def test_a_drained_host_may_lose_its_power_without_a_failed_request(fleet, testhosts):
+    drained = fleet.playbook("drain.yml", "-e", "host=gpu2")
+    assert drained.returncode == 0, drained.stdout
+    fleet.hang_up("gpu2")
+
+    with load(fleet, rate=100, seconds=30) as records:
+        testhosts("poweroff", "gpu2")
+        testhosts("boot", "gpu2")
+        back = fleet.playbook("undrain.yml", "-e", "host=gpu2")
+
+    assert back.returncode == 0, back.stdout
+    assert len(records) == 3000
+    assert not [record for record in records if record.failed], summarise(records)
+
+
+@pytest.fixture(params=["unreachable", "refused", "slow"])
+def redis_fault(request, fleet):
+    """Functions that begin and end the fault."""
+    port = fleet.ssh("ops1", "sed -n 's/^port //p' /etc/redis/redis-cache.conf").strip()
+    drop = f"iptables -{{}} INPUT -p tcp --dport {port} -j DROP"
+    pause = f"REDISCLI_AUTH={fleet.secrets['secret_redis_cache_admin']} redis-cli --user admin client pause 2000 ALL"
+    begin, end = {
+        "unreachable": (drop.format("I"), drop.format("D")),
+        "refused": ("systemctl stop redis-server@cache", "systemctl start redis-server@cache"),
+        # Each command waits up to two seconds, for as long as the loop goes on.
+        "slow": (
+            "systemd-run --quiet --unit=bedplate-test-slow --collect sh -c "
+            f"'for i in 1 2 3 4 5 6; do {pause}; sleep 2; done'",
+            "systemctl stop bedplate-test-slow 2>/dev/null || true",
+        ),
+    }[request.param]
+    yield lambda: fleet.ssh("ops1", begin)
+    fleet.ssh("ops1", end)
+
+
+def test_a_cache_that_is_not_well_costs_no_prediction(fleet, redis_fault):
+    with load(fleet, rate=50, seconds=15, cached=True) as records:
+        time.sleep(3)
+        redis_fault()
+
+    failed = [record for record in records if record.failed]
+    assert len(failed) <= 0.001 * len(records), summarise(records)

@@ -1,0 +1,148 @@
+"""What is to be done with a unit, from its properties and the times of its files. With a real systemd: tests/fleet."""
+
+import os
+import time
+
+import host_units
+import pytest
+
+
+@pytest.fixture
+def unit(tmp_path, monkeypatch):
+    """A unit that runs since `age_s` seconds."""
+    monkeypatch.setattr(host_units, "RELOADED", str(tmp_path / "reloaded"))
+
+    def make(age_s=10, state="active", file_state="enabled", **wanted):
+        made = host_units.Unit({"name": "try.service", **wanted})
+        started = int((time.clock_gettime(time.CLOCK_MONOTONIC) - age_s) * 1e6)
+        made.properties = {
+            "LoadState": "loaded",
+            "ActiveState": state,
+            "UnitFileState": file_state,
+            "ConditionResult": "yes",
+            "ExecMainStartTimestampMonotonic": str(started),
+        }
+        return made
+
+    return make
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file that was written `age_s` seconds ago."""
+
+    def make(age_s, name="try.conf"):
+        path = tmp_path / name
+        path.write_text("x")
+        os.utime(path, (time.time() - age_s,) * 2)
+        return str(path)
+
+    return make
+
+
+def words(unit):
+    return [word for word, _ in unit.plan()]
+
+
+def test_a_unit_newer_than_its_files_is_left_alone(unit, file):
+    old = file(60)
+
+    assert words(unit(restart_for=[old], reload_for=[old])) == []
+
+
+def test_a_unit_older_than_its_file_is_restarted(unit, file):
+    assert words(unit(restart_for=[file(1)])) == ["restart"]
+
+
+def test_a_unit_that_can_is_reloaded_instead(unit, file):
+    assert words(unit(reload_for=[file(1)])) == ["reload"]
+
+
+def test_a_restart_makes_a_reload_needless(unit, file):
+    new = file(1)
+
+    assert words(unit(restart_for=[new], reload_for=[new])) == ["restart"]
+
+
+def test_a_reload_counts_as_having_read(unit, file):
+    reloaded = unit(reload_for=[file(5)])
+    reloaded._write_stamp(time.time() - 1)
+
+    assert words(reloaded) == []
+    assert words(unit(reload_for=[file(0)])) == ["reload"]
+
+
+def test_what_was_written_during_a_reload_is_not_taken_for_read(unit, file):
+    reloaded = unit(reload_for=[file(1)])
+    reloaded._write_stamp(time.time() - 2)
+
+    assert words(reloaded) == ["reload"]
+
+
+def test_anything_in_a_directory_counts(unit, file, tmp_path):
+    (tmp_path / "models" / "digits").mkdir(parents=True)
+    file(1, "models/digits/weights")
+
+    assert words(unit(restart_for=[str(tmp_path / "models")])) == ["restart"]
+
+
+def test_a_link_counts_as_itself_and_not_as_what_it_points_to(unit, file, tmp_path):
+    (tmp_path / "release").mkdir()
+    link = tmp_path / "current"
+    link.symlink_to(tmp_path / "release")
+    os.utime(link, (time.time() - 60,) * 2, follow_symlinks=False)
+    file(1, "release/program")
+
+    assert words(unit(restart_for=[str(link)])) == []
+
+
+def test_a_file_that_is_not_there_is_older_than_everything(unit):
+    assert words(unit(restart_for=["/no/such/file"])) == []
+
+
+@pytest.mark.parametrize("state", ["inactive", "failed"])
+def test_a_unit_that_does_not_run_is_started(unit, state):
+    assert words(unit(state=state)) == ["start"]
+
+
+def test_one_that_tries_in_vain_to_start_tries_with_the_new_file(unit, file):
+    assert words(unit(state="activating", restart_for=[file(1)])) == ["restart"]
+
+
+def test_a_unit_declared_stopped_is_stopped_and_disabled_and_nothing_else(unit, file):
+    made = unit(enabled=False, restart_for=[file(1)])
+    made.stopped = True
+
+    assert words(made) == ["disable", "stop"]
+
+
+def test_an_undeclared_enablement_is_left_alone(unit):
+    assert words(unit(file_state="disabled")) == []
+    assert words(unit(file_state="disabled", enabled=True)) == ["enable"]
+
+
+def test_a_unit_whose_conditions_do_not_hold_is_left_alone(unit):
+    skipped = unit(state="inactive")
+    skipped.properties |= {"ConditionResult": "no", "ConditionTimestampMonotonic": "1"}
+
+    assert words(skipped) == []
+
+
+def test_a_failing_test_keeps_the_unit_as_it_is(unit):
+    with pytest.raises(host_units.Failed, match=r"try\.service is not touched: .* says: bad config"):
+        unit(test="echo bad config; false").do("reload")
+
+
+def test_what_was_declared_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(host_units, "RECORDS", str(tmp_path / "records"))
+    declared = [{"name": "a.service", "reload_for": ["/x"]}, {"name": "b.service"}]
+
+    host_units.record(declared, strays=[])
+    host_units.record([{"name": "a.service", "enabled": True}], strays=["b.service"])
+
+    assert host_units.recorded() == [{"name": "a.service", "enabled": True}]
+
+
+def test_a_misspelt_key_is_refused():
+    with pytest.raises(host_units.Failed, match="restrat_for"):
+        host_units.Unit({"name": "a.service", "restrat_for": []})
