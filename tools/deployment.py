@@ -43,8 +43,10 @@ class Deployment:
     @cached_property
     def address(self) -> str:
         """Of the balancer."""
-        hosts = json.loads((ROOT / ".bedplate" / self.fleet / "hosts.json").read_text())["hosts"]
-        return next(str(host["address"]) for host in hosts if host["name"] == self._balancer)
+        return self.address_of(self._balancer)
+
+    def address_of(self, host: str) -> str:
+        return str(json.loads((ROOT / ".bedplate" / self.fleet / "addresses.json").read_text())[host])
 
     @cached_property
     def secrets(self) -> dict[str, str]:
