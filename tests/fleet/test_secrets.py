@@ -1,4 +1,4 @@
-"""No secret of the vault is where it does not belong: units, environments, arguments, journals, logs, a run's output."""
+"""No secret of the vault is where it does not belong: units, environments, arguments, journals, logs, output of runs."""
 
 import re
 
@@ -8,10 +8,9 @@ HOSTS = ["lb1", "gpu1", "gpu2", "ops1"]
 PLACES = {
     "units": "systemctl show '*' --all --no-pager; systemctl cat '*' --no-pager 2>/dev/null",
     "environments": "cat /proc/[0-9]*/environ | tr '\\0' '\\n'",
-    # Without the processes of this very command, and a client's own password variable is no argument.
     "arguments": "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'",
     "journal": "journalctl --no-pager -o cat",
-    "logs": "find /var/log -type f -not -path '*/journal/*' -exec cat {} + ; find /var/log -name '*.gz' -exec zcat {} +",
+    "logs": "find /var/log -type f -not -path '*/journal/*' -exec zcat -f {} +",
 }
 
 
