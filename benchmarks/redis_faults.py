@@ -2,8 +2,8 @@
 
     python -m benchmarks.redis_faults [--fleet demo] [--rate 50] [--seconds 20]
 
-Each fault in turn, under the same load of held-out pictures, answers from the cache allowed: the cache is well; the fault
-begins in the middle of a phase (onset); the fault lasts (after). Faults: packets to Redis are dropped, Redis is
+Each fault in turn, under the same load of held-out pictures, answers from the cache allowed: the cache is well; the
+fault begins in the middle of a phase (onset); the fault lasts (after). Faults: packets to Redis are dropped, Redis is
 stopped, each of its commands waits two seconds. Writes build/benchmarks/redis_faults.json.
 """
 

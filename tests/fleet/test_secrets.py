@@ -1,4 +1,4 @@
-"""No secret of the vault is where it does not belong: units, environments, arguments, journals, logs, output of runs."""
+"""No secret of the vault is where it does not belong: units, environments, arguments, logs, the output of runs."""
 
 import re
 
