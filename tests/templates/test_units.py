@@ -55,6 +55,7 @@ def test_target_wants_every_declared_instance(unit):
     assert values(unit("bedplate.target", bedplate_web_instances=3), "Wants") == [
         "bedplate-engine@cpu0.service",
         "bedplate-engine@cpu1.service",
+        "bedplate-redis-cache.socket",
         "bedplate-web@1.service",
         "bedplate-web@2.service",
         "bedplate-web@3.service",
