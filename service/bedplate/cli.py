@@ -1,6 +1,6 @@
-"""The command `bedplate`: the two programs, and what an operator does with bundles and keys.
+"""The command `bedplate`: the programs of a host, and what an operator does with bundles and keys.
 
-Imports happen inside the commands: `web` never loads torch, `engine` never loads falcon.
+Imports happen inside the commands: `web` never loads torch, `engine` never loads falcon, `metrics` neither.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     web = commands.add_parser("web", help="the front end; systemd starts it")
     web.add_argument("--settings", type=Path, required=True)
     web.add_argument("--bind", metavar="HOST:PORT", help="listen here; without it on the sockets systemd passes")
+    web.add_argument("--instance", metavar="N", help="number of this front end on the host")
     web.set_defaults(run=_web)
 
     engine = commands.add_parser("engine", help="the process of one device; systemd starts it")
@@ -50,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     canary.add_argument("--timeout", type=float, default=30, metavar="SECONDS")
     canary.add_argument("urls", nargs="+", metavar="URL", help="http://HOST:PORT of a front end; the API key on stdin")
     canary.set_defaults(run=_canary)
+
+    metrics = commands.add_parser("metrics", help="tells Prometheus what all of them count; systemd starts it")
+    metrics.add_argument("--settings", type=Path, required=True)
+    metrics.add_argument("--bind", metavar="HOST:PORT", help="listen here; without it on the socket systemd passes")
+    metrics.set_defaults(run=_metrics)
     return parser
 
 
@@ -62,7 +68,7 @@ def _serve(args: argparse.Namespace) -> int:
 def _web(args: argparse.Namespace) -> int:
     from bedplate.web.main import run
 
-    return run(args.settings, args.bind)
+    return run(args.settings, args.bind, args.instance)
 
 
 def _engine(args: argparse.Namespace) -> int:
@@ -77,3 +83,11 @@ def _canary(args: argparse.Namespace) -> int:
     from bedplate.canary import run
 
     return run(args.settings, args.urls, args.timeout)
+
+
+def _metrics(args: argparse.Namespace) -> int:
+    from bedplate import settings
+    from bedplate.metrics.main import run
+    from bedplate.metrics.settings import MetricsSettings
+
+    return run(settings.load(MetricsSettings, args.settings), args.bind)

@@ -196,3 +196,4 @@ def _with_subclasses(kind: type[ServiceError]) -> list[type[ServiceError]]:
 
 _BY_CODE = {kind.code: kind for kind in _with_subclasses(ServiceError) if "code" in vars(kind)}
 _BY_CODE["internal"] = Internal
+CODES = tuple(sorted(_BY_CODE))

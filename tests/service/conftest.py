@@ -12,6 +12,7 @@ import falcon.testing
 import pytest
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
+from bedplate.web.metrics import WebMetrics
 from bedplate.web.settings import WebSettings
 
 from tests.service.lamp import FakeEngines
@@ -32,13 +33,18 @@ def keys(tmp_path: Path) -> ApiKeys:
 
 
 @pytest.fixture
-def client_of(keys: ApiKeys) -> Callable[..., falcon.testing.TestClient]:
+def metrics() -> WebMetrics:
+    return WebMetrics()
+
+
+@pytest.fixture
+def client_of(keys: ApiKeys, metrics: WebMetrics) -> Callable[..., falcon.testing.TestClient]:
     """A client that sends the right key, of an application with these engines and settings."""
 
     def make(engines: Any, **settings: Any) -> falcon.testing.TestClient:
         web = WebSettings(engines=(Path("/nowhere.sock"),), **settings)
         headers = {"Authorization": f"Bearer {API_KEY}"}
-        return falcon.testing.TestClient(create_app(web, engines, keys), headers=headers)
+        return falcon.testing.TestClient(create_app(web, engines, keys, metrics), headers=headers)
 
     return make
 

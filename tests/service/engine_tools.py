@@ -17,10 +17,10 @@ import numpy as np
 import torch
 import uvloop
 import yaml
-from bedplate import wire
+from bedplate import endpoint, wire
 from bedplate.bundle import Bundle, write_manifest
-from bedplate.engine import endpoint
 from bedplate.engine.intake import Catalogue
+from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.server import Server
 from bedplate.wire import Frame, FrameReader, Type
 from safetensors.torch import save_file
@@ -159,7 +159,8 @@ class RunningEngine:
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.server = Server(Catalogue(self._models), self.loop, self._queue_limit)
+        self.metrics = EngineMetrics()
+        self.server = Server(Catalogue(self._models), self.loop, self._queue_limit, self.metrics)
         await self.server.start()
         listener = await self.loop.create_unix_server(self.server.connection, sock=endpoint.bind(self.path))
         self._listening.set()

@@ -5,6 +5,7 @@ import queue
 import numpy as np
 import pytest
 from bedplate.engine.batcher import Batcher, Work
+from bedplate.engine.metrics import EngineMetrics
 from bedplate.errors import DeadlineExceeded, Draining, EngineBusy, Internal, NotFinite
 from bedplate.wire import now_ns
 
@@ -46,7 +47,7 @@ def batcher_of(settled):
     started = []
 
     def make(queue_limit=64, clock=now_ns):
-        batcher = Batcher(settled, queue_limit, clock)
+        batcher = Batcher(settled, queue_limit, clock, observer=EngineMetrics())
         batcher.start().result(DEADLINE_S)
         started.append(batcher)
         return batcher
@@ -285,7 +286,7 @@ def test_a_failed_warm_up_is_told_to_whoever_started_the_device(settled):
     def fail():
         raise RuntimeError("no kernel")
 
-    batcher = Batcher(settled, 64)
+    batcher = Batcher(settled, 64, observer=EngineMetrics())
 
     with pytest.raises(RuntimeError, match="no kernel"):
         batcher.start(fail).result(DEADLINE_S)

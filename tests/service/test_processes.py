@@ -142,6 +142,57 @@ def test_a_web_without_usable_keys_never_says_ready(web_settings, notifications,
         notifications.recv(4096)
 
 
+MALFORMED = [
+    b"GET /ping?key=canary-4d1f HTTP/9.9\r\n\r\n",
+    b"GET /ping?key=canary-4d1f\r\n\r\n",
+    b"canary-4d1f\r\n\r\n",
+    b"GET /ping HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer canary-4d1f\r\n\r\n",
+    b"POST /ping HTTP/1.1\r\nHost: x\r\nContent-Length: canary-4d1f\r\n\r\n",
+    b"POST /ping HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\ncanary-4d1f\r\n",
+    b"POST /?canary-4d1f HTTP/1.1\r\nHost: x\r\nX-API-Key: canary-4d1f\r\nContent-Length: 99\r\n\r\ncanary-4d1f",
+]
+
+
+def send_and_hang_up(port, data):
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(START_S)
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            while client.recv(4096):
+                pass
+
+
+def test_a_malformed_request_leaves_nothing_of_itself_in_the_log(web_settings, tmp_path):
+    port = free_port()
+    command = ["web", "--settings", web_settings, "--bind", f"127.0.0.1:{port}"]
+
+    with program(*command, CREDENTIALS_DIRECTORY=str(tmp_path)) as web:
+        wait_until(lambda: status_of(port, "/ping") == 200)
+        for data in MALFORMED:
+            send_and_hang_up(port, data)
+        web.send_signal(signal.SIGTERM)
+        _, errors = web.communicate(timeout=START_S)
+
+    assert "web has stopped" in errors
+    assert "canary-4d1f" not in errors
+
+
+@pytest.mark.parametrize(
+    ("instance", "says"),
+    [([], "metrics_dir is set, and --instance is not"), (["--instance", "../1"], "--instance: '../1'")],
+)
+def test_a_web_that_cannot_name_its_metrics_socket_does_not_start(web_settings, tmp_path, instance, says):
+    settings = yaml.safe_load(web_settings.read_text()) | {"metrics_dir": str(tmp_path)}
+    web_settings.write_text(yaml.safe_dump(settings))
+
+    with program("web", "--settings", web_settings, *instance, CREDENTIALS_DIRECTORY=str(tmp_path)) as web:
+        _, errors = web.communicate(timeout=START_S)
+
+    assert web.returncode == 2
+    assert says in errors
+
+
 def children_of(process):
     listed = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-UNITS = ["bedplate-web@.service", "bedplate-engine@.service"]
+UNITS = ["bedplate-web@.service", "bedplate-engine@.service", "bedplate-metrics.service"]
 FLEET = {"__bedplate_served": ["digits/2", "digits/1"], "bedplate_engines": ["cpu0", "cpu1"]}
 
 
@@ -33,7 +33,9 @@ def seconds(text, key):
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
-@pytest.mark.parametrize(("name", "most"), [("bedplate-web@.service", 10), ("bedplate-engine@.service", 5)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("bedplate-web@.service", 10), ("bedplate-engine@.service", 5), ("bedplate-metrics.service", 5)]
+)
 def test_exposure_stays_below_its_bar(unit, tmp_path, name, most):
     path = tmp_path / name.replace("@", "@1")
     path.write_text(unit(name))
@@ -46,7 +48,7 @@ def test_exposure_stays_below_its_bar(unit, tmp_path, name, most):
     assert analysis.stderr == ""
 
 
-@pytest.mark.parametrize("name", [*UNITS, "bedplate-web@.socket"])
+@pytest.mark.parametrize("name", [*UNITS, "bedplate-web@.socket", "bedplate-metrics.socket"])
 def test_stop_and_restart_travel_from_the_target(unit, name):
     assert values(unit(name), "PartOf") == ["bedplate.target"]
 
@@ -59,6 +61,7 @@ def test_target_wants_every_declared_instance(unit):
         "bedplate-web@1.service",
         "bedplate-web@2.service",
         "bedplate-web@3.service",
+        "bedplate-metrics.service",
     ]
 
 
@@ -102,11 +105,55 @@ def test_engine_settings_name_the_bundles_in_their_order(settings):
         "threads": 1,
         "pin": True,
         "queue_limit": 7,
+        "metrics_dir": "/run/bedplate/metrics/engine",
     }
 
 
 def test_web_settings_name_the_socket_of_every_engine(settings):
     assert settings("web.yaml")["engines"] == ["/run/bedplate/engine/cpu0.sock", "/run/bedplate/engine/cpu1.sock"]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_log_is_sorted_by_the_name_of_the_program(unit, name):
+    assert values(unit(name), "SyslogIdentifier") == [re.split(r"[@.]", name)[0]]
+
+
+def test_metrics_expects_every_declared_unit_where_it_tells_its_figures(settings):
+    web, engine = settings("web.yaml"), settings("engine.yaml")
+
+    sockets = settings("metrics.yaml", bedplate_web_instances=3)["sockets"]
+
+    assert sockets == [
+        f"{web['metrics_dir']}/web@1.sock",
+        f"{web['metrics_dir']}/web@2.sock",
+        f"{web['metrics_dir']}/web@3.sock",
+        f"{engine['metrics_dir']}/engine@cpu0.sock",
+        f"{engine['metrics_dir']}/engine@cpu1.sock",
+    ]
+
+
+def test_every_front_end_knows_its_number(unit):
+    assert values(unit("bedplate-web@.service"), "ExecStart")[0].endswith(" --instance %i")
+
+
+@pytest.mark.parametrize(("program", "directory"), [("web", "web.yaml"), ("engine", "engine.yaml")])
+def test_figures_are_told_where_the_program_may_write_and_only_metrics_may_look(
+    unit, settings, render, program, directory
+):
+    told_in = settings(directory)["metrics_dir"]
+
+    (writable,) = values(unit(f"bedplate-{program}@.service"), "ReadWritePaths")
+    tmpfiles = [line.split() for line in render("bedplate", "etc/tmpfiles.d/bedplate.conf.j2").splitlines()]
+
+    assert told_in in writable.split()
+    assert ["d", told_in, "2750", f"bedplate-{program}", "bedplate-metrics"] in tmpfiles
+
+
+@pytest.mark.parametrize(("come", "address"), [(["ops"], "192.0.2.1"), ([], "127.0.0.1")])
+def test_metrics_listens_only_where_somebody_may_come_from(unit, come, address):
+    socket = unit("bedplate-metrics.socket", fleet_bedplate_metrics={"port": 7, "from": come})
+
+    assert values(socket, "ListenStream") == [f"{address}:7"]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,14 @@ class Runnable(Protocol):
     def run(self, items: Array) -> Array: ...
 
 
+class Observer(Protocol):
+    """Is told of each batch, in the device thread."""
+
+    def batch_computed(self, model: Any, items: int) -> None: ...
+
+    def batch_failed(self, model: Any) -> None: ...
+
+
 @dataclass(eq=False, slots=True)
 class Work:
     """One request on its way through the device."""
@@ -62,10 +70,18 @@ class Batcher:
         queue_limit: requests that may wait; one batch more is on the device.
     """
 
-    def __init__(self, deliver: Callable[[list[Work]], None], queue_limit: int, clock: Callable[[], int] = now_ns):
+    def __init__(
+        self,
+        deliver: Callable[[list[Work]], None],
+        queue_limit: int,
+        clock: Callable[[], int] = now_ns,
+        *,
+        observer: Observer,
+    ):
         self._deliver = deliver
         self._queue_limit = queue_limit
         self._clock = clock
+        self._observer = observer
         self._queue: deque[Work] = deque()
         self._changed = threading.Condition()
         self._draining = False
@@ -106,6 +122,11 @@ class Batcher:
             work.cancelled = True
             if work in self._queue:
                 self._queue.remove(work)
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait; without the lock, so that asking never holds up the device."""
+        return len(self._queue)
 
     @property
     def idle(self) -> bool:
@@ -180,11 +201,13 @@ class Batcher:
         except Exception:
             # The device thread outlives whatever a model does; the callers learn that it was not their fault.
             logger.exception("a batch failed", extra={"batch_items": batch[0].batch_items})
+            self._observer.batch_failed(batch[0].model)
             for work in batch:
                 work.error = Internal("the model failed")
             return
         compute_ns = self._clock() - started_ns
         self.batches += 1
+        self._observer.batch_computed(batch[0].model, len(outputs))
         self._request_ns += 0.1 * (compute_ns / len(batch) - self._request_ns)
         _share_out(outputs, batch, compute_ns)
 

@@ -14,14 +14,16 @@ from pathlib import Path
 import torch
 import uvloop
 
-from bedplate import log, notify
+from bedplate import endpoint, log, notify
 from bedplate.bundle import BundleError, read_bundle
-from bedplate.engine import endpoint, watchdog
+from bedplate.engine import watchdog
 from bedplate.engine.cores import cores_of
 from bedplate.engine.intake import Catalogue
+from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
 from bedplate.engine.server import Server
 from bedplate.engine.settings import EngineSettings
+from bedplate.exposition import Exposition
 from bedplate.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -83,8 +85,10 @@ def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:
 
 async def _serve(settings: EngineSettings, device: str, torch_device: torch.device) -> None:
     loop = asyncio.get_running_loop()
-    server = Server(load_models(settings.bundles, torch_device), loop, settings.queue_limit)
+    metrics = EngineMetrics()
+    server = Server(load_models(settings.bundles, torch_device), loop, settings.queue_limit, metrics)
     await server.start()
+    exposition = await _expose(settings, device, metrics)
     # Nothing loaded so far ever goes away: keep the collector from walking it while requests wait.
     gc.collect()
     gc.freeze()
@@ -105,7 +109,17 @@ async def _serve(settings: EngineSettings, device: str, torch_device: torch.devi
     path.unlink(missing_ok=True)
     listener.close()
     await server.drain()
+    if exposition:
+        exposition.close()
     logger.info("stopped")
+
+
+async def _expose(settings: EngineSettings, device: str, metrics: EngineMetrics) -> Exposition | None:
+    if not settings.metrics_dir:
+        return None
+    exposition = Exposition(settings.metrics_dir / f"engine@{device}.sock", metrics.registry)
+    await exposition.start()
+    return exposition
 
 
 def _feed_watchdog(server: Server) -> asyncio.Task[None] | None:

@@ -12,6 +12,7 @@ from bedplate import wire
 from bedplate.bundle import BundleError, describe
 from bedplate.engine.batcher import Batcher, Work
 from bedplate.engine.intake import Catalogue
+from bedplate.engine.metrics import EngineMetrics
 from bedplate.errors import Internal, ServiceError
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
@@ -27,8 +28,11 @@ class Server:
         BundleError: the models' descriptions do not fit into one frame.
     """
 
-    def __init__(self, catalogue: Catalogue, loop: asyncio.AbstractEventLoop, queue_limit: int):
-        self.batcher = Batcher(self._deliver, queue_limit)
+    def __init__(self, catalogue: Catalogue, loop: asyncio.AbstractEventLoop, queue_limit: int, metrics: EngineMetrics):
+        self.batcher = Batcher(self._deliver, queue_limit, observer=metrics)
+        metrics.queue(lambda: self.batcher.depth, queue_limit)
+        for model in catalogue.models:
+            metrics.serves(model.bundle)
         self.catalogue = catalogue
         self.description = _description(catalogue)
         self.connections: set[Connection] = set()

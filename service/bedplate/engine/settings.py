@@ -10,6 +10,7 @@ from pathlib import Path
 class EngineSettings:
     socket_dir: Path  # <device>.sock appears here once the models are warm
     bundles: tuple[Path, ...]  # directories with bundle.yaml; of several versions the first one is the default
+    metrics_dir: Path | None = None  # engine@<device>.sock tells the figures here (docs/metrics.md)
     # More than one thread pays only where an engine has more than one core to itself.
     threads: int = field(default=1, metadata={"unit": "threads", "min": 1, "max": 256})
     # Engine cpuN keeps to cores of its own, as many as it has threads, counted from the last. Its two threads then hand

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import secrets
+from pathlib import Path
 from typing import Any
 
-from falcon.asgi import App, Request, Response
+from falcon.asgi import Request, Response
 
+from bedplate.exposition import Exposition
 from bedplate.web import problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
 from bedplate.web.body import Limits
 from bedplate.web.engines import EnginePool
 from bedplate.web.lifespan import Lifespan
+from bedplate.web.metrics import WebMetrics
+from bedplate.web.observer import ObservedApp, observation
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
 from bedplate.web.settings import WebSettings
@@ -26,22 +30,30 @@ class RequestId:
     async def process_request(self, req: Request, resp: Response) -> None:
         given = req.get_header("X-Request-ID") or ""
         req.context.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        observation(req).request_id = req.context.request_id
         resp.set_header("X-Request-ID", req.context.request_id)
 
 
 def create_app(
-    settings: WebSettings, engines: EnginePool, keys: ApiKeys, notify_address: str | None = None
-) -> App[Request, Response]:
+    settings: WebSettings,
+    engines: EnginePool,
+    keys: ApiKeys,
+    metrics: WebMetrics,
+    metrics_socket: Path | None = None,
+    notify_address: str | None = None,
+) -> ObservedApp:
     """The ASGI application of one web instance.
 
     Args:
+        metrics_socket: where the figures are told; nowhere if None.
         notify_address: systemd's notification socket, told READY when the lifespan has started.
     """
     limits = Limits(settings.max_body_bytes, settings.max_pixels, settings.max_items)
     predictor = Predictor(engines, limits)
     probe = ReadinessProbe(engines, predictor)
-    middleware: list[Any] = [RequestId(), RequireKey(keys), Lifespan(engines, notify_address)]
-    app = App(middleware=middleware)
+    exposition = Exposition(metrics_socket, metrics.registry) if metrics_socket else None
+    middleware: list[Any] = [RequestId(), RequireKey(keys), Lifespan(engines, exposition, notify_address)]
+    app = ObservedApp(metrics, middleware=middleware)
     problems.install(app)
     app.add_route("/ping", resources.Ping())
     app.add_route("/health", resources.Live())

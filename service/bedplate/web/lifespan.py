@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import Any
 
+from bedplate.exposition import Exposition
 from bedplate.notify import notify, watchdog_interval_s
 from bedplate.web.engines import EnginePool
 
@@ -18,12 +19,15 @@ _log = logging.getLogger("bedplate.web")
 
 
 class Lifespan:
-    def __init__(self, engines: EnginePool, notify_address: str | None):
+    def __init__(self, engines: EnginePool, exposition: Exposition | None, notify_address: str | None):
         self._engines = engines
+        self._exposition = exposition
         self._address = notify_address
         self._feeding: asyncio.Task[None] | None = None
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
+        if self._exposition:
+            await self._exposition.start()
         interval_s = watchdog_interval_s()
         if self._address and interval_s:
             self._feeding = asyncio.create_task(self._feed_watchdog(interval_s))
@@ -34,6 +38,8 @@ class Lifespan:
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         if self._feeding:
             self._feeding.cancel()
+        if self._exposition:
+            self._exposition.close()
         self._engines.close()
         _log.info("web has stopped")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,43 @@ from bedplate.settings import SettingsError
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
 from bedplate.web.engines import EnginePool
+from bedplate.web.metrics import WebMetrics
 from bedplate.web.settings import WebSettings
 
+_INSTANCE = re.compile(r"[0-9]{1,3}", re.ASCII)
 
-def run(settings_file: Path, bind: str | None = None) -> int:
+
+def run(settings_file: Path, bind: str | None = None, instance: str | None = None) -> int:
     """Serve until SIGTERM, on the sockets that systemd passed or on `bind` (host:port).
+
+    Args:
+        instance: the number of this web among those of the host, in its log lines and its metrics socket.
 
     Raises:
         SettingsError: a setting or the list of keys cannot be used.
     """
-    log.start("web")
+    log.start(f"bedplate-web@{instance}" if instance else "web")
     web = settings.load(WebSettings, settings_file)
     keys = ApiKeys.read(_api_keys_file(web))
+    metrics_socket = _metrics_socket(web, instance)
     # Taken from gunicorn, which would announce READY before the application is imported.
     notify_address = os.environ.pop("NOTIFY_SOCKET", None)
-    _Gunicorn(web, keys, notify_address, bind).run()
+    _Gunicorn(web, keys, metrics_socket, notify_address, bind).run()
     return 0
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    def __init__(self, web: WebSettings, keys: ApiKeys, notify_address: str | None, bind: str | None):
+    def __init__(
+        self,
+        web: WebSettings,
+        keys: ApiKeys,
+        metrics_socket: Path | None,
+        notify_address: str | None,
+        bind: str | None,
+    ):
         self._web = web
         self._keys = keys
+        self._metrics_socket = metrics_socket
         self._notify_address = notify_address
         self._bind = bind
         super().__init__()
@@ -46,7 +62,14 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load(self) -> Any:
         """Runs in the worker, so sockets to engines belong to the process that uses them."""
-        return create_app(self._web, EnginePool(self._web.engines), self._keys, self._notify_address)
+        return create_app(
+            self._web,
+            EnginePool(self._web.engines),
+            self._keys,
+            WebMetrics(),
+            self._metrics_socket,
+            self._notify_address,
+        )
 
 
 def _options(web: WebSettings, bind: str | None) -> dict[str, Any]:
@@ -79,6 +102,16 @@ class JournalLogger(Logger):  # type: ignore[misc]
     def setup(self, cfg: Any) -> None:
         self._access_log_enabled = False
         self.error_log.propagate = True
+
+
+def _metrics_socket(web: WebSettings, instance: str | None) -> Path | None:
+    if instance and not _INSTANCE.fullmatch(instance):
+        raise SettingsError(f"--instance: {instance!r} does not do, wanted a number of at most three digits")
+    if not web.metrics_dir:
+        return None
+    if not instance:
+        raise SettingsError("metrics_dir is set, and --instance is not; add --instance 1, or remove metrics_dir")
+    return web.metrics_dir / f"web@{instance}.sock"
 
 
 def _api_keys_file(web: WebSettings) -> Path:

@@ -24,6 +24,11 @@ class Prediction:
     predictions: list[dict[str, Any]]
     queue_ns: int
     compute_ns: int
+    cache: str = "bypass"  # memory, shared: found there; miss: computed; bypass: not looked for
+
+    @property
+    def was_computed(self) -> bool:
+        return self.cache in ("miss", "bypass")
 
 
 class Predictor:

@@ -11,6 +11,7 @@ from falcon.asgi import App, Request, Response
 
 from bedplate import errors
 from bedplate.errors import ServiceError
+from bedplate.web.observer import observation
 
 _log = logging.getLogger("bedplate.web")
 
@@ -84,6 +85,7 @@ def _write(req: Request, resp: Response, status: int, error: ServiceError, code:
         "next_step": error.next_step,
         "request_id": req.context.request_id,
     }
+    observation(req).problem = code
     resp.status = status
     resp.content_type = "application/problem+json"
     resp.data = json.dumps({key: item for key, item in body.items() if item is not None}).encode()

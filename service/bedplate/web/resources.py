@@ -13,6 +13,7 @@ from bedplate import __version__
 from bedplate.bundle import Bundle
 from bedplate.web.body import Limits, read_body
 from bedplate.web.engines import RETRY_AFTER_S, EnginePool
+from bedplate.web.observer import observation
 from bedplate.web.predictor import Predictor, deadline_in
 from bedplate.web.readiness import ReadinessProbe
 
@@ -86,9 +87,11 @@ class Predict:
 
     async def on_post(self, req: Request, resp: Response, name: str) -> None:
         deadline_ns = deadline_in(self._timeout_s)
-        model = await self._engines.model(name)
+        seen = observation(req)
+        seen.model = model = await self._engines.model(name)
         body = await read_body(req, self._limits)
-        result = await self._predictor.predict(model, req.content_type or "", body, deadline_ns)
+        seen.body_bytes = len(body)
+        seen.result = result = await self._predictor.predict(model, req.content_type or "", body, deadline_ns)
         _json(
             resp,
             {

@@ -25,3 +25,6 @@ class WebSettings:
 
     # Items in one request. A bundle may set a lower bound, never a higher one.
     max_items: int = field(default=64, metadata={"unit": "items", "min": 1, "max": 65_536})
+
+    # Instance N tells its figures on web@N.sock here (docs/metrics.md); nowhere without it.
+    metrics_dir: Path | None = None

@@ -1,11 +1,11 @@
-"""The socket file: for the web's group alone, replacing a dead engine's and nobody else's."""
+"""The socket file: for its group alone, replacing a dead program's and nobody else's."""
 
 import os
 import socket
 import stat
 
 import pytest
-from bedplate.engine import endpoint
+from bedplate import endpoint
 from bedplate.settings import SettingsError
 
 
@@ -22,7 +22,7 @@ def test_the_socket_is_for_its_user_and_group_whatever_the_umask(tmp_path):
     assert after == 0
 
 
-def test_a_dead_engines_socket_is_replaced(tmp_path):
+def test_a_dead_programs_socket_is_replaced(tmp_path):
     path = tmp_path / "cpu0.sock"
     endpoint.bind(path).close()  # as after SIGKILL: the file stays
     assert path.is_socket()
@@ -31,10 +31,10 @@ def test_a_dead_engines_socket_is_replaced(tmp_path):
         peer.connect(str(path))
 
 
-def test_a_living_engines_socket_is_left_alone(tmp_path):
+def test_a_living_programs_socket_is_left_alone(tmp_path):
     path = tmp_path / "cpu0.sock"
     with endpoint.bind(path):
-        with pytest.raises(SettingsError, match="another engine answers"):
+        with pytest.raises(SettingsError, match="another program answers"):
             endpoint.bind(path)
 
         with socket.socket(socket.AF_UNIX) as peer:

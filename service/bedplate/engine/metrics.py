@@ -1,0 +1,47 @@
+"""What an engine counts (docs/metrics.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from bedplate import exposition
+from bedplate.bundle import Bundle
+
+# Unit: items in a batch.
+_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class EngineMetrics:
+    """The figures of one engine, and the registry that holds them. Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = exposition.new_registry()
+        self._batch_items = Histogram(
+            "bedplate_batch_items", "Items in a batch", ["model"], buckets=_ITEMS, registry=self.registry
+        )
+        self._batch_failures = Counter(
+            "bedplate_batch_failures", "Batches that the model failed on", ["model"], registry=self.registry
+        )
+        self._queue_depth = Gauge("bedplate_queue_depth", "Requests that wait for the device", registry=self.registry)
+        self._queue_limit = Gauge("bedplate_queue_limit", "Requests that may wait", registry=self.registry)
+        self._model_info = Gauge(
+            "bedplate_model_info", "1 for each model that is loaded", ["model", "version"], registry=self.registry
+        )
+
+    def serves(self, bundle: Bundle) -> None:
+        self._model_info.labels(bundle.name, bundle.version).set(1)
+        # Shown as 0 from the start, so that the first failure is an increase.
+        self._batch_failures.labels(bundle.name)
+
+    def queue(self, depth: Callable[[], int], limit: int) -> None:
+        self._queue_depth.set_function(depth)
+        self._queue_limit.set(limit)
+
+    def batch_computed(self, model: Any, items: int) -> None:
+        self._batch_items.labels(model.bundle.name).observe(items)
+
+    def batch_failed(self, model: Any) -> None:
+        self._batch_failures.labels(model.bundle.name).inc()

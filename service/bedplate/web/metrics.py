@@ -1,0 +1,124 @@
+"""What a web instance counts (docs/metrics.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from bedplate import exposition
+from bedplate.bundle import Bundle
+from bedplate.errors import CODES
+
+# Unit: seconds. A prediction takes a millisecond at best, and its deadline is 30 s unless told otherwise.
+_WHOLE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+# Waiting and computing may take less than a tenth of that.
+_PART_S = (0.0001, 0.00025, 0.0005, *_WHOLE_S)
+# A model with more labels is counted as a whole: each label is a series in Prometheus.
+_MAX_LABELS = 100
+_BY_VERSION = ["model", "version"]
+
+
+class WebMetrics:
+    """The figures of one web instance, and the registry that holds them."""
+
+    def __init__(self) -> None:
+        self.registry = exposition.new_registry()
+        self._requests = Counter("bedplate_requests", "Requests answered", ["route", "status"], registry=self.registry)
+        self._request_seconds = self._histogram("bedplate_request_seconds", "Whole requests", ["route"], _WHOLE_S)
+        self.in_flight = Gauge(
+            "bedplate_requests_in_flight", "Requests that are being answered", registry=self.registry
+        )
+        self._predictions = Counter(
+            "bedplate_predictions", "Items predicted, by their label", [*_BY_VERSION, "label"], registry=self.registry
+        )
+        self._total_s = self._histogram(
+            "bedplate_prediction_seconds", "Whole requests that gave predictions", _BY_VERSION, _WHOLE_S
+        )
+        self._queue_s = self._histogram(
+            "bedplate_prediction_queue_seconds", "Waiting for the device", _BY_VERSION, _PART_S
+        )
+        self._compute_s = self._histogram(
+            "bedplate_prediction_compute_seconds", "The batch on the device", _BY_VERSION, _PART_S
+        )
+        self._errors = Counter("bedplate_errors", "Errors answered, by their code", ["type"], registry=self.registry)
+        for code in CODES:
+            # Shown as 0 from the start, so that the first error is an increase.
+            self._errors.labels(code)
+        self._cache_requests = Counter(
+            "bedplate_cache_requests", "Where predictions came from", ["result"], registry=self.registry
+        )
+        self._cache_errors = Counter(
+            "bedplate_cache_errors", "Failures of the shared cache", ["kind"], registry=self.registry
+        )
+        self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._models: dict[tuple[str, str], _OfVersion] = {}
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        found = self._routes.get((route, status))
+        if found is None:
+            found = self._requests.labels(route, str(status)), self._request_seconds.labels(route)
+            self._routes[route, status] = found
+        count, histogram = found
+        count.inc()
+        histogram.observe(seconds)
+
+    def prediction(self, model: Bundle, labels: Sequence[str], total_s: float) -> None:
+        """One answered request.
+
+        Args:
+            labels: of its items.
+        """
+        of_version = self._of(model)
+        of_version.total_s.observe(total_s)
+        for label in labels:
+            of_version.count(label)
+
+    def inference(self, model: Bundle, queue_s: float, compute_s: float) -> None:
+        """What an engine had to do for it; a cached answer has none of this."""
+        of_version = self._of(model)
+        of_version.queue_s.observe(queue_s)
+        of_version.compute_s.observe(compute_s)
+
+    def error(self, code: str) -> None:
+        self._errors.labels(code).inc()
+
+    def cache_lookup(self, result: str) -> None:
+        """memory, shared, miss or bypass."""
+        self._cache_requests.labels(result).inc()
+
+    def cache_error(self, kind: str) -> None:
+        self._cache_errors.labels(kind).inc()
+
+    def cache_available(self, is_available: Callable[[], float]) -> None:
+        """Show 1 or 0 as `is_available` says; called once. A web without a shared cache shows neither."""
+        gauge = Gauge("bedplate_cache_available", "1 while the shared cache is asked", registry=self.registry)
+        gauge.set_function(is_available)
+
+    def _histogram(self, name: str, help_: str, labels: Sequence[str], buckets_s: Sequence[float]) -> Histogram:
+        return Histogram(name, f"{help_}, s", labels, buckets=buckets_s, registry=self.registry)
+
+    def _of(self, model: Bundle) -> _OfVersion:
+        found = self._models.get((model.name, model.version))
+        if found is None:
+            found = _OfVersion(self._predictions, self._total_s, self._queue_s, self._compute_s, model)
+            self._models[model.name, model.version] = found
+        return found
+
+
+class _OfVersion:
+    """The series of one version of a model, looked up once: finding a series costs more than counting in it."""
+
+    def __init__(
+        self, predictions: Counter, total_s: Histogram, queue_s: Histogram, compute_s: Histogram, model: Bundle
+    ):
+        version = (model.name, model.version)
+        self.total_s = total_s.labels(*version)
+        self.queue_s = queue_s.labels(*version)
+        self.compute_s = compute_s.labels(*version)
+        shown = model.labels if len(model.labels) <= _MAX_LABELS else ()
+        self._by_label = {label: predictions.labels(*version, label) for label in shown}
+        self._any_label = None if shown else predictions.labels(*version, "*")
+
+    def count(self, label: str) -> None:
+        (self._any_label or self._by_label[label]).inc()

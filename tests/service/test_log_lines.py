@@ -1,0 +1,117 @@
+"""What gets into a log line, and above all what does not."""
+
+import io
+import json
+import logging
+
+import pytest
+from bedplate.errors import EngineBusy
+from bedplate.log import JsonFormatter
+
+from tests.service.lamp import png_of
+
+BRIGHT = png_of([[255, 255], [255, 255]])
+PREDICT = "/v1/models/lamp/predict"
+SECRET = "canary-4d1f"
+FORM = f'--b\r\nContent-Disposition: form-data; name="{SECRET}"\r\n\r\n1\r\n--b--\r\n'
+
+
+@pytest.fixture
+def lines():
+    """What the process would write, down to the last level, line by line."""
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(JsonFormatter("bedplate-web@1"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield lambda: out.getvalue().splitlines()
+    root.setLevel(level)
+    root.removeHandler(handler)
+
+
+def of_stream(lines, stream):
+    return [line for line in map(json.loads, lines) if line["stream"] == stream]
+
+
+def test_a_prediction_is_one_line_of_the_performance_stream(client, lines):
+    headers = {"Content-Type": "image/png", "X-Request-ID": "abc-1"}
+
+    client.simulate_post(PREDICT, body=BRIGHT, headers=headers)
+
+    [line] = of_stream(lines(), "performance")
+    assert line.pop("total_ms") > 0
+    assert line.pop("time")
+    assert line == {
+        "level": "info",
+        "stream": "performance",
+        "unit": "bedplate-web@1",
+        "event": "prediction",
+        "request_id": "abc-1",
+        "model": "lamp",
+        "version": "1",
+        "status": 200,
+        "problem": None,
+        "items": 1,
+        "queue_ms": 0.001,
+        "compute_ms": 0.002,
+        "cache": "bypass",
+        "bytes_in": len(BRIGHT),
+    }
+
+
+def test_a_prediction_that_failed_says_why(client, engines, lines):
+    engines.error = EngineBusy("queue holds 64 of 64 requests", retry_after_s=2)
+
+    client.simulate_post(PREDICT, body=BRIGHT, headers={"Content-Type": "image/png"})
+
+    [line] = of_stream(lines(), "performance")
+    assert (line["status"], line["problem"]) == (429, "engine-busy")
+    assert "queue_ms" not in line
+
+
+@pytest.mark.parametrize("path", ["/ping", "/v1/models", "/health/ready", f"/v1/models/{SECRET}/predict"])
+def test_what_is_no_prediction_of_a_model_here_is_not_in_it(client, lines, path):
+    client.simulate_post(path, body=BRIGHT)
+    client.simulate_get(path)
+
+    assert of_stream(lines(), "performance") == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", json.dumps({"inputs": SECRET})),
+        ("application/json", json.dumps({SECRET: 1})),
+        ("application/json", f'{{"inputs": {SECRET}'),
+        ("application/octet-stream", SECRET * 40),
+        ("image/png", SECRET * 10),
+        ("image/png", BRIGHT[:30] + SECRET.encode()),
+        ("multipart/form-data; boundary=b", FORM),
+        ("multipart/form-data; boundary=b", f"--b\r\n{SECRET}"),
+        (f"text/{SECRET}", "x"),
+    ],
+)
+def test_no_key_query_or_body_gets_into_a_line(client, lines, content_type, body):
+    for key in ("bp_test-key", SECRET):
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": content_type, "X-API-Key": SECRET}
+        client.simulate_post(PREDICT, body=body, headers=headers, query_string=f"key={SECRET}&a={SECRET}")
+        client.simulate_get("/health/ready", headers=headers, query_string=SECRET)
+
+    assert of_stream(lines(), "performance")
+    assert of_stream(lines(), "security")
+    assert not [line for line in lines() if SECRET in line or "bp_test-key" in line]
+
+
+@pytest.mark.parametrize("break_", ["\n", "\r\n", "\r", "\x85", "\x1b[2J", "\x00"])
+def test_nothing_from_outside_begins_a_second_line_or_moves_a_cursor(client, lines, break_):
+    forged = f'x{break_}{{"stream": "security", "event": "forged"}}'
+    headers = {"Authorization": "", "X-Request-ID": forged, "X-Forwarded-For": forged}
+
+    client.simulate_get(f"/v1/{forged}", headers=headers)
+
+    written = "\n".join(lines())
+    assert [line["event"] for line in of_stream(lines(), "security")] == ["missing credential"]
+    assert written.isascii()
+    assert written.replace("\n", "").isprintable()

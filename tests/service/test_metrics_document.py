@@ -1,0 +1,70 @@
+"""docs/metrics.md says what the registries hold, no more and no less."""
+
+import re
+from pathlib import Path
+
+from bedplate.bundle import Bundle
+from bedplate.engine.metrics import EngineMetrics
+from bedplate.exposition import new_registry
+from bedplate.metrics.units import Units
+from bedplate.web.metrics import WebMetrics
+
+from tests.service.engine_tools import GatedLamp
+from tests.service.lamp import description
+
+DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
+ROW = re.compile(r"^\| `((?:bedplate|process)_\w+)`( h)? \|([^|]*)\|", re.MULTILINE)
+PROGRAM_LABELS = {"le"}  # of every histogram
+
+
+def documented():
+    return {
+        (name, "histogram" if histogram else None, frozenset(labels.replace(",", " ").split()))
+        for name, histogram, labels in ROW.findall(DOCUMENT.read_text())
+    }
+
+
+def held(collectors):
+    found = set()
+    for collector in collectors:
+        for family in collector.collect():
+            labels = frozenset(name for sample in family.samples for name in sample.labels) - PROGRAM_LABELS
+            name = family.name + ("_total" if family.type == "counter" else "")
+            found.add((name, "histogram" if family.type == "histogram" else None, labels))
+    return found
+
+
+def busy_web():
+    """A web that has counted in everything it can count in."""
+    lamp = Bundle.from_description(description())
+    metrics = WebMetrics()
+    metrics.request("predict", 200, 0.01)
+    metrics.prediction(lamp, ["dark"], 0.01)
+    metrics.inference(lamp, 0.001, 0.002)
+    metrics.cache_lookup("miss")
+    metrics.cache_error("timeout")
+    metrics.cache_available(lambda: 1)
+    return metrics.registry
+
+
+def busy_engine():
+    lamp = GatedLamp()
+    metrics = EngineMetrics()
+    metrics.serves(lamp.bundle)
+    metrics.queue(lambda: 0, 64)
+    metrics.batch_computed(lamp, 3)
+    metrics.batch_failed(lamp)
+    return metrics.registry
+
+
+class OwnOnly(Units):
+    """What the metrics program adds; what it passes on is held by the others."""
+
+    def collect(self):
+        return [family for family in super().collect() if not family.name.startswith("process_")]
+
+
+def test_the_tables_are_what_the_programs_hold():
+    metrics = OwnOnly([Path("/run/web@1.sock")], lambda _: {}, new_registry())
+
+    assert documented() == held([busy_web(), busy_engine(), metrics])

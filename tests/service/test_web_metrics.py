@@ -1,0 +1,175 @@
+"""What a web counts, asked as Prometheus would ask."""
+
+import asyncio
+
+import falcon.testing
+import pytest
+from bedplate.bundle import Bundle
+from bedplate.errors import EngineBusy
+from bedplate.web.observer import ObservedApp, observation, route_of
+from bedplate.web.predictor import Prediction
+
+from tests.service.lamp import description, png_of
+
+BRIGHT = png_of([[255, 255], [255, 255]])
+PREDICT = "/v1/models/lamp/predict"
+LAMP = {"model": "lamp", "version": "1"}
+PICTURE = {"Content-Type": "image/png"}
+
+
+@pytest.fixture
+def value(metrics):
+    return lambda name, **labels: metrics.registry.get_sample_value(name, labels)
+
+
+def test_a_prediction_is_counted_by_label_and_timed_in_its_parts(client, value):
+    client.simulate_post(PREDICT, body=BRIGHT, headers=PICTURE)
+
+    assert value("bedplate_predictions_total", label="bright", **LAMP) == 1
+    assert value("bedplate_predictions_total", label="dark", **LAMP) == 0
+    assert value("bedplate_requests_total", route="predict", status="200") == 1
+    assert value("bedplate_request_seconds_count", route="predict") == 1
+    assert 0 < value("bedplate_prediction_seconds_sum", **LAMP) < 5
+    assert value("bedplate_prediction_queue_seconds_sum", **LAMP) == pytest.approx(1e-6)
+    assert value("bedplate_prediction_compute_seconds_sum", **LAMP) == pytest.approx(2e-6)
+
+
+def test_every_item_of_a_request_is_a_prediction(client, value):
+    client.simulate_post(PREDICT, json={"inputs": [[[[1, 1], [1, 1]]], [[[-1, -1], [-1, -1]]], [[[1, 1], [1, 1]]]]})
+
+    assert value("bedplate_predictions_total", label="bright", **LAMP) == 2
+    assert value("bedplate_predictions_total", label="dark", **LAMP) == 1
+    assert value("bedplate_prediction_seconds_count", **LAMP) == 1
+
+
+def test_health_asks_the_model_and_is_no_prediction(client, value):
+    client.simulate_get("/health/ready")
+
+    assert value("bedplate_requests_total", route="health", status="200") == 1
+    assert value("bedplate_prediction_seconds_count", **LAMP) is None
+
+
+def test_an_error_is_counted_by_its_code_and_is_no_prediction(client, engines, value):
+    engines.error = EngineBusy("queue holds 64 of 64 requests", retry_after_s=2)
+
+    client.simulate_post(PREDICT, body=BRIGHT, headers=PICTURE)
+
+    assert value("bedplate_errors_total", type="engine-busy") == 1
+    assert value("bedplate_requests_total", route="predict", status="429") == 1
+    assert value("bedplate_prediction_seconds_count", **LAMP) is None
+
+
+def test_every_code_is_told_as_zero_before_it_happens(value):
+    assert value("bedplate_errors_total", type="internal") == 0
+
+
+@pytest.mark.parametrize(("labels", "shown"), [(100, "7"), (101, "*")])
+def test_a_model_of_many_labels_is_counted_as_a_whole(metrics, value, labels, shown):
+    model = Bundle.from_description(
+        description(
+            labels=[str(n) for n in range(labels)],
+            outputs=[{"name": "logits", "dtype": "float32", "shape": [labels]}],
+            canary={"file": "canary.png", "label": "7"},
+        )
+    )
+
+    metrics.prediction(model, ["7", "7"], 0.01)
+
+    assert value("bedplate_predictions_total", label=shown, **LAMP) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v1/models/lamp/predict", "predict"),
+        ("/v1/models/../predict", "predict"),
+        ("/v1/models", "models"),
+        ("/ping", "health"),
+        ("/health", "health"),
+        ("/health/ready", "health"),
+        ("/healthy", "other"),
+        ("/v1/models/", "other"),
+        ("/", "other"),
+        ("", "other"),
+    ],
+)
+def test_a_route_is_one_of_four_words(path, route):
+    assert route_of(path) == route
+
+
+def test_strangers_cannot_add_series_by_asking(client, metrics):
+    before = len(list(series(metrics)))
+
+    for n in range(50):
+        client.simulate_post(f"/v1/models/model-{n}/predict", body=BRIGHT, headers=PICTURE)
+        client.simulate_get(f"/no/such/{n}")
+
+    statuses_and_buckets = 2 * 20
+    assert len(list(series(metrics))) <= before + statuses_and_buckets
+
+
+def series(metrics):
+    return (sample for family in metrics.registry.collect() for sample in family.samples)
+
+
+def test_a_client_that_leaves_is_counted_and_no_longer_in_flight(client, engines, metrics, value):
+    async def ask_and_leave():
+        asked = asyncio.Event()
+
+        async def never(*_):
+            asked.set()
+            await asyncio.Event().wait()
+
+        engines.predict = never
+        scope = falcon.testing.create_scope(method="POST", path=PREDICT, headers={**PICTURE, **client_headers})
+        events = iter([{"type": "http.request", "body": BRIGHT, "more_body": False}])
+
+        async def receive():
+            return next(events)
+
+        async def send(event):
+            raise AssertionError("nobody is there")
+
+        request = asyncio.create_task(client.app(scope, receive, send))
+        await asked.wait()
+        in_flight = value("bedplate_requests_in_flight")
+        request.cancel()
+        await asyncio.wait([request])
+        return in_flight
+
+    client_headers = {"Authorization": "Bearer bp_test-key"}
+
+    during = asyncio.run(ask_and_leave())
+
+    assert during == 1
+    assert value("bedplate_requests_in_flight") == 0
+    assert value("bedplate_requests_total", route="predict", status="499") == 1
+
+
+@pytest.mark.parametrize(("cache", "computed"), [("memory", 0), ("shared", 0), ("miss", 1), ("bypass", 1)])
+def test_only_what_an_engine_computed_has_time_in_queue_and_on_the_device(metrics, value, cache, computed):
+    class Answer:
+        async def on_post(self, req, resp):
+            observation(req).model = Bundle.from_description(description())
+            observation(req).result = Prediction("lamp", "1", [{"label": "dark"}], 0, 0, cache)
+
+    app = ObservedApp(metrics)
+    app.add_route("/", Answer())
+
+    falcon.testing.TestClient(app).simulate_post("/")
+
+    assert value("bedplate_prediction_seconds_count", **LAMP) == 1
+    assert value("bedplate_predictions_total", label="dark", **LAMP) == 1
+    assert value("bedplate_prediction_queue_seconds_count", **LAMP) == computed
+
+
+def test_the_cache_is_told_only_by_a_web_that_has_one(metrics, value):
+    assert value("bedplate_cache_available") is None
+
+    metrics.cache_available(lambda: 0)
+    metrics.cache_lookup("shared")
+    metrics.cache_error("timeout")
+
+    assert value("bedplate_cache_available") == 0
+    assert value("bedplate_cache_requests_total", result="shared") == 1
+    assert value("bedplate_cache_errors_total", kind="timeout") == 1
