@@ -24,10 +24,11 @@ class Server(socketserver.ThreadingTCPServer):
     """Answers on `listener` with what `tell` returns, a thread for each request."""
 
     daemon_threads = True
+    # Of the socket that the base class makes and nobody listens on. The sandbox forbids any other kind.
+    address_family = socket.AF_UNIX
 
     def __init__(self, listener: socket.socket, tell: Callable[[], bytes]):
         super().__init__(("", 0), _Handler, bind_and_activate=False)
-        # The base class made one that nobody listens on.
         self.socket.close()
         self.socket = listener
         self.tell = tell
