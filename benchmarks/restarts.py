@@ -3,8 +3,8 @@
     python -m benchmarks.restarts [--fleet demo] [--rate 100] [--seconds 60]
 
 Four phases in one run, under the same load of held-out pictures, each answer compared with the offline one:
-steady; ten restarts of web instances, one by one; some with the instance taken out of the upstream
-first; one SIGKILL of the engine. Writes build/benchmarks/restarts.json.
+steady; ten restarts of web instances, one by one; some with the host drained first, which takes a second
+host; one SIGKILL of the engine. Writes build/benchmarks/restarts.json.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tools.deployment import INVENTORIES, ROOT, Deployment
@@ -25,7 +23,7 @@ from tools.heldout import load
 from tools.load.ledger import Record, summarise
 
 RESTARTS = 10
-DRAINED_RESTARTS = 3  # each with two reloads of nginx, by playbooks/balancer.yml
+DRAINED_RESTARTS = 3
 INSTANCES = 2
 RESULT = ROOT / "build" / "benchmarks" / "restarts.json"
 
@@ -73,17 +71,16 @@ def restart(fleet: Deployment, end: float) -> None:
 
 
 def restart_drained(fleet: Deployment) -> None:
-    for number in range(DRAINED_RESTARTS):
-        instance = number % INSTANCES + 1
-        balance(fleet, [f"gpu1:{instance}"])
-        fleet.ssh("gpu1", f"systemctl restart bedplate-web@{instance}.service")
-        balance(fleet, [])
+    for _ in range(DRAINED_RESTARTS):
+        play(fleet, "drain.yml")
+        fleet.ssh("gpu1", "systemctl restart 'bedplate-web@*.service'")
+        play(fleet, "undrain.yml")
 
 
-def balance(fleet: Deployment, drained: list[str]) -> None:
-    ansible = str(Path(sys.executable).parent / "ansible-playbook")
-    playbook = [ansible, f"-i{fleet.inventory}", "playbooks/balancer.yml", "-e", json.dumps({"nginx_drained": drained})]
-    subprocess.run(playbook, cwd=ROOT, check=True, capture_output=True)
+def play(fleet: Deployment, name: str) -> None:
+    done = fleet.playbook(name, "-e", "host=gpu1")
+    if done.returncode:
+        sys.exit(f"playbooks/{name} failed: {done.stdout}")
 
 
 def engine_killed(fleet: Deployment, rate: float, seconds: float) -> dict[str, Any]:

@@ -16,12 +16,18 @@ testinfra_hosts = ["ssh://lb1"]
 API = "https://bedplate.test/v1/models"
 TWIN = "https://bedplate.test:18443"
 PREDICT = f"{TWIN}/v1/models/digits/predict"
-STANDIN = Path(__file__).with_name("standin.py")
+FILES = Path(__file__).parent
+READ_STATUS = (
+    "/usr/bin/python3 -c 'from urllib.request import urlopen;"
+    ' print(urlopen("http://127.0.0.1:8080/nginx_status").read().decode())\''
+)
 # The same configuration on other ports, with two stand-ins behind it: the first answers 503, the second echoes.
 MAKE_TWIN = r"""
 sed -E -e 's/(listen (\[::\]:)?)80/\118080/' -e 's/(listen (\[::\]:)?)443/\118443/' \
+  -e 's/(listen 127.0.0.1:)[0-9]+/\118090/' \
   -e '/^ +server [0-9]/d' \
   -e 's/least_conn;/& server 127.0.0.1:18001 max_fails=0; server 127.0.0.1:18002 max_fails=0;/' \
+  -e 's/(limit_req .*) burst=[0-9]+/\1 burst=20/' -e 's/(limit_conn connections) .*;/\1 100;/' \
   -e 's,/run/nginx.pid,/run/bedplate-test/nginx.pid,' -e 's,/var/log/nginx/,/run/bedplate-test/,' \
   /etc/nginx/nginx.conf > /run/bedplate-test/nginx.conf
 """
@@ -31,7 +37,8 @@ sed -E -e 's/(listen (\[::\]:)?)80/\118080/' -e 's/(listen (\[::\]:)?)443/\11844
 def twin(host):
     """Stops and starts its stand-ins; the real nginx and what is behind it are left alone."""
     host.check_output("mkdir -p /run/bedplate-test")
-    host.check_output(f"cat > /run/bedplate-test/standin.py <<'END'\n{STANDIN.read_text()}\nEND")
+    for name in ("standin.py", "stranger.py"):
+        host.check_output(f"cat > /run/bedplate-test/{name} <<'END'\n{(FILES / name).read_text()}\nEND")
     host.check_output(MAKE_TWIN)
     for number, status in ((1, 503), (2, 200)):
         _start(host, f"standin-{number}", f"/usr/bin/python3 /run/bedplate-test/standin.py 1800{number} {status}")
@@ -39,6 +46,16 @@ def twin(host):
     _wait_for(lambda: host.socket("tcp://0.0.0.0:18443").is_listening)
     yield
     host.check_output("systemctl stop 'bedplate-test-*.service' && rm -r /run/bedplate-test")
+
+
+@pytest.fixture
+def stranger(twin, host):
+    """A client on the host itself, whose address no list exempts. Comes with a full allowance."""
+    # nginx forgets nothing in its sleep, but a second gives back ten requests.
+    time.sleep(3)
+    return lambda *arguments: json.loads(
+        host.check_output("/usr/bin/python3 /run/bedplate-test/stranger.py 18443 " + " ".join(map(str, arguments)))
+    )
 
 
 def _start(host, name, command):
@@ -67,6 +84,18 @@ def test_tls_older_than_1_2_is_refused(address, version, answers):
     handshake = subprocess.run(command, capture_output=True, check=False, text=True, input="")
 
     assert (handshake.returncode == 0) is answers
+
+
+def test_ciphers_that_mozilla_does_not_name_are_refused(address):
+    command = ["openssl", "s_client", "-connect", f"{address}:443", "-servername", "bedplate.test", "-tls1_2"]
+    others = "ALL:COMPLEMENTOFALL:-AESGCM:-CHACHA20:RSA+AESGCM:DHE+AESGCM:DHE+CHACHA20:@SECLEVEL=0"
+    handshakes = [
+        subprocess.run([*command, "-cipher", ciphers], capture_output=True, check=False, input=b"").returncode
+        for ciphers in (others, "ECDHE+AESGCM")
+    ]
+
+    assert handshakes[0] != 0
+    assert handshakes[1] == 0
 
 
 def test_an_unknown_name_gets_no_handshake(address, curl):
@@ -116,6 +145,35 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_sent(ask):
     assert answer.json()["value"] == 73400320
     assert answer.json()["limit"] == 52428800
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/v1/models/digits", "/v1/models/a/b/predict"])
+def test_other_routes_take_little(ask, path):
+    answer = ask(
+        f"https://bedplate.test{path}", "--header", "Content-Length: 65537", "--header", "Expect:", "--data", "x"
+    )
+
+    assert answer.status == 413
+    assert answer.json()["limit"] == 65536
+
+
+@pytest.mark.parametrize("port", [80, 443])
+def test_a_request_without_a_name_gets_no_answer(address, port):
+    with socket.create_connection((address, port), timeout=5) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+
+
+def test_the_counters_of_nginx_are_for_the_host_alone(host, address, curl):
+    assert "Active connections" in host.check_output(READ_STATUS)
+    refused = curl("--max-time", "3", f"http://{address}:8080/nginx_status")
+    assert refused.returncode != 0
+
+
+def test_the_sandbox_holds_what_was_measured(host):
+    # The distribution's unit alone has 9.6.
+    assert host.run("systemd-analyze security --no-pager --threshold=30 nginx.service").rc == 0
 
 
 def test_answers_name_no_version(ask):
@@ -180,6 +238,47 @@ def test_the_access_log_is_json_without_queries_keys_or_health(twin, host, ask):
     assert newest["path"] == "/v1/models/digits/predict"
     assert newest["status"] == 200
     assert newest["upstream_status"].endswith("200")
+
+
+def test_a_strangers_burst_is_cut_off_with_429_and_an_exempt_clients_is_not(stranger, ask):
+    answers = stranger("burst", 60)
+    statuses = [ask(PREDICT, "--data", "x").status for _ in range(60)]
+
+    assert [answer["status"] for answer in answers[:20]] == [200] * 20
+    refused = answers[-1]
+    assert refused["status"] == 429
+    assert refused["retry_after"] == "2"
+    assert refused["problem"]["type"] == "urn:bedplate:problem:too-many-requests"
+    assert refused["problem"]["limit"] == 10
+    assert statuses == [200] * 60
+
+
+def test_addresses_of_one_ipv6_network_share_their_allowance(stranger, host):
+    sources = ["fd00:bed::1", "fd00:bed::2", "fd00:bed:0:1::1"]
+    for source in sources:
+        host.check_output(f"ip addr replace {source}/128 dev lo")
+
+    answers = stranger("burst", 90, *sources)
+
+    by_source = [[answer["status"] for answer in answers[n::3]].count(429) for n in range(3)]
+    assert by_source[0] + by_source[1] > 2 * by_source[2]
+    assert by_source[0] > 0
+
+
+def test_health_is_not_limited_by_rate(stranger):
+    answers = stranger("hold", 60)
+
+    assert answers == [None] * 60
+
+
+def test_more_open_requests_of_a_stranger_than_allowed_get_429(stranger):
+    answers = stranger("hold", 105)
+
+    refused = [answer for answer in answers if answer]
+    assert [answer["status"] for answer in refused] == [429] * 5
+    assert refused[0]["retry_after"] == "2"
+    assert refused[0]["problem"]["limit"] == 100
+    assert "at a time" in refused[0]["problem"]["detail"]
 
 
 def test_no_instance_left_is_answered_503_with_retry_after(twin, host, ask):

@@ -1,0 +1,131 @@
+"""The exporters of a host, as Prometheus asks them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+testinfra_hosts = ["ssh://ops1", "ssh://lb1"]
+
+PORTS = {"node": 9100, "nginx": 9113, "redis": 9121}
+EXPORTERS = pytest.mark.parametrize("name", PORTS)
+
+
+@pytest.fixture
+def figures(host, address):
+    """Ask an exporter from outside the host, as Prometheus does; {line without its value: value}."""
+
+    def ask(name):
+        _require(host, name)
+        with urllib.request.urlopen(f"http://{address}:{PORTS[name]}/metrics", timeout=5) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+        return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines)}
+
+    return ask
+
+
+def _require(host, name):
+    if not host.service(f"prometheus-{name}-exporter").is_enabled:
+        pytest.skip(f"{host.backend.host.name} has no {name} exporter")
+
+
+@EXPORTERS
+def test_an_exporter_listens_on_the_private_address_alone(host, address, name):
+    _require(host, name)
+    listening = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}
+
+    assert {place for place in listening if place.endswith(f":{PORTS[name]}")} == {f"{address}:{PORTS[name]}"}
+
+
+def test_the_hosts_figures_are_sane(figures):
+    node = figures("node")
+
+    assert 0 < node["node_memory_MemAvailable_bytes"] < node["node_memory_MemTotal_bytes"]
+    assert abs(node["node_time_seconds"] - time.time()) < 10
+    assert {value for series, value in node.items() if series.startswith("node_scrape_collector_success")} == {1}
+
+
+def test_units_are_watched_with_their_restarts(figures):
+    node = figures("node")
+
+    unit = "prometheus-node-exporter.service"
+    assert any(
+        value == 1 and f'name="{unit}",state="active"' in series
+        for series, value in node.items()
+        if series.startswith("node_systemd_unit_state")
+    )
+    assert f'node_systemd_service_restart_total{{name="{unit}"}}' in node
+    # Only what the kit runs.
+    assert not [series for series in node if "systemd-journald" in series]
+
+
+def test_file_systems_are_seen_as_the_host_sees_them(figures):
+    """The exporter's own view has everything read-only, and then a full disk would never count."""
+    node = figures("node")
+
+    seen = {series: value for series, value in node.items() if series.startswith("node_filesystem_readonly")}
+    assert seen
+    assert not [series for series, value in seen.items() if value == 1 and 'mountpoint="/tmp"' in series]
+    assert not [series for series in seen if 'mountpoint="/home"' in series or 'mountpoint="/root"' in series]
+
+
+@pytest.mark.parametrize("name", ["nginx", "redis"])
+def test_a_running_server_is_seen_by_its_exporter(host, figures, name):
+    _require(host, name)
+    unit = {"nginx": "nginx.service", "redis": "redis-server@cache.service"}[name]
+    if not host.service(unit).is_running:
+        pytest.skip(f"{unit} does not run here")
+
+    assert figures(name)[f"{name}_up"] == 1
+
+
+@EXPORTERS
+def test_a_killed_exporter_is_back_within_ten_seconds(host, figures, name):
+    _require(host, name)
+    host.check_output(f"systemctl kill --signal=KILL prometheus-{name}-exporter")
+
+    deadline = time.monotonic() + 10
+    while not _answers(figures, name):
+        assert time.monotonic() < deadline, "waited 10 s"
+        time.sleep(0.3)
+
+
+def _answers(figures, name):
+    try:
+        return bool(figures(name))
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+@EXPORTERS
+def test_the_sandbox_holds(host, name):
+    _require(host, name)
+    most = 20 if name == "node" else 12
+
+    assert host.run(f"systemd-analyze security --threshold={most} prometheus-{name}-exporter").rc == 0
+
+
+def test_the_password_for_redis_is_in_no_unit_environment_argument_or_journal(host):
+    _require(host, "redis")
+    (password,) = set(json.loads(host.file("/etc/bedplate/credentials/redis-exporter").content_string).values())
+    pid = host.check_output("systemctl show prometheus-redis-exporter --property=MainPID --value")
+
+    places = [
+        "systemctl show prometheus-redis-exporter",
+        "systemctl cat prometheus-redis-exporter",
+        "cat /etc/default/prometheus-redis-exporter",
+        f"cat /proc/{pid}/environ /proc/{pid}/cmdline",
+        "journalctl --no-pager --output=cat --lines=2000",
+    ]
+
+    for place in places:
+        text = host.check_output(place)
+        assert text
+        assert password not in text, place
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", password)
+    assert host.file("/etc/bedplate/credentials/redis-exporter").mode == 0o600
