@@ -56,5 +56,25 @@ def test_the_journal_is_kept_and_capped(host):
     assert re.search(r"max 1(\.0)?G", newest)
 
 
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [
+        ("kernel.yama.ptrace_scope", "1"),
+        ("fs.suid_dumpable", "0"),
+        ("net.ipv4.tcp_syncookies", "1"),
+        ("net.ipv4.conf.all.rp_filter", "1"),
+        ("net.ipv4.conf.default.rp_filter", "1"),
+        ("net.ipv4.conf.all.accept_redirects", "0"),
+        ("net.ipv6.conf.all.accept_redirects", "0"),
+    ],
+)
+def test_the_kernel_guards_processes_and_addresses(host, setting, wanted):
+    # What belongs to the whole machine is not a container's to change.
+    if not setting.startswith("net.") and host.run("systemd-detect-virt --container --quiet").rc == 0:
+        assert f"{setting} = {wanted}\n" in host.file("/etc/sysctl.d/60-bedplate.conf").content_string
+    else:
+        assert host.check_output(f"cat /proc/sys/{setting.replace('.', '/')}") == wanted
+
+
 def test_all_units_are_well(host):
     assert host.check_output("systemctl list-units --failed --no-legend") == ""

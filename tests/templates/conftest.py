@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
+from ansible.plugins.loader import filter_loader, init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -17,7 +17,13 @@ FLEET = {
     "inventory_dir": str(REPOSITORY / "inventory/demo"),
     "inventory_hostname": "lb1",
     "private_address": "192.0.2.1",
-    "groups": {"lb": ["lb1"], "gpu": ["gpu1", "gpu2"], "data": ["ops1"], "ops": ["ops1"]},
+    "groups": {
+        "all": ["lb1", "gpu1", "gpu2", "ops1"],
+        "lb": ["lb1"],
+        "gpu": ["gpu1", "gpu2"],
+        "data": ["ops1"],
+        "ops": ["ops1"],
+    },
     "hostvars": {
         "lb1": {"private_address": "192.0.2.1"},
         "gpu1": {"private_address": "192.0.2.11"},
@@ -31,6 +37,8 @@ FLEET = {
 @pytest.fixture(scope="session", autouse=True)
 def plugins() -> None:
     init_plugin_loader()
+    for folder in REPOSITORY.glob("roles/*/filter_plugins"):
+        filter_loader.add_directory(str(folder))
 
 
 @pytest.fixture
