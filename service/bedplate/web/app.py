@@ -11,11 +11,13 @@ from falcon.asgi import App, Request, Response
 from bedplate.web import problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
 from bedplate.web.body import Limits
+from bedplate.web.cache import ResponseCache
 from bedplate.web.engines import EnginePool
 from bedplate.web.lifespan import Lifespan
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
 from bedplate.web.settings import WebSettings
+from bedplate.web.shared_cache import SharedCache
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
@@ -30,17 +32,28 @@ class RequestId:
 
 
 def create_app(
-    settings: WebSettings, engines: EnginePool, keys: ApiKeys, notify_address: str | None = None
+    settings: WebSettings,
+    engines: EnginePool,
+    keys: ApiKeys,
+    notify_address: str | None = None,
+    cache_password: str = "",
 ) -> App[Request, Response]:
     """The ASGI application of one web instance.
 
     Args:
         notify_address: systemd's notification socket, told READY when the lifespan has started.
+        cache_password: of Redis, where settings.cache_socket is set.
     """
     limits = Limits(settings.max_body_bytes, settings.max_pixels, settings.max_items)
     predictor = Predictor(engines, limits)
     probe = ReadinessProbe(engines, predictor)
+    shared = _shared_cache(settings, cache_password)
+    cache = ResponseCache(
+        predictor, limits, settings.cache_ttl_s, settings.cache_memory_bytes, shared, settings.cache_shared_min_ms
+    )
     middleware: list[Any] = [RequestId(), RequireKey(keys), Lifespan(engines, notify_address)]
+    if shared:
+        middleware.append(shared)
     app = App(middleware=middleware)
     problems.install(app)
     app.add_route("/ping", resources.Ping())
@@ -49,7 +62,11 @@ def create_app(
     app.add_route("/health/ready", resources.Ready(probe))
     app.add_route("/health/detailed", resources.Detailed(probe))
     app.add_route("/v1/models", resources.Models(engines))
-    app.add_route(
-        "/v1/models/{name}/predict", resources.Predict(engines, predictor, limits, settings.request_timeout_s)
-    )
+    app.add_route("/v1/models/{name}/predict", resources.Predict(engines, cache, limits, settings.request_timeout_s))
     return app
+
+
+def _shared_cache(settings: WebSettings, password: str) -> SharedCache | None:
+    if not settings.cache_socket or not settings.cache_ttl_s:
+        return None
+    return SharedCache(settings.cache_socket, password, settings.cache_ttl_s, settings.cache_timeout_ms / 1e3)

@@ -25,18 +25,22 @@ def run(settings_file: Path, bind: str | None = None) -> int:
     """
     log.start("web")
     web = settings.load(WebSettings, settings_file)
-    keys = ApiKeys.read(_api_keys_file(web))
+    keys = ApiKeys.read(_credential(web.api_keys_file, "api_keys_file", "api-keys"))
+    cache_password = _cache_password(web)
     # Taken from gunicorn, which would announce READY before the application is imported.
     notify_address = os.environ.pop("NOTIFY_SOCKET", None)
-    _Gunicorn(web, keys, notify_address, bind).run()
+    _Gunicorn(web, keys, notify_address, cache_password, bind).run()
     return 0
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    def __init__(self, web: WebSettings, keys: ApiKeys, notify_address: str | None, bind: str | None):
+    def __init__(
+        self, web: WebSettings, keys: ApiKeys, notify_address: str | None, cache_password: str, bind: str | None
+    ):
         self._web = web
         self._keys = keys
         self._notify_address = notify_address
+        self._cache_password = cache_password
         self._bind = bind
         super().__init__()
 
@@ -46,7 +50,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load(self) -> Any:
         """Runs in the worker, so sockets to engines belong to the process that uses them."""
-        return create_app(self._web, EnginePool(self._web.engines), self._keys, self._notify_address)
+        engines = EnginePool(self._web.engines)
+        return create_app(self._web, engines, self._keys, self._notify_address, self._cache_password)
 
 
 def _options(web: WebSettings, bind: str | None) -> dict[str, Any]:
@@ -81,10 +86,24 @@ class JournalLogger(Logger):  # type: ignore[misc]
         self.error_log.propagate = True
 
 
-def _api_keys_file(web: WebSettings) -> Path:
-    if web.api_keys_file:
-        return web.api_keys_file
+def _cache_password(web: WebSettings) -> str:
+    if not web.cache_socket:
+        return ""
+    path = _credential(web.cache_password_file, "cache_password_file", "redis-cache")
+    try:
+        password = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read ({error}); cache_socket needs Redis's password") from None
+    if not password:
+        raise SettingsError(f"{path}: is empty; cache_socket needs Redis's password")
+    return password
+
+
+def _credential(path: Path | None, key: str, name: str) -> Path:
+    """The file that a setting names, or systemd's credential."""
+    if path:
+        return path
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
-        raise SettingsError("api_keys_file is not set and there is no credential 'api-keys'; set one of them")
-    return Path(directory) / "api-keys"
+        raise SettingsError(f"{key} is not set and there is no credential '{name}'; set one of them")
+    return Path(directory) / name

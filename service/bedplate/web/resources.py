@@ -12,8 +12,9 @@ from falcon.asgi import Request, Response
 from bedplate import __version__
 from bedplate.bundle import Bundle
 from bedplate.web.body import Limits, read_body
+from bedplate.web.cache import ResponseCache
 from bedplate.web.engines import RETRY_AFTER_S, EnginePool
-from bedplate.web.predictor import Predictor, deadline_in
+from bedplate.web.predictor import deadline_in
 from bedplate.web.readiness import ReadinessProbe
 
 
@@ -78,9 +79,9 @@ class Models:
 
 
 class Predict:
-    def __init__(self, engines: EnginePool, predictor: Predictor, limits: Limits, timeout_s: float):
+    def __init__(self, engines: EnginePool, cache: ResponseCache, limits: Limits, timeout_s: float):
         self._engines = engines
-        self._predictor = predictor
+        self._cache = cache
         self._limits = limits
         self._timeout_s = timeout_s
 
@@ -88,7 +89,10 @@ class Predict:
         deadline_ns = deadline_in(self._timeout_s)
         model = await self._engines.model(name)
         body = await read_body(req, self._limits)
-        result = await self._predictor.predict(model, req.content_type or "", body, deadline_ns)
+        answer = await self._cache.predict(
+            model, req.content_type or "", body, deadline_ns, req.get_header("Cache-Control") or ""
+        )
+        result = answer.prediction
         _json(
             resp,
             {
@@ -101,6 +105,8 @@ class Predict:
         resp.set_header(
             "Server-Timing", f"queue;dur={result.queue_ns / 1e6:.3f}, compute;dur={result.compute_ns / 1e6:.3f}"
         )
+        if answer.cache_status:
+            resp.set_header("Cache-Status", answer.cache_status)
 
 
 def _describe(model: Bundle) -> dict[str, Any]:
