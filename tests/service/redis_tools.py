@@ -57,6 +57,9 @@ class PrivateRedis:
         assert self._process
         self._process.send_signal(signum)
 
+    def close(self) -> None:
+        self.kill()
+
     def kill(self) -> None:
         self.admin.close()
         if self._process:
