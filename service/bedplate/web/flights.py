@@ -56,7 +56,7 @@ class Flights(Generic[T]):
         finally:
             flight.waiting -= 1
             if not flight.waiting:
-                flight.task.cancel()
+                flight.task.cancel()  # if it has failed already, this also says that nobody is to hear of it
                 self._land(key, flight)
         if not done:
             raise asyncio.TimeoutError
@@ -65,5 +65,3 @@ class Flights(Generic[T]):
     def _land(self, key: str, flight: _Flight[T]) -> None:
         if self._by_key.get(key) is flight:
             del self._by_key[key]
-        if flight.task.done() and not flight.task.cancelled():
-            flight.task.exception()  # seen, even if all who waited have left
