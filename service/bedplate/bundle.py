@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ _MAX_LAYERS = 1000
 _MAX_LABELS = 100_000
 _NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_SHA256 = r"[0-9a-f]{64}"
 _FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
@@ -93,6 +95,7 @@ class Bundle:
     network: tuple[Layer, ...]
     validation: Validation
     canary: Canary
+    digest: str  # of SHA256SUMS: a bundle made anew under the same version has another, unless nothing changed
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
 
     @classmethod
@@ -107,7 +110,10 @@ class Bundle:
             content = base64.b64decode(document.pop("canary_bytes"), validate=True)
         except (KeyError, TypeError, ValueError, binascii.Error):
             raise BundleError("description: canary_bytes: is missing or not base64; wanted the canary") from None
-        return _parse(document, "description", lambda _: content)
+        digest = document.pop("digest", None)
+        if not isinstance(digest, str) or not re.fullmatch(_SHA256, digest):
+            raise BundleError("description: digest: is missing or no sha256; wanted that of SHA256SUMS")
+        return _parse(document, "description", lambda _: content, digest)
 
 
 def read_bundle(directory: Path) -> Bundle:
@@ -116,21 +122,22 @@ def read_bundle(directory: Path) -> Bundle:
     Raises:
         BundleError: with the file, the key, the value and what would do.
     """
-    verify_manifest(directory)
+    digest = verify_manifest(directory)
     source = str(directory / BUNDLE_FILE)
     document = parse_yaml(read_file(directory, BUNDLE_FILE, _MAX_BUNDLE_BYTES), source)
-    bundle = _parse(document, source, lambda name: read_file(directory, name, MAX_CANARY_BYTES))
+    bundle = _parse(document, source, lambda name: read_file(directory, name, MAX_CANARY_BYTES), digest)
     if not (directory / bundle.weights).is_file():
         raise BundleError(f"{source}: weights: {bundle.weights!r} does not do, wanted a file of the bundle")
     return bundle
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """bundle.yaml as JSON, plus the canary's bytes: what the web needs and nothing more."""
-    return {**bundle.document, "canary_bytes": base64.b64encode(bundle.canary.content).decode()}
+    """bundle.yaml as JSON, plus the canary's bytes and the content's digest: what the web needs and nothing more."""
+    canary = base64.b64encode(bundle.canary.content).decode()
+    return {**bundle.document, "canary_bytes": canary, "digest": bundle.digest}
 
 
-def _parse(document: object, source: str, read_canary: Any) -> Bundle:
+def _parse(document: object, source: str, read_canary: Any, digest: str) -> Bundle:
     top = Section(source, document)
     top.integer("format", 1, 1)
     bundle = Bundle(
@@ -147,6 +154,7 @@ def _parse(document: object, source: str, read_canary: Any) -> Bundle:
         network=_layers(top),
         validation=_validation(top.section("validation")),
         canary=_canary(top.section("canary"), read_canary),
+        digest=digest,
         document=document if isinstance(document, dict) else {},
     )
     top.done()

@@ -29,8 +29,10 @@ def write_manifest(directory: Path) -> None:
     (directory / MANIFEST).write_text("".join(f"{_digest(directory, name)}  {name}\n" for name in names))
 
 
-def verify_manifest(directory: Path) -> None:
+def verify_manifest(directory: Path) -> str:
     """Compare every file in `directory` with SHA256SUMS.
+
+    Returns: the sha256 of SHA256SUMS itself, by which the whole content is known.
 
     Raises:
         BundleError: a file is missing, not listed, different, or not a regular file.
@@ -38,7 +40,8 @@ def verify_manifest(directory: Path) -> None:
     present = _file_names(directory)
     if MANIFEST not in present:
         raise BundleError(f"{directory / MANIFEST}: is missing; build the bundle again, or copy it completely")
-    listed = _parse(directory)
+    manifest = read_file(directory, MANIFEST, _MAX_MANIFEST_BYTES)
+    listed = _parse(directory / MANIFEST, manifest)
     for name in sorted(present - set(listed) - {MANIFEST}):
         raise BundleError(f"{directory / name}: is not listed in {MANIFEST}; remove it, or build the bundle again")
     for name, digest in listed.items():
@@ -49,6 +52,7 @@ def verify_manifest(directory: Path) -> None:
             raise BundleError(
                 f"{directory / name}: has sha256 {found}, {MANIFEST} says {digest}; copy the bundle again"
             )
+    return hashlib.sha256(manifest).hexdigest()
 
 
 def read_file(directory: Path, name: str, limit_bytes: int) -> bytes:
@@ -73,11 +77,9 @@ def _file_names(directory: Path) -> set[str]:
     return {entry.name for entry in entries}
 
 
-def _parse(directory: Path) -> dict[str, str]:
-    path = directory / MANIFEST
+def _parse(path: Path, manifest: bytes) -> dict[str, str]:
     listed: dict[str, str] = {}
-    text = read_file(directory, MANIFEST, _MAX_MANIFEST_BYTES).decode("utf-8", "replace")
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(manifest.decode("utf-8", "replace").splitlines(), start=1):
         match = _LINE.fullmatch(line)
         if not match:
             raise BundleError(f"{path}:{number}: {line[:160]!r} is not '<sha256>  <file>'; run sha256sum again")

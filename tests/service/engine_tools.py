@@ -37,6 +37,7 @@ def write_lamp(directory: Path, weights: dict[str, torch.Tensor] | None = None, 
     document = description(**{"network": NETWORK, **changes})
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "canary.png").write_bytes(base64.b64decode(document.pop("canary_bytes")))
+    del document["digest"]
     (directory / "bundle.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(document))))
     save_file(WEIGHTS if weights is None else weights, directory / "weights.safetensors")
     write_manifest(directory)

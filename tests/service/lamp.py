@@ -13,6 +13,8 @@ from bedplate.errors import EngineUnavailable, UnknownModel
 from bedplate.wire import Frame, Type
 from PIL import Image
 
+DIGEST = "d" * 64  # of a SHA256SUMS that does not exist
+
 
 def png_of(pixels: Any, mode: str = "L", kind: str = "PNG") -> bytes:
     """pixels (height, width) or (height, width, 3) uint8 → the bytes of a picture."""
@@ -46,6 +48,7 @@ def description(**changes: Any) -> dict[str, Any]:
         "validation": {"metric": "accuracy", "threshold": 0.9, "measured": 0.95},
         "canary": {"file": "canary.png", "label": "bright"},
         "canary_bytes": base64.b64encode(png_of([[255, 255], [255, 255]])).decode(),
+        "digest": DIGEST,
     }
     return {**document, **changes}
 
@@ -62,6 +65,7 @@ class FakeEngines:
     def __init__(self) -> None:
         self.engines: list[Any] = []
         self.error: Exception | None = None
+        self.digest = DIGEST
         self.asked: list[Any] = []  # items (n, 1, 2, 2) of each request
         self._model = Bundle.from_description(description())
 
@@ -85,6 +89,7 @@ class FakeEngines:
         answer = {
             "model": "lamp",
             "version": "1",
+            "digest": self.digest,
             "outputs": [{"name": "logits", "dtype": "float32", "shape": list(logits.shape)}],
             "queue_ns": 1000,
             "compute_ns": 2000,

@@ -56,7 +56,7 @@ def test_a_prediction_is_one_line_of_the_performance_stream(client, lines):
         "items": 1,
         "queue_ms": 0.001,
         "compute_ms": 0.002,
-        "cache": "bypass",
+        "cache": "miss",
         "bytes_in": len(BRIGHT),
     }
 

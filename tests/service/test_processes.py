@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.service.engine_tools import write_lamp
+from tests.service.engine_tools import GatedLamp, running_engine, write_lamp
 from tests.service.lamp import png_of
+from tests.service.redis_tools import PASSWORD, PrivateRedis
 
 START_S = 60  # torch on a busy machine
 SERVICE = Path(__file__).parents[2] / "service"
@@ -110,6 +111,53 @@ def test_a_web_without_an_engine_is_ready_live_and_says_503(web_settings, notifi
     assert web.returncode == 0
     assert output == ""
     assert all(json.loads(line)["unit"] == "web" for line in errors.splitlines())
+
+
+def test_what_one_web_answered_the_next_one_takes_from_redis(web_settings, tmp_path):
+    server = PrivateRedis(tmp_path)
+    shared = {"cache_socket": str(server.socket), "cache_shared_min_ms": 0}
+    web_settings.write_text(yaml.safe_dump(yaml.safe_load(web_settings.read_text()) | shared))
+    (tmp_path / "redis-cache").write_text(PASSWORD)
+    port = free_port()
+    answers = []
+
+    def predict():
+        status, headers, body = ask(port, "POST", "/v1/models/lamp/predict", BRIGHT)
+        answers.append((status, headers.get("cache-status"), json.loads(body)["predictions"][0]["label"]))
+
+    with running_engine(tmp_path / "cpu0.sock", GatedLamp()), contextlib.closing(server):
+        server.start()
+        for _ in range(2):
+            with program(
+                "web", "--settings", web_settings, "--bind", f"127.0.0.1:{port}", CREDENTIALS_DIRECTORY=str(tmp_path)
+            ):
+                wait_until(lambda: status_of(port, "/health/ready") == 200)
+                wait_until(lambda: server.admin.info("clients")["connected_clients"] > 1)  # it has probed
+                predict()
+                predict()
+                wait_until(server.admin.dbsize)
+
+    assert answers == [
+        (200, "bedplate; fwd=miss", "bright"),
+        (200, "bedplate; hit; detail=memory", "bright"),
+        (200, "bedplate; hit; detail=shared", "bright"),
+        (200, "bedplate; hit; detail=memory", "bright"),
+    ]
+
+
+@pytest.mark.parametrize("password", [None, ""])
+def test_a_web_without_the_password_of_its_cache_does_not_start(web_settings, tmp_path, password):
+    web_settings.write_text(f"{web_settings.read_text()}\ncache_socket: /nowhere.sock\n")
+    if password is not None:
+        (tmp_path / "redis-cache").write_text(password)
+
+    with program(
+        "web", "--settings", web_settings, "--bind", f"127.0.0.1:{free_port()}", CREDENTIALS_DIRECTORY=str(tmp_path)
+    ) as web:
+        _, errors = web.communicate(timeout=START_S)
+
+    assert web.returncode == 2
+    assert "cache_socket needs Redis's password" in errors
 
 
 def test_a_web_feeds_the_watchdog(web_settings, notifications, tmp_path):

@@ -6,6 +6,7 @@ import falcon.testing
 import pytest
 from bedplate.bundle import Bundle
 from bedplate.errors import EngineBusy
+from bedplate.web.cache import Answer
 from bedplate.web.observer import ObservedApp, observation, route_of
 from bedplate.web.predictor import Prediction
 
@@ -146,15 +147,19 @@ def test_a_client_that_leaves_is_counted_and_no_longer_in_flight(client, engines
     assert value("bedplate_requests_total", route="predict", status="499") == 1
 
 
-@pytest.mark.parametrize(("cache", "computed"), [("memory", 0), ("shared", 0), ("miss", 1), ("bypass", 1)])
-def test_only_what_an_engine_computed_has_time_in_queue_and_on_the_device(metrics, value, cache, computed):
-    class Answer:
+@pytest.mark.parametrize(
+    ("lookup", "collapsed", "computed"),
+    [("memory", False, 0), ("shared", False, 0), ("miss", False, 1), ("miss", True, 0), ("bypass", False, 1)],
+)
+def test_only_what_an_engine_computed_has_time_in_queue_and_on_the_device(metrics, value, lookup, collapsed, computed):
+    class Answering:
         async def on_post(self, req, resp):
             observation(req).model = Bundle.from_description(description())
-            observation(req).result = Prediction("lamp", "1", [{"label": "dark"}], 0, 0, cache)
+            prediction = Prediction("lamp", "1", "digest", [{"label": "dark"}], 0, 0)
+            observation(req).answer = Answer(prediction, lookup, collapsed)
 
     app = ObservedApp(metrics)
-    app.add_route("/", Answer())
+    app.add_route("/", Answering())
 
     falcon.testing.TestClient(app).simulate_post("/")
 

@@ -156,6 +156,14 @@ def test_metrics_listens_only_where_somebody_may_come_from(unit, come, address):
     assert values(socket, "ListenStream") == [f"{address}:7"]
 
 
+@pytest.mark.parametrize(("data", "socket"), [(["ops1"], "/run/bedplate/redis/cache.sock"), ([], None)])
+def test_front_ends_share_a_cache_where_there_is_one(settings, data, socket):
+    found = settings("web.yaml", groups={"data": data}, bedplate_cache_memory_mb=2, bedplate_cache_ttl_s=60)
+
+    assert found.get("cache_socket") == socket
+    assert (found["cache_memory_bytes"], found["cache_ttl_s"]) == (2 << 20, 60)
+
+
 @pytest.mark.parametrize(
     ("declared", "served"),
     [

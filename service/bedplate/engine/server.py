@@ -105,6 +105,7 @@ def _reply(work: Work) -> Frame:
     meta = {
         "model": bundle.name,
         "version": bundle.version,
+        "digest": bundle.digest,
         "outputs": [{"name": bundle.output.name, "dtype": bundle.output.dtype, "shape": work.outputs.shape}],
         "queue_ns": work.queue_ns,
         "compute_ns": work.compute_ns,

@@ -13,6 +13,7 @@ from bedplate.exposition import Exposition
 from bedplate.web import problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
 from bedplate.web.body import Limits
+from bedplate.web.cache import ResponseCache
 from bedplate.web.engines import EnginePool
 from bedplate.web.lifespan import Lifespan
 from bedplate.web.metrics import WebMetrics
@@ -20,6 +21,7 @@ from bedplate.web.observer import ObservedApp, observation
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
 from bedplate.web.settings import WebSettings
+from bedplate.web.shared_cache import SharedCache
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
@@ -41,18 +43,32 @@ def create_app(
     metrics: WebMetrics,
     metrics_socket: Path | None = None,
     notify_address: str | None = None,
+    cache_password: str = "",
 ) -> ObservedApp:
     """The ASGI application of one web instance.
 
     Args:
         metrics_socket: where the figures are told; nowhere if None.
         notify_address: systemd's notification socket, told READY when the lifespan has started.
+        cache_password: of Redis, where settings.cache_socket is set.
     """
     limits = Limits(settings.max_body_bytes, settings.max_pixels, settings.max_items)
     predictor = Predictor(engines, limits)
     probe = ReadinessProbe(engines, predictor)
+    shared = _shared_cache(settings, cache_password, metrics)
+    cache = ResponseCache(
+        predictor,
+        limits,
+        settings.cache_ttl_s,
+        settings.cache_memory_bytes,
+        shared,
+        settings.cache_shared_min_ms,
+        metrics.cache_lookup,
+    )
     exposition = Exposition(metrics_socket, metrics.registry) if metrics_socket else None
     middleware: list[Any] = [RequestId(), RequireKey(keys), Lifespan(engines, exposition, notify_address)]
+    if shared:
+        middleware.append(shared)
     app = ObservedApp(metrics, middleware=middleware)
     problems.install(app)
     app.add_route("/ping", resources.Ping())
@@ -61,7 +77,14 @@ def create_app(
     app.add_route("/health/ready", resources.Ready(probe))
     app.add_route("/health/detailed", resources.Detailed(probe))
     app.add_route("/v1/models", resources.Models(engines))
-    app.add_route(
-        "/v1/models/{name}/predict", resources.Predict(engines, predictor, limits, settings.request_timeout_s)
-    )
+    app.add_route("/v1/models/{name}/predict", resources.Predict(engines, cache, limits, settings.request_timeout_s))
     return app
+
+
+def _shared_cache(settings: WebSettings, password: str, metrics: WebMetrics) -> SharedCache | None:
+    if not settings.cache_socket or not settings.cache_ttl_s:
+        return None
+    timeout_s = settings.cache_timeout_ms / 1e3
+    cache = SharedCache(settings.cache_socket, password, settings.cache_ttl_s, timeout_s, metrics.cache_error)
+    metrics.cache_available(lambda: float(cache.available))
+    return cache

@@ -32,11 +32,12 @@ def run(settings_file: Path, bind: str | None = None, instance: str | None = Non
     """
     log.start(f"bedplate-web@{instance}" if instance else "web")
     web = settings.load(WebSettings, settings_file)
-    keys = ApiKeys.read(_api_keys_file(web))
+    keys = ApiKeys.read(_credential(web.api_keys_file, "api_keys_file", "api-keys"))
+    cache_password = _cache_password(web)
     metrics_socket = _metrics_socket(web, instance)
     # Taken from gunicorn, which would announce READY before the application is imported.
     notify_address = os.environ.pop("NOTIFY_SOCKET", None)
-    _Gunicorn(web, keys, metrics_socket, notify_address, bind).run()
+    _Gunicorn(web, keys, metrics_socket, notify_address, cache_password, bind).run()
     return 0
 
 
@@ -47,12 +48,14 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         keys: ApiKeys,
         metrics_socket: Path | None,
         notify_address: str | None,
+        cache_password: str,
         bind: str | None,
     ):
         self._web = web
         self._keys = keys
         self._metrics_socket = metrics_socket
         self._notify_address = notify_address
+        self._cache_password = cache_password
         self._bind = bind
         super().__init__()
 
@@ -69,6 +72,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             WebMetrics(),
             self._metrics_socket,
             self._notify_address,
+            self._cache_password,
         )
 
 
@@ -114,10 +118,24 @@ def _metrics_socket(web: WebSettings, instance: str | None) -> Path | None:
     return web.metrics_dir / f"web@{instance}.sock"
 
 
-def _api_keys_file(web: WebSettings) -> Path:
-    if web.api_keys_file:
-        return web.api_keys_file
+def _cache_password(web: WebSettings) -> str:
+    if not web.cache_socket:
+        return ""
+    path = _credential(web.cache_password_file, "cache_password_file", "redis-cache")
+    try:
+        password = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read ({error}); cache_socket needs Redis's password") from None
+    if not password:
+        raise SettingsError(f"{path}: is empty; cache_socket needs Redis's password")
+    return password
+
+
+def _credential(path: Path | None, key: str, name: str) -> Path:
+    """The file that a setting names, or systemd's credential."""
+    if path:
+        return path
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
-        raise SettingsError("api_keys_file is not set and there is no credential 'api-keys'; set one of them")
-    return Path(directory) / "api-keys"
+        raise SettingsError(f"{key} is not set and there is no credential '{name}'; set one of them")
+    return Path(directory) / name

@@ -13,8 +13,8 @@ from typing import Any
 from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
+from bedplate.web.cache import Answer
 from bedplate.web.metrics import WebMetrics
-from bedplate.web.predictor import Prediction
 
 _performance = logging.getLogger("bedplate.performance")
 _KEY = "bedplate.observation"
@@ -31,7 +31,7 @@ class Observation:
     request_id: str | None = None
     model: Bundle | None = None  # known, so it is safe to tell; a name from a URL is not
     body_bytes: int | None = None
-    result: Prediction | None = None
+    answer: Answer | None = None
     problem: str | None = None  # code of the error that was answered
 
 
@@ -73,10 +73,11 @@ class ObservedApp(App[Request, Response]):
             self._metrics.error(seen.problem)
         if seen.model is None:
             return
-        if seen.result and seen.status == 200:
-            self._metrics.prediction(seen.model, [item["label"] for item in seen.result.predictions], seconds)
-            if seen.result.was_computed:
-                self._metrics.inference(seen.model, seen.result.queue_ns / 1e9, seen.result.compute_ns / 1e9)
+        if seen.answer and seen.status == 200:
+            found = seen.answer.prediction
+            self._metrics.prediction(seen.model, [item["label"] for item in found.predictions], seconds)
+            if seen.answer.was_computed:
+                self._metrics.inference(seen.model, found.queue_ns / 1e9, found.compute_ns / 1e9)
         _performance.info("prediction", extra=_line(seen, seen.model, seconds))
 
 
@@ -99,11 +100,12 @@ def _line(seen: Observation, model: Bundle, seconds: float) -> dict[str, Any]:
         "bytes_in": seen.body_bytes,
         "total_ms": round(seconds * 1e3, 3),
     }
-    if seen.result:
+    if seen.answer:
+        found = seen.answer.prediction
         line |= {
-            "items": len(seen.result.predictions),
-            "queue_ms": round(seen.result.queue_ns / 1e6, 3),
-            "compute_ms": round(seen.result.compute_ns / 1e6, 3),
-            "cache": seen.result.cache,
+            "items": len(found.predictions),
+            "queue_ms": round(found.queue_ns / 1e6, 3),
+            "compute_ms": round(found.compute_ns / 1e6, 3),
+            "cache": seen.answer.lookup,
         }
     return line

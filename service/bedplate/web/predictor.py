@@ -21,14 +21,10 @@ _MAX_SCORES = 10
 class Prediction:
     model: str
     version: str
+    digest: str  # of the bundle that the engine computed with
     predictions: list[dict[str, Any]]
     queue_ns: int
     compute_ns: int
-    cache: str = "bypass"  # memory, shared: found there; miss: computed; bypass: not looked for
-
-    @property
-    def was_computed(self) -> bool:
-        return self.cache in ("miss", "bypass")
 
 
 class Predictor:
@@ -67,6 +63,7 @@ class Predictor:
         return Prediction(
             model=answer.meta["model"],
             version=answer.meta["version"],
+            digest=answer.meta["digest"],
             predictions=name_classes(logits, model),
             queue_ns=answer.meta["queue_ns"],
             compute_ns=answer.meta["compute_ns"],

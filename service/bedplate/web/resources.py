@@ -12,9 +12,10 @@ from falcon.asgi import Request, Response
 from bedplate import __version__
 from bedplate.bundle import Bundle
 from bedplate.web.body import Limits, read_body
+from bedplate.web.cache import ResponseCache
 from bedplate.web.engines import RETRY_AFTER_S, EnginePool
 from bedplate.web.observer import observation
-from bedplate.web.predictor import Predictor, deadline_in
+from bedplate.web.predictor import deadline_in
 from bedplate.web.readiness import ReadinessProbe
 
 
@@ -79,9 +80,9 @@ class Models:
 
 
 class Predict:
-    def __init__(self, engines: EnginePool, predictor: Predictor, limits: Limits, timeout_s: float):
+    def __init__(self, engines: EnginePool, cache: ResponseCache, limits: Limits, timeout_s: float):
         self._engines = engines
-        self._predictor = predictor
+        self._cache = cache
         self._limits = limits
         self._timeout_s = timeout_s
 
@@ -91,7 +92,10 @@ class Predict:
         seen.model = model = await self._engines.model(name)
         body = await read_body(req, self._limits)
         seen.body_bytes = len(body)
-        seen.result = result = await self._predictor.predict(model, req.content_type or "", body, deadline_ns)
+        seen.answer = answer = await self._cache.predict(
+            model, req.content_type or "", body, deadline_ns, req.get_header("Cache-Control") or ""
+        )
+        result = answer.prediction
         _json(
             resp,
             {
@@ -104,6 +108,8 @@ class Predict:
         resp.set_header(
             "Server-Timing", f"queue;dur={result.queue_ns / 1e6:.3f}, compute;dur={result.compute_ns / 1e6:.3f}"
         )
+        if answer.cache_status:
+            resp.set_header("Cache-Status", answer.cache_status)
 
 
 def _describe(model: Bundle) -> dict[str, Any]:

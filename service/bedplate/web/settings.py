@@ -28,3 +28,21 @@ class WebSettings:
 
     # Instance N tells its figures on web@N.sock here (docs/metrics.md); nowhere without it.
     metrics_dir: Path | None = None
+
+    # How long an answer is kept to be given again; 0 keeps none.
+    cache_ttl_s: int = field(default=3600, metadata={"unit": "s", "min": 0, "max": 30 * 86_400})
+
+    # What kept answers may take in this process.
+    cache_memory_bytes: int = field(default=16 << 20, metadata={"unit": "bytes", "min": 0, "max": 16 << 30})
+
+    # Where Redis is reached, which keeps answers for all hosts. None: this process's memory is all.
+    cache_socket: Path | None = None
+
+    # Holds the password of Redis's user bedplate-web; under systemd it comes as the credential `redis-cache`.
+    cache_password_file: Path | None = None
+
+    # What asking Redis may take. Past it the answer is computed.
+    cache_timeout_ms: float = field(default=50.0, metadata={"unit": "ms", "min": 1, "max": 10_000})
+
+    # Redis is left out for a model whose engine answers faster than this on the mean: computing is no slower.
+    cache_shared_min_ms: float = field(default=5.0, metadata={"unit": "ms", "min": 0, "max": 3_600_000})

@@ -1,0 +1,216 @@
+"""The response cache: what was answered once is not computed again (docs/adr/0008).
+
+An answer is kept under all that it depends on, so nothing kept is ever wrong and nothing has to be invalidated. Two
+tiers: the memory of this process, then Redis. Only answers are kept, no errors and no bodies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import falcon
+
+from bedplate import __version__, wire
+from bedplate.bundle import Bundle
+from bedplate.errors import DeadlineExceeded
+from bedplate.web.body import Limits
+from bedplate.web.flights import Flights
+from bedplate.web.memory_cache import MemoryCache
+from bedplate.web.predictor import Prediction, Predictor
+from bedplate.web.shared_cache import SharedCache
+
+# Hashing more than this would hold up the other requests of the process for more than about a millisecond.
+_INLINE_BYTES = 1 << 20
+_BYPASS = frozenset({"no-cache", "no-store"})
+
+
+@dataclass(frozen=True)
+class Answer:
+    prediction: Prediction
+    lookup: str  # memory, shared, miss, bypass; off
+    collapsed: bool = False  # one computation answered several requests
+
+    @property
+    def was_computed(self) -> bool:
+        """For this request, and not for another that it shares the answer with."""
+        return self.lookup in ("miss", "bypass", "off") and not self.collapsed
+
+    @property
+    def cache_status(self) -> str | None:
+        """The header of RFC 9211; None where there is no cache."""
+        status = _STATUS[self.lookup]
+        return f"{status}; collapsed" if self.collapsed and status else status
+
+
+_STATUS = {
+    "memory": "bedplate; hit; detail=memory",
+    "shared": "bedplate; hit; detail=shared",
+    "miss": "bedplate; fwd=miss",
+    "bypass": "bedplate; fwd=request",
+    "off": None,
+}
+
+
+class ResponseCache:
+    """Stands before the predictor.
+
+    Args:
+        ttl_s: how long each tier keeps an answer; 0 keeps nothing.
+        memory_bytes: of the first tier.
+        shared: the second tier, if there is one.
+        shared_min_ms: where an engine answers faster than this, on the mean, the second tier is left out.
+        on_lookup: told how each request fared: memory, shared, miss, bypass.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        limits: Limits,
+        ttl_s: int,
+        memory_bytes: int,
+        shared: SharedCache | None = None,
+        shared_min_ms: float = 0,
+        on_lookup: Callable[[str], None] = lambda result: None,
+    ):
+        self._predictor = predictor
+        self._limits = limits
+        self._memory = MemoryCache(memory_bytes, ttl_s)
+        self._ttl_s = ttl_s
+        self._shared = shared
+        self._shared_min_ms = shared_min_ms
+        self._on_lookup = on_lookup
+        self._flights: Flights[tuple[Prediction, str]] = Flights()
+        self._engine_ms: dict[str, float] = {}  # by the digest of the bundle, a running mean
+
+    @property
+    def available(self) -> bool:
+        """False while Redis is declared and left alone because it failed."""
+        return self._shared is None or self._shared.available
+
+    async def predict(
+        self, model: Bundle, content_type: str, body: bytes, deadline_ns: int, cache_control: str = ""
+    ) -> Answer:
+        """As Predictor.predict, answered from the cache where that can be.
+
+        Raises:
+            ServiceError: see errors.py.
+        """
+        if not self._ttl_s:
+            return Answer(await self._predictor.predict(model, content_type, body, deadline_ns), "off")
+        if _BYPASS & {directive.strip().lower() for directive in cache_control.split(",")}:
+            self._on_lookup("bypass")
+            return Answer(await self._predictor.predict(model, content_type, body, deadline_ns), "bypass")
+        key = await self._key(model, content_type, body)
+        if text := self._memory.get(key):
+            self._on_lookup("memory")
+            return Answer(_from_text(text, model), "memory")
+
+        lookup, collapsed = "miss", False
+        try:
+            (prediction, lookup), collapsed = await self._flights.join(
+                key,
+                lambda: self._look_further(key, model, content_type, body, deadline_ns),
+                (deadline_ns - wire.now_ns()) / 1e9,
+            )
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded("no answer within the deadline", next_step="send less, or later") from None
+        finally:
+            self._on_lookup(lookup)
+        return Answer(prediction, lookup, collapsed)
+
+    async def _key(self, model: Bundle, content_type: str, body: bytes) -> str:
+        how = [
+            *(__version__, model.name, model.version, model.digest),
+            *(self._limits.pixels, self._limits.items, _how_it_is_read(content_type)),
+        ]
+        digest = hashlib.sha256(json.dumps(how).encode())
+        if len(body) > _INLINE_BYTES:
+            await asyncio.to_thread(digest.update, body)
+        else:
+            digest.update(body)
+        return digest.hexdigest()
+
+    async def _look_further(
+        self, key: str, model: Bundle, content_type: str, body: bytes, deadline_ns: int
+    ) -> tuple[Prediction, str]:
+        """From Redis where that is worth the way, else from an engine."""
+        shared = self._shared if self._is_worth_sharing(model) else None
+        if shared and (prediction := await self._from(shared, key, model)):
+            return prediction, "shared"
+        prediction = await self._predictor.predict(model, content_type, body, deadline_ns)
+        self._learn(prediction)
+        # An engine may have loaded other content under the same version since it was described.
+        if prediction.digest == model.digest:
+            text = _to_text(prediction)
+            self._memory.put(key, text)
+            if shared and self._is_worth_sharing(model):
+                shared.put(key, text)
+        return prediction, "miss"
+
+    async def _from(self, shared: SharedCache, key: str, model: Bundle) -> Prediction | None:
+        text = await shared.get(key)
+        if text is None:
+            return None
+        try:
+            prediction = _from_text(text, model)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            shared.discard(key)
+            return None
+        self._memory.put(key, text)
+        return prediction
+
+    def _is_worth_sharing(self, model: Bundle) -> bool:
+        return self._engine_ms.get(model.digest, self._shared_min_ms) >= self._shared_min_ms
+
+    def _learn(self, prediction: Prediction) -> None:
+        took_ms = (prediction.queue_ns + prediction.compute_ns) / 1e6
+        mean_ms = self._engine_ms.get(prediction.digest, took_ms)
+        self._engine_ms[prediction.digest] = mean_ms + 0.1 * (took_ms - mean_ms)
+
+
+def _how_it_is_read(content_type: str) -> str:
+    """As much of the type as changes how `parse_items` reads a body: pictures are known by content."""
+    kind, options = falcon.parse_header(content_type)
+    kind = kind.lower()
+    if kind.startswith("image/"):
+        return "image/*"
+    return f"{kind};{options.get('boundary', '')}" if kind.startswith("multipart/") else kind
+
+
+def _to_text(prediction: Prediction) -> bytes:
+    document = {"model": prediction.model, "version": prediction.version, "predictions": prediction.predictions}
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _from_text(text: bytes, model: Bundle) -> Prediction:
+    """A kept answer. Nothing was queued or computed for it.
+
+    Raises:
+        ValueError, TypeError, KeyError, RecursionError: no answer of this model.
+    """
+    document = json.loads(text, parse_constant=_refuse_constant)
+    predictions = document["predictions"]
+    if (document["model"], document["version"]) != (model.name, model.version) or not predictions:
+        raise ValueError("an answer of another model")
+    if not isinstance(predictions, list) or not all(map(_is_prediction, predictions)):
+        raise ValueError("no predictions")
+    return Prediction(model.name, model.version, model.digest, predictions, queue_ns=0, compute_ns=0)
+
+
+def _is_prediction(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and found.keys() == {"label", "score", "scores"}
+        and isinstance(found["label"], str)
+        and isinstance(found["score"], float)
+        and isinstance(found["scores"], dict)
+    )
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)

@@ -1,0 +1,53 @@
+"""The first tier of the cache: the answers that this process used last, bounded in bytes."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+# What CPython takes for an entry besides the value's own bytes: key, digest, tuple, time, place in the dictionary.
+ENTRY_BYTES = 400
+
+
+class MemoryCache:
+    """Values by key; the one that was used longest ago makes room.
+
+    Args:
+        max_bytes: of values and what keeping them takes.
+        ttl_s: after which a value is forgotten.
+        clock: seconds.
+    """
+
+    def __init__(self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic):
+        self._max_bytes = max_bytes
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self.used_bytes = 0
+
+    def get(self, key: str) -> bytes | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        value, expires = entry
+        if expires <= self._clock():
+            self._forget(key)
+            return None
+        self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep `value`, unless it alone is more than all may take."""
+        self._forget(key)
+        size = len(value) + ENTRY_BYTES
+        if size > self._max_bytes:
+            return
+        self._entries[key] = (value, self._clock() + self._ttl_s)
+        self.used_bytes += size
+        while self.used_bytes > self._max_bytes:
+            self._forget(next(iter(self._entries)))
+
+    def _forget(self, key: str) -> None:
+        if entry := self._entries.pop(key, None):
+            self.used_bytes -= len(entry[0]) + ENTRY_BYTES

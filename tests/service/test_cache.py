@@ -1,0 +1,177 @@
+"""What a caller sees of the response cache, and what it must never see."""
+
+import asyncio
+
+import pytest
+import uvloop
+from bedplate.bundle import Bundle
+from bedplate.errors import DeadlineExceeded, EngineBusy
+from bedplate.web.body import Limits
+from bedplate.web.cache import ResponseCache
+from bedplate.web.predictor import Predictor, deadline_in
+
+from tests.service.lamp import FakeEngines, description, png_of
+
+URL = "/v1/models/lamp/predict"
+BRIGHT = png_of([[255, 255], [255, 255]])
+DARK = png_of([[0, 0], [0, 0]])
+HIT = "bedplate; hit; detail=memory"
+MISS = "bedplate; fwd=miss"
+
+
+def post(client, body=BRIGHT, content_type="image/png", **headers):
+    return client.simulate_post(URL, body=body, headers={"Content-Type": content_type, **headers})
+
+
+def statuses(client, *requests):
+    return [post(client, *request).headers.get("cache-status") for request in requests]
+
+
+@pytest.fixture
+def cache_of():
+    """A cache before these engines, and what it reported."""
+
+    def make(engines, **settings):
+        limits = Limits(body_bytes=8192, pixels=10_000, items=64)
+        arguments = {"ttl_s": 60, "memory_bytes": 1 << 20, **settings}
+        return ResponseCache(Predictor(engines, limits), limits, **arguments)
+
+    return make
+
+
+def test_the_same_picture_is_computed_once(client, engines):
+    first, second = post(client), post(client)
+
+    assert (first.headers["cache-status"], second.headers["cache-status"]) == (MISS, HIT)
+    assert first.json["predictions"] == second.json["predictions"]
+    assert first.json["request_id"] != second.json["request_id"]
+    assert len(engines.asked) == 1
+
+
+def test_a_hit_says_that_nothing_was_computed(client):
+    post(client)
+
+    assert post(client).headers["server-timing"] == "queue;dur=0.000, compute;dur=0.000"
+
+
+def test_another_picture_is_another_question(client):
+    assert statuses(client, (BRIGHT,), (DARK,), (DARK,)) == [MISS, MISS, HIT]
+
+
+def test_the_same_bytes_read_in_another_way_are_another_question(client):
+    numbers = b"[[1.0,1.0]]12345"
+
+    assert statuses(client, (numbers, "application/octet-stream")) == [MISS]
+    assert post(client, numbers, "application/json").status_code == 400
+    assert post(client, numbers, "image/png").status_code == 415
+
+
+def test_what_is_read_alike_is_one_question(client):
+    assert statuses(client, (BRIGHT, "image/png"), (BRIGHT, "IMAGE/jpeg; q=1")) == [MISS, HIT]
+
+
+@pytest.mark.parametrize("directive", ["no-cache", "no-store", "max-age=0, No-Cache"])
+def test_a_caller_may_ask_past_the_cache(client, engines, directive):
+    post(client)
+
+    result = post(client, **{"Cache-Control": directive})
+
+    assert result.headers["cache-status"] == "bedplate; fwd=request"
+    assert len(engines.asked) == 2
+
+
+def test_without_a_time_to_live_nothing_is_kept(client_of, engines):
+    client = client_of(engines, cache_ttl_s=0)
+
+    assert statuses(client, (BRIGHT,), (BRIGHT,)) == [None, None]
+    assert len(engines.asked) == 2
+
+
+def test_errors_are_not_kept(client, engines):
+    engines.error = EngineBusy("queue full", retry_after_s=1)
+    assert post(client).status_code == 429
+
+    engines.error = None
+
+    assert post(client).status_code == 200
+
+
+def test_a_bundle_made_anew_under_its_version_gets_new_answers(client, engines):
+    post(client)
+
+    engines._model = Bundle.from_description(description(digest="e" * 64))
+    engines.digest = "e" * 64
+
+    assert statuses(client, (BRIGHT,), (BRIGHT,)) == [MISS, HIT]
+
+
+def test_an_answer_of_other_content_than_described_is_not_kept(client, engines):
+    engines.digest = "e" * 64
+
+    assert statuses(client, (BRIGHT,), (BRIGHT,)) == [MISS, MISS]
+
+
+def test_a_lowered_limit_holds_for_what_was_answered_before(cache_of, engines):
+    model = asyncio.run(engines.model("lamp"))
+    limits = [Limits(8192, 10_000, 64), Limits(8192, 3, 64)]
+    caches = [ResponseCache(Predictor(engines, limit), limit, 60, 1 << 20) for limit in limits]
+
+    keys = [asyncio.run(cache._key(model, "image/png", BRIGHT)) for cache in caches]
+
+    assert keys[0] != keys[1]
+
+
+def test_every_request_is_reported_once(cache_of):
+    lookups = []
+
+    async def scenario():
+        engines = FakeEngines()
+        cache = cache_of(engines, on_lookup=lookups.append)
+        model = await engines.model("lamp")
+        for control in ("", "", "no-store"):
+            await cache.predict(model, "image/png", BRIGHT, deadline_in(5), control)
+        engines.error = EngineBusy("queue full")
+        with pytest.raises(EngineBusy):
+            await cache.predict(model, "image/png", DARK, deadline_in(5))
+
+    uvloop.run(scenario())
+
+    assert lookups == ["miss", "memory", "bypass", "miss"]
+
+
+class HeldEngines(FakeEngines):
+    """Answers when the gate is open."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def predict(self, meta, tensors, deadline_ns):
+        await self.gate.wait()
+        return await super().predict(meta, tensors, deadline_ns)
+
+
+def test_the_same_at_the_same_time_is_computed_once_even_if_the_first_caller_leaves(cache_of):
+    async def scenario():
+        engines = HeldEngines()
+        cache, model = cache_of(engines), await engines.model("lamp")
+        callers = [asyncio.create_task(cache.predict(model, "image/png", BRIGHT, deadline_in(5))) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        callers[0].cancel()
+        engines.gate.set()
+        return await asyncio.gather(*callers[1:]), len(engines.asked)
+
+    answers, asked = uvloop.run(scenario())
+
+    assert [answer.cache_status for answer in answers] == [f"{MISS}; collapsed"] * 3
+    assert [answer.prediction.predictions[0]["label"] for answer in answers] == ["bright"] * 3
+    assert asked == 1
+
+
+def test_a_deadline_that_passes_in_the_flight_is_told(cache_of):
+    async def scenario():
+        engines = HeldEngines()
+        await cache_of(engines).predict(await engines.model("lamp"), "image/png", BRIGHT, deadline_in(0.02))
+
+    with pytest.raises(DeadlineExceeded):
+        uvloop.run(scenario())
