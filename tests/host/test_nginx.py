@@ -36,7 +36,8 @@ sed -E -e 's/(listen (\[::\]:)?)80/\118080/' -e 's/(listen (\[::\]:)?)443/\11844
 @pytest.fixture(scope="module")
 def twin(host):
     """Stops and starts its stand-ins; the real nginx and what is behind it are left alone."""
-    host.check_output("mkdir -p /run/bedplate-test")
+    # What a run that was cut off left behind.
+    host.check_output("systemctl stop 'bedplate-test-*.service' && mkdir -p /run/bedplate-test")
     for name in ("standin.py", "stranger.py"):
         host.check_output(f"cat > /run/bedplate-test/{name} <<'END'\n{(FILES / name).read_text()}\nEND")
     host.check_output(MAKE_TWIN)
