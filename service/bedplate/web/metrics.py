@@ -11,7 +11,7 @@ from bedplate.bundle import Bundle
 from bedplate.errors import CODES
 
 # Unit: seconds. A prediction takes a millisecond at best, and its deadline is 30 s unless told otherwise.
-_WHOLE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_WHOLE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 # Waiting and computing may take less than a tenth of that.
 _PART_S = (0.0001, 0.00025, 0.0005, *_WHOLE_S)
 # A model with more labels is counted as a whole: each label is a series in Prometheus.
