@@ -168,6 +168,23 @@ def test_only_what_an_engine_computed_has_time_in_queue_and_on_the_device(metric
     assert value("bedplate_prediction_queue_seconds_count", **LAMP) == computed
 
 
+def test_what_the_cache_did_for_each_prediction_is_counted(client, value):
+    for control in ("", "", "no-cache"):
+        client.simulate_post(PREDICT, body=BRIGHT, headers={**PICTURE, "Cache-Control": control})
+
+    assert [value("bedplate_cache_requests_total", result=result) for result in ("miss", "memory", "bypass")] == [1] * 3
+    assert value("bedplate_prediction_queue_seconds_count", **LAMP) == 2
+
+
+def test_a_shared_cache_that_is_away_is_told(client_of, engines, tmp_path, value):
+    client = client_of(engines, cache_socket=tmp_path / "nothing.sock")
+
+    client.simulate_post(PREDICT, body=BRIGHT, headers=PICTURE)
+
+    assert value("bedplate_cache_available") == 0
+    assert value("bedplate_cache_errors_total", kind="connection") == 1
+
+
 def test_the_cache_is_told_only_by_a_web_that_has_one(metrics, value):
     assert value("bedplate_cache_available") is None
 
