@@ -13,6 +13,7 @@ import argparse
 import json
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tools.deployment import INVENTORIES, ROOT, Deployment
@@ -21,6 +22,7 @@ from tools.load.ledger import summarise
 
 RESULT = ROOT / "build" / "benchmarks" / "redis_faults.json"
 DATA_HOST = "ops1"
+PAUSE = "CLIENT PAUSE 2000 ALL"
 
 
 def main() -> None:
@@ -32,12 +34,12 @@ def main() -> None:
     fleet = Deployment(args.fleet)
     results = {}
     for name, (begin, end) in faults(fleet).items():
-        phases = {"well": under_load(fleet, args.rate, args.seconds, "true")}
+        phases = {"well": under_load(fleet, args.rate, args.seconds, nothing)}
         try:
             phases["onset"] = under_load(fleet, args.rate, args.seconds, begin)
-            phases["after"] = under_load(fleet, args.rate, args.seconds, "true")
+            phases["after"] = under_load(fleet, args.rate, args.seconds, nothing)
         finally:
-            fleet.ssh(DATA_HOST, end)
+            end()
         results[name] = phases
         for phase, summary in phases.items():
             print_row(name, phase, summary)
@@ -46,23 +48,49 @@ def main() -> None:
     RESULT.write_text(json.dumps(results, indent=2))
 
 
-def faults(fleet: Deployment) -> dict[str, tuple[str, str]]:
-    """By name, the commands on the data host that begin and end it."""
+def nothing() -> None:
+    pass
+
+
+def faults(fleet: Deployment) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """By name, what begins the fault and what ends it."""
     port = fleet.ssh(DATA_HOST, "sed -n 's/^port //p' /etc/redis/redis-cache.conf").strip()
     drop = f"INPUT -p tcp --dport {port} -j DROP"
-    password = fleet.secrets["secret_redis_cache_admin"]
-    pause = f"REDISCLI_AUTH={password} redis-cli --user admin -h {fleet.address_of(DATA_HOST)} client pause 2000 ALL"
-    slow = f"systemd-run --quiet --collect --unit=bedplate-slow sh -c 'while :; do {pause}; sleep 1.9; done'"
+    slow = _Slow(fleet)
     return {
-        "unreachable": (f"iptables -I {drop}", f"iptables -D {drop}"),
-        "refused": ("systemctl stop redis-server@cache", "systemctl start redis-server@cache"),
-        "slow": (slow, "systemctl stop bedplate-slow"),
+        "unreachable": _on_data_host(fleet, f"iptables -I {drop}", f"iptables -D {drop}"),
+        "refused": _on_data_host(fleet, "systemctl stop redis-server@cache", "systemctl start redis-server@cache"),
+        "slow": (slow.begin, slow.end),
     }
 
 
-def under_load(fleet: Deployment, rate: float, seconds: float, command: str) -> dict[str, Any]:
-    """Summary of the load; `command` runs on the data host in the middle of it."""
-    timer = threading.Timer(seconds / 2, fleet.ssh, (DATA_HOST, command))
+def _on_data_host(fleet: Deployment, begin: str, end: str) -> tuple[Callable[[], object], Callable[[], object]]:
+    return lambda: fleet.ssh(DATA_HOST, begin), lambda: fleet.ssh(DATA_HOST, end)
+
+
+class _Slow:
+    """Has Redis hold every command for up to two seconds, again and again."""
+
+    def __init__(self, fleet: Deployment):
+        self._fleet = fleet
+        self._stop = threading.Event()
+
+    def begin(self) -> None:
+        self._fleet.redis(PAUSE)
+        threading.Thread(target=self._go_on, daemon=True).start()
+
+    def _go_on(self) -> None:
+        while not self._stop.wait(1.8):
+            self._fleet.redis("CLIENT UNPAUSE", PAUSE)
+
+    def end(self) -> None:
+        self._stop.set()
+        time.sleep(2)  # for as long as the last pause may last
+
+
+def under_load(fleet: Deployment, rate: float, seconds: float, act: Callable[[], object]) -> dict[str, Any]:
+    """Summary of the load; `act` is called in the middle of it."""
+    timer = threading.Timer(seconds / 2, act)
     timer.start()
     with load(fleet, rate, seconds, cached=True) as records:
         timer.join()

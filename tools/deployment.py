@@ -35,10 +35,11 @@ class Answer:
 class Deployment:
     """Test hosts by their fleet's name, one of INVENTORIES."""
 
-    def __init__(self, fleet: str, balancer: str = "lb1"):
+    def __init__(self, fleet: str, balancer: str = "lb1", data_host: str = "ops1"):
         self.fleet = fleet
         self.inventory: Path = INVENTORIES[fleet]
         self._balancer = balancer
+        self._data_host = data_host
 
     @cached_property
     def address(self) -> str:
@@ -89,14 +90,24 @@ class Deployment:
         names = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, names, response.read())
 
-    def ssh(self, host: str, command: str) -> str:
+    def ssh(self, host: str, command: str, stdin: str = "") -> str:
         """Run as root on a host of the fleet; returns its output.
+
+        Args:
+            stdin: where secrets go: sudo logs the command.
 
         Raises:
             subprocess.CalledProcessError: with the output, when the command failed.
         """
         line = [*self._ssh_command(), host, f"sudo sh -c {shlex.quote(command)}"]
-        return subprocess.run(line, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+        return subprocess.run(line, check=True, capture_output=True, text=True, input=stdin).stdout
+
+    def redis(self, *commands: str) -> str:
+        """What the response cache answers an operator, a line for each command."""
+        login = f"AUTH admin {self.secrets['secret_redis_cache_admin']}"
+        address = self.address_of(self._data_host)
+        answers = self.ssh(self._data_host, f"redis-cli -h {address}", stdin="\n".join([login, *commands, ""]))
+        return answers.removeprefix("OK\n")
 
     def hang_up(self, host: str) -> None:
         """Forget the connection to a host that is about to go down."""

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from benchmarks.redis_faults import faults as redis_faults
 from tools.heldout import load
 from tools.load.ledger import summarise
 
@@ -62,21 +63,12 @@ def test_a_killed_program_is_back_and_predictions_are_right_within_10_s(
 
 def test_a_killed_redis_takes_values_again_within_10_s(fleet, wait_until):
     def sets_and_gets():
-        try:
-            return redis(fleet, "set bedplate:test ok ex 60") + redis(fleet, "get bedplate:test") == "OK\nok\n"
-        except subprocess.CalledProcessError:
-            return False
+        return fleet.redis("SET bedplate:test ok EX 60", "GET bedplate:test") == "OK\nok\n"
 
     assert sets_and_gets()
     fleet.ssh("ops1", "systemctl kill --signal=KILL redis-server@cache.service")
 
     wait_until(sets_and_gets, 10)
-
-
-def redis(fleet, command):
-    """What the cache answers an operator."""
-    password = f"REDISCLI_AUTH={fleet.secrets['secret_redis_cache_admin']}"
-    return fleet.ssh("ops1", f"{password} redis-cli --user admin -h {fleet.address_of('ops1')} {command}")
 
 
 def test_one_killed_engine_of_two_hosts_costs_no_request(fleet):
@@ -121,23 +113,10 @@ def test_a_drained_host_may_lose_its_power_without_a_failed_request(fleet, testh
 
 @pytest.fixture(params=["unreachable", "refused", "slow"])
 def redis_fault(request, fleet):
-    """Functions that begin and end the fault."""
-    port = fleet.ssh("ops1", "sed -n 's/^port //p' /etc/redis/redis-cache.conf").strip()
-    drop = f"iptables -{{}} INPUT -p tcp --dport {port} -j DROP"
-    password = fleet.secrets["secret_redis_cache_admin"]
-    pause = f"REDISCLI_AUTH={password} redis-cli --user admin -h {fleet.address_of('ops1')} client pause 2000 ALL"
-    begin, end = {
-        "unreachable": (drop.format("I"), drop.format("D")),
-        "refused": ("systemctl stop redis-server@cache", "systemctl start redis-server@cache"),
-        # Each command waits up to two seconds, for as long as the loop goes on.
-        "slow": (
-            "systemd-run --quiet --unit=bedplate-test-slow --collect sh -c "
-            f"'for i in 1 2 3 4 5 6; do {pause}; sleep 2; done'",
-            "systemctl stop bedplate-test-slow 2>/dev/null || true",
-        ),
-    }[request.param]
-    yield lambda: fleet.ssh("ops1", begin)
-    fleet.ssh("ops1", end)
+    """A function that begins the fault; it ends with the test."""
+    begin, end = redis_faults(fleet)[request.param]
+    yield begin
+    end()
 
 
 def test_a_cache_that_is_not_well_costs_no_prediction(fleet, redis_fault):
