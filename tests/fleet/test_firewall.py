@@ -60,11 +60,14 @@ def logs_in(fleet, host):
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_from_outside_only_what_is_for_the_world_is_open(testhosts, members, version):
+def test_from_outside_only_what_is_for_the_world_is_open(fleet, testhosts, members, version):
     addresses = {member["addresses"][version]: name for name, member in members.items()}
     family = ["-6"] if version == 6 else []
     scan = ["nmap", *family, "-n", "-Pn", "-p-", "-T5", "--min-rate=15000", "--max-retries=2", "-oG", "-"]
 
+    # A scan a moment ago counts as too many logins, and the next one would find port 22 refused.
+    for host in members:
+        fleet.ssh(host, "echo / > /proc/net/xt_recent/DEFAULT")
     said = testhosts("outside", "--", *scan, *addresses)
 
     answering = {}
