@@ -73,7 +73,9 @@ def explain(demo: Deployment) -> None:
 
   ssh -F .bedplate/demo/ssh_config gpu1 systemctl status 'bedplate-*'
   .venv/bin/ansible-playbook site.yml                 # again: nothing changes
+  .venv/bin/ansible-playbook playbooks/check.yml      # is every host as declared, and does it answer rightly?
   .venv/bin/ansible-playbook playbooks/restart.yml    # the web instances in turn; no request fails
+  .venv/bin/ansible-playbook playbooks/drain.yml -e host=gpu1     # takes a host out; undrain.yml brings it back
   make demo-down                                      # leaves nothing behind
 """)
 

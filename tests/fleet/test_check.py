@@ -19,6 +19,7 @@ BROKEN = [
         "systemctl restart bedplate-web@1 bedplate-web@2",
         "restart bedplate-web@1.service: older than /etc/bedplate/web.yaml",
     ),
+    ("ops1", "ufw allow 81/tcp", "ufw delete allow 81/tcp", "port_81"),
     (
         "gpu2",
         "systemctl stop bedplate-engine@cpu0",
