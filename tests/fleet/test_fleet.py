@@ -9,6 +9,7 @@ from tools.heldout import PREDICT, load, read_cases
 from tools.load.ledger import summarise
 
 PUBLIC = ["/ping", "/health", "/health/live", "/health/ready"]
+ENGINE = "bedplate-engine@cpu0.service"
 PICTURE = read_cases()[0].file.read_bytes()
 
 
@@ -80,10 +81,12 @@ def test_neither_payload_nor_key_reaches_a_log(fleet, ask):
 
 def test_killed_engines_mean_503_with_retry_after_and_come_back_by_themselves(fleet, ask, wait_until):
     for host in ("gpu1", "gpu2"):
-        fleet.ssh(host, "systemctl kill --signal=KILL --kill-whom=main bedplate-engine@cpu0.service")
+        fleet.ssh(host, f"systemctl kill --signal=KILL --kill-whom=main {ENGINE}")
 
     during = ask("POST", PREDICT, PICTURE, Content_Type="image/png")
-    wait_until(lambda: ask("GET", "/health/ready").status == 200, 30)
+    for host in ("gpu1", "gpu2"):
+        # Active means warmed up; the balancer would say ready as soon as one of them is.
+        wait_until(lambda host=host: fleet.ssh(host, f"systemctl is-active {ENGINE} || true").strip() == "active", 30)
 
     assert during.status == 503
     assert int(during.headers["retry-after"]) > 0
