@@ -164,9 +164,7 @@ class Entry:
 
     def land(self):
         if self.state == "absent":
-            shutil.rmtree(self.path) if os.path.isdir(self.path) and not os.path.islink(self.path) else os.unlink(
-                self.path
-            )
+            self._remove()
         elif self.state == "directory":
             os.makedirs(self.path, mode=0o755, exist_ok=True)
             self._own(self.path)

@@ -53,9 +53,19 @@ def finding(check, ok, found, wanted):
     return {"check": check, "ok": ok, "found": found, "wanted": wanted}
 
 
+def run(*command):
+    """Exit status and output; a program that is not there has status 127."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, stdin=subprocess.DEVNULL
+        )
+    except OSError as error:
+        return 127, str(error)
+    return done.returncode, done.stdout.decode(errors="replace").strip()
+
+
 def output(*command):
-    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    return done.stdout.decode(errors="replace").strip()
+    return run(*command)[1]
 
 
 def listening_ports():
@@ -80,7 +90,8 @@ def look_at_listeners(services, groups):
 
 def look_at_certificates(paths, days):
     for path in paths:
-        end = output("openssl", "x509", "-in", path, "-noout", "-enddate").partition("=")[2]
+        status, said = run("openssl", "x509", "-in", path, "-noout", "-enddate")
+        end = said.partition("=")[2] if status == 0 else ""
         left = (ssl.cert_time_to_seconds(end) - time.time()) / 86400 if end else 0
         found = f"{left:.0f} days left" if end else "no certificate"
         yield finding(f"certificate {path}", left >= days, found, f"{days} days left")
@@ -88,10 +99,9 @@ def look_at_certificates(paths, days):
 
 def look_by_commands(commands):
     for name, line in commands.items():
-        done = subprocess.run(line.split(), capture_output=True, check=False, stdin=subprocess.DEVNULL)
-        said = (done.stdout + done.stderr).decode(errors="replace").strip()
-        found = "as declared" if done.returncode == 0 else "; ".join(said.splitlines())[:500]
-        yield finding(name, done.returncode == 0, found, f"silence of '{line}'")
+        status, said = run(*line.split())
+        found = "as declared" if status == 0 else "; ".join(said.splitlines())[:500]
+        yield finding(name, status == 0, found, f"silence of '{line}'")
 
 
 def look_at_releases(link, patterns):
@@ -99,7 +109,8 @@ def look_at_releases(link, patterns):
     listed = output("systemctl", "list-units", "--plain", "--no-legend", "--state=active", *patterns)
     for unit in sorted(line.split()[0] for line in listed.splitlines() if line.split()):
         pid = output("systemctl", "show", "--property=MainPID", "--value", unit)
-        if pid in ("", "0"):
+        # It may just have ended; that the unit is not up is told elsewhere.
+        if pid in ("", "0") or not os.path.exists(f"/proc/{pid}"):
             continue
         with open(f"/proc/{pid}/cmdline") as file:
             program = file.read().split("\0")[0]

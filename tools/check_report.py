@@ -42,7 +42,7 @@ def findings_of(parts: dict[str, Any] | None) -> list[Finding]:
 def _predictions(output: str | None, error: str) -> list[Finding]:
     if output is None:
         return []
-    asked = [json.loads(line) for line in output.splitlines()]
+    asked = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     found = [
         _finding(f"prediction {one['url']}", one["ok"], f"{one['found']} ({one['latency_ms']} ms)", one["wanted"])
         for one in asked

@@ -108,7 +108,7 @@ def test_limits_are_written_as_declared(nginx_conf):
     assert re.findall(r"^ +(\S+) 1;$", text, re.MULTILINE) == ["192.0.2.0/24", "2001:db8::1"]
 
 
-@pytest.mark.parametrize("path", ["= /ping", "^~ /health"])
+@pytest.mark.parametrize("path", ["= /ping", "~ ^/health(/live|/ready)?$"])
 def test_health_is_neither_limited_nor_logged(nginx_conf, path):
     (location,) = re.findall(rf"location {re.escape(path)} {{(.*?)}}", nginx_conf(), re.DOTALL)
 

@@ -75,12 +75,9 @@ def test_a_release_gets_the_directives_that_its_redis_knows(conf, release, locks
     assert ("hide-user-data-from-log" in settings) is hides
 
 
-@pytest.mark.parametrize(
-    ("comers", "addresses"),
-    [(["gpu"], "127.0.0.1 192.0.2.1"), (["198.51.100.0/24"], "127.0.0.1 192.0.2.1"), ([], "127.0.0.1")],
-)
-def test_it_listens_where_somebody_may_come_from(conf, comers, addresses):
-    assert conf(fleet_redis_cache={"port": 7000, "from": comers})["bind"] == addresses
+@pytest.mark.parametrize("comers", [["gpu"], []])
+def test_it_listens_where_its_own_hosts_clients_look_for_it(conf, comers):
+    assert conf(fleet_redis_cache={"port": 7000, "from": comers})["bind"] == "127.0.0.1 192.0.2.1"
 
 
 def test_an_address_is_bound_once(conf):

@@ -149,11 +149,11 @@ def test_figures_are_told_where_the_program_may_write_and_only_metrics_may_look(
     assert ["d", told_in, "2750", f"bedplate-{program}", "bedplate-metrics"] in tmpfiles
 
 
-@pytest.mark.parametrize(("come", "address"), [(["ops"], "192.0.2.1"), ([], "127.0.0.1")])
-def test_metrics_listens_only_where_somebody_may_come_from(unit, come, address):
+@pytest.mark.parametrize("come", [["ops"], []])
+def test_metrics_listens_where_prometheus_looks_for_it(unit, come):
     socket = unit("bedplate-metrics.socket", fleet_bedplate_metrics={"port": 7, "from": come})
 
-    assert values(socket, "ListenStream") == [f"{address}:7"]
+    assert values(socket, "ListenStream") == ["192.0.2.1:7"]
 
 
 @pytest.mark.parametrize(("data", "socket"), [(["ops1"], "/run/bedplate/redis/cache.sock"), ([], None)])
