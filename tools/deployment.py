@@ -119,7 +119,7 @@ class Deployment:
         sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         shared = ["-o", "ControlMaster=auto", "-o", "ControlPersist=60s", "-o", f"ControlPath={sockets}/bedplate-%C"]
         config = ROOT / ".bedplate" / self.fleet / "ssh_config"
-        return ["ssh", "-F", str(config), *shared, "-o", "ServerAliveInterval=5"]
+        return ["ssh", "-F", str(config), *shared, "-o", "ServerAliveInterval=5", "-o", "ConnectTimeout=5"]
 
     def playbook(self, name: str, *arguments: str, tree: Path = ROOT) -> subprocess.CompletedProcess[str]:
         """Run a playbook, `check.yml` or `../site.yml`, on the fleet; its inventory unless `arguments` give another.

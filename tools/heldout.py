@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import math
+import secrets
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,17 +44,31 @@ def plan(fleet: Deployment, rate: float, seconds: float, cached: bool) -> Plan:
     """Every picture in turn, `rate` a second; an answer other than the offline one counts as failed.
 
     Args:
-        cached: whether an answer may come from the response cache.
+        cached: the response cache is asked, always for a picture that it has never seen.
     """
     cases = read_cases()
+    files = [case.file for case in cases]
+    if cached:
+        files = _never_seen(files, math.ceil(rate * seconds))
     url = f"https://{SERVER_NAME}{PREDICT}"
     headers = {"Authorization": f"Bearer {fleet.api_key}"} | ({} if cached else {"Cache-Control": "no-cache"})
     return Plan(
         target=read_target(url, fleet.authority, fleet.address),
-        requests=build_requests(url, headers, [case.file for case in cases], "image/png"),
+        requests=build_requests(url, headers, files, "image/png"),
         arrivals=constant_arrivals(rate, seconds),
-        expected={number: Expected(label=case.offline) for number, case in enumerate(cases)},
+        expected={number: Expected(label=cases[number % len(cases)].offline) for number in range(len(files))},
     )
+
+
+def _never_seen(files: list[Path], count: int) -> list[Path]:
+    """`count` copies that differ in bytes after the picture's end, which no decoder reads."""
+    folder = Path(tempfile.mkdtemp(prefix="bedplate-pictures-"))
+    atexit.register(shutil.rmtree, folder)
+    mark = secrets.token_bytes(8)
+    for number in range(count):
+        content = files[number % len(files)].read_bytes()
+        (folder / f"{number:06}.png").write_bytes(content + mark + number.to_bytes(4, "big"))
+    return sorted(folder.iterdir())
 
 
 @contextmanager
@@ -63,3 +82,5 @@ def load(fleet: Deployment, rate: float, seconds: float, cached: bool = False) -
         yield records
     finally:
         sending.join()
+    if not records:
+        raise RuntimeError("the load did not run; its error is above")

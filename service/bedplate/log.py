@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import datetime, timezone
 from typing import Any
 
 _STREAMS = {"bedplate.performance": "performance", "bedplate.security": "security"}
+_PRIORITIES = {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "INFO": 6, "DEBUG": 7}
 # What every LogRecord has; anything else came in by `extra=` and belongs into the line.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -36,8 +38,21 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class _Prioritised(JsonFormatter):
+    """With the level as systemd reads it, so that `journalctl -p warning` finds the line; the journal strips it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{_PRIORITIES.get(record.levelname, 6)}>{super().format(record)}"
+
+
+def _is_journal() -> bool:
+    """Whether standard error is what systemd connected, and not only a variable that was inherited from such a process."""
+    status = os.fstat(2)
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 def start(unit: str, level: str = "INFO") -> None:
     """Send all logging of this process to standard error as JSON, under the name of its unit."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(unit))
+    handler.setFormatter(_Prioritised(unit) if _is_journal() else JsonFormatter(unit))
     logging.basicConfig(level=level, handlers=[handler], force=True)

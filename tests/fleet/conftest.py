@@ -58,7 +58,9 @@ def wait_until():
         while not condition():
             assert time.monotonic() < started + timeout_s, f"not so after {timeout_s} s"
             time.sleep(0.05)
-        return time.monotonic() - started
+        took_s = time.monotonic() - started
+        assert took_s <= timeout_s, f"so after {took_s:.1f} s only, wanted {timeout_s} s"
+        return took_s
 
     return wait_until
 

@@ -175,3 +175,10 @@ def test_a_deadline_that_passes_in_the_flight_is_told(cache_of):
 
     with pytest.raises(DeadlineExceeded):
         uvloop.run(scenario())
+
+
+def test_another_release_does_not_answer_from_what_this_one_kept(client, engines, monkeypatch):
+    post(client)
+    monkeypatch.setattr("bedplate.web.cache._RELEASE", "/opt/bedplate/releases/next")
+
+    assert post(client).headers["cache-status"] == MISS

@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import os
 
 import pytest
+from bedplate import log
 from bedplate.errors import EngineBusy
 from bedplate.log import JsonFormatter
 
@@ -115,3 +117,17 @@ def test_nothing_from_outside_begins_a_second_line_or_moves_a_cursor(client, lin
     assert [line["event"] for line in of_stream(lines(), "security")] == ["missing credential"]
     assert written.isascii()
     assert written.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(("is_journal", "begins"), [(True, "<4>{"), (False, "{")])
+def test_the_journal_is_told_how_grave_a_line_is(monkeypatch, capsys, is_journal, begins):
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stderr = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}" if is_journal else "8:123")
+
+    log.start("web")
+    logging.getLogger("bedplate.web").warning("careful")
+    root.handlers[:], root.level = handlers, level
+
+    assert capsys.readouterr().err.startswith(begins)

@@ -78,25 +78,26 @@ def test_a_unit_that_tells_rubbish_is_down_and_the_others_are_told(merged, told,
 
 def test_a_unit_cannot_speak_for_another_or_for_this_program(merged, told):
     told[WEB_1] = (
-        'bedplate_unit_up{unit="web@2"} 7.25\nbedplate_build_info{version="x"} 7.25\nlamps{unit="web@2"} 7.25\n# EOF\n'
+        'bedplate_unit_up{unit="web@2"} 7.25\nbedplate_build_info{version="x"} 7.25\n'
+        'bedplate_lamps{unit="web@2"} 7.25\nredis_up 7.25\n# EOF\n'
     )
 
     text = generate_latest(merged).decode()
 
     assert merged.get_sample_value("bedplate_unit_up", {"unit": "web@2"}) == 1
-    assert 'lamps{unit="web@1"} 7.25' in text
+    assert 'bedplate_lamps{unit="web@1"} 7.25' in text
     assert text.count(" 7.25\n") == 1
 
 
 def test_when_series_began_is_left_out(merged, told):
     other_release = CollectorRegistry()
-    Counter("lamps", "Lamps", registry=other_release).inc()
+    Counter("bedplate_lamps", "Lamps", registry=other_release).inc()
     told[WEB_1] = generate_latest(other_release).decode()
-    assert "lamps_created" in told[WEB_1]
+    assert "bedplate_lamps_created" in told[WEB_1]
 
     text = generate_latest(merged).decode()
 
-    assert 'lamps_total{unit="web@1"} 1.0' in text
+    assert 'bedplate_lamps_total{unit="web@1"} 1.0' in text
     assert "_created" not in text
 
 

@@ -15,7 +15,7 @@ from bedplate.exposition import END
 # A unit answers within milliseconds; a hung one must not hold up the figures of the rest.
 TIMEOUT_S = 1.0
 # A web with a hundred labels tells 30 KB. A unit that tells more than this is not one of ours.
-_MAX_BYTES = 4 << 20
+_MAX_BYTES = 256 << 10
 
 
 def read_all(paths: Iterable[Path], timeout_s: float = TIMEOUT_S) -> dict[Path, str]:

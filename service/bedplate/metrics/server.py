@@ -36,7 +36,12 @@ class Server(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
+            try:
+                super().process_request(request, client_address)
+            except BaseException:
+                # No thread could be started, so none will free its place.
+                self._free.release()
+                raise
         else:
             self.shutdown_request(request)
 

@@ -16,6 +16,8 @@ from bedplate import __version__
 _log = logging.getLogger(__name__)
 # What only this program says; a unit that says it is not believed.
 _OURS = frozenset({"bedplate_unit_up", "bedplate_build_info"})
+# And what a unit may say at all: another name could be taken for a host's or for Redis's.
+_PREFIXES = ("bedplate_", "process_")
 _OWN_UNIT = "metrics"
 
 
@@ -73,7 +75,7 @@ def _add(families: dict[str, Metric], unit: str, text: str) -> bool:
 def _merge(families: dict[str, Metric], unit: str, told: Iterable[Metric]) -> None:
     for family in told:
         # When series began is left out here too, should a unit of another release say it.
-        if family.name in _OURS or family.name.endswith("_created"):
+        if family.name in _OURS or family.name.endswith("_created") or not family.name.startswith(_PREFIXES):
             continue
         merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
         for sample in family.samples:

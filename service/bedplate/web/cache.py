@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import falcon
 
-from bedplate import __version__, wire
+from bedplate import wire
 from bedplate.bundle import Bundle
 from bedplate.errors import DeadlineExceeded
 from bedplate.web.body import Limits
@@ -26,6 +28,8 @@ from bedplate.web.shared_cache import SharedCache
 
 # Hashing more than this would hold up the other requests of the process for more than about a millisecond.
 _INLINE_BYTES = 1 << 20
+# Each release is installed under a path of its own: other code may read the same picture otherwise.
+_RELEASE = sys.prefix
 _BYPASS = frozenset({"no-cache", "no-store"})
 
 
@@ -125,7 +129,7 @@ class ResponseCache:
 
     async def _key(self, model: Bundle, content_type: str, body: bytes) -> str:
         how = [
-            *(__version__, model.name, model.version, model.digest),
+            *(_RELEASE, model.name, model.version, model.digest),
             *(self._limits.pixels, self._limits.items, _how_it_is_read(content_type)),
         ]
         digest = hashlib.sha256(json.dumps(how).encode())
@@ -197,18 +201,20 @@ def _from_text(text: bytes, model: Bundle) -> Prediction:
     predictions = document["predictions"]
     if (document["model"], document["version"]) != (model.name, model.version) or not predictions:
         raise ValueError("an answer of another model")
-    if not isinstance(predictions, list) or not all(map(_is_prediction, predictions)):
+    if not isinstance(predictions, list) or not all(_is_prediction(one, model) for one in predictions):
         raise ValueError("no predictions")
     return Prediction(model.name, model.version, model.digest, predictions, queue_ns=0, compute_ns=0)
 
 
-def _is_prediction(found: Any) -> bool:
+def _is_prediction(found: Any, model: Bundle) -> bool:
     return (
         isinstance(found, dict)
         and found.keys() == {"label", "score", "scores"}
-        and isinstance(found["label"], str)
-        and isinstance(found["score"], float)
         and isinstance(found["scores"], dict)
+        and {found["label"], *found["scores"]} <= set(model.labels)
+        and all(
+            isinstance(score, float) and math.isfinite(score) for score in (found["score"], *found["scores"].values())
+        )
     )
 
 

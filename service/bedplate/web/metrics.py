@@ -17,6 +17,8 @@ _PART_S = (0.0001, 0.00025, 0.0005, *_WHOLE_S)
 # A model with more labels is counted as a whole: each label is a series in Prometheus.
 _MAX_LABELS = 100
 _BY_VERSION = ["model", "version"]
+# Shown as 0 from the start, so that the first failure is an increase.
+_FAILURES = (500, 503, 504)
 
 
 class WebMetrics:
@@ -42,6 +44,9 @@ class WebMetrics:
             "bedplate_prediction_compute_seconds", "The batch on the device", _BY_VERSION, _PART_S
         )
         self._errors = Counter("bedplate_errors", "Errors answered, by their code", ["type"], registry=self.registry)
+        self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        for status in _FAILURES:
+            self._request_counters("predict", status)
         for code in CODES:
             # Shown as 0 from the start, so that the first error is an increase.
             self._errors.labels(code)
@@ -51,17 +56,19 @@ class WebMetrics:
         self._cache_errors = Counter(
             "bedplate_cache_errors", "Failures of the shared cache", ["kind"], registry=self.registry
         )
-        self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._models: dict[tuple[str, str], _OfVersion] = {}
+        self._models: dict[str, _OfVersion] = {}  # by the digest of the bundle
 
     def request(self, route: str, status: int, seconds: float) -> None:
+        count, histogram = self._request_counters(route, status)
+        count.inc()
+        histogram.observe(seconds)
+
+    def _request_counters(self, route: str, status: int) -> tuple[Counter, Histogram]:
         found = self._routes.get((route, status))
         if found is None:
             found = self._requests.labels(route, str(status)), self._request_seconds.labels(route)
             self._routes[route, status] = found
-        count, histogram = found
-        count.inc()
-        histogram.observe(seconds)
+        return found
 
     def prediction(self, model: Bundle, labels: Sequence[str], total_s: float) -> None:
         """One answered request.
@@ -99,10 +106,10 @@ class WebMetrics:
         return Histogram(name, f"{help_}, s", labels, buckets=buckets_s, registry=self.registry)
 
     def _of(self, model: Bundle) -> _OfVersion:
-        found = self._models.get((model.name, model.version))
+        found = self._models.get(model.digest)
         if found is None:
             found = _OfVersion(self._predictions, self._total_s, self._queue_s, self._compute_s, model)
-            self._models[model.name, model.version] = found
+            self._models[model.digest] = found
         return found
 
 
