@@ -46,7 +46,7 @@ class _Prioritised(JsonFormatter):
 
 
 def _is_journal() -> bool:
-    """Whether standard error is what systemd connected, and not only a variable that was inherited from such a process."""
+    """Whether standard error is what systemd connected; the variable alone may be inherited from such a process."""
     status = os.fstat(2)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
