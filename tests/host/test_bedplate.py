@@ -72,7 +72,7 @@ def test_only_the_declared_ports_are_open(host):
 
     ours = {line.split()[3] for line in listening.splitlines() if '"bedplate"' in line}
 
-    assert ours == {address(host, socket) for socket in SOCKETS}
+    assert ours == {address(host, socket) for socket in [*SOCKETS, "bedplate-metrics.socket"]}
 
 
 def test_killed_engine_makes_503_and_returns_unattended(host):
@@ -143,7 +143,7 @@ def test_keys_reach_the_web_as_a_credential_only(host):
 
     exposed = host.check_output(f"systemctl show {WEBS[0]}; tr '\\0' ' ' < /proc/{pid}/environ")
 
-    assert host.check_output(f"ls /run/credentials/{WEBS[0]}") == "api-keys"
+    assert host.check_output(f"ls /run/credentials/{WEBS[0]}").split() == ["api-keys", "redis-cache"]
     assert digest not in exposed
     assert host.file("/etc/bedplate/credentials/api-keys").mode == 0o600
 
