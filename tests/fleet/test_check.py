@@ -19,7 +19,7 @@ BROKEN = [
         "systemctl restart bedplate-web@1 bedplate-web@2",
         "restart bedplate-web@1.service: older than /etc/bedplate/web.yaml",
     ),
-    ("ops1", "ufw allow 81/tcp", "ufw delete allow 81/tcp", "port_81"),
+    ("ops1", "iptables -A ufw-user-input -p tcp --dport 81 -j ACCEPT", "bedplate-firewall load", "--dport 81"),
     (
         "gpu2",
         "systemctl stop bedplate-engine@cpu0",
