@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shlex
 import socket
 import ssl
@@ -130,7 +131,9 @@ class Deployment:
         program = str(Path(sys.executable).parent / "ansible-playbook")
         own = [] if any(each.startswith("--inventory") for each in arguments) else [f"--inventory={self.inventory}"]
         command = [program, *own, str(Path("playbooks", name)), *arguments]
-        return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+        # molecule names its own roles and configuration there; those of `tree` are wanted.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
 
 
 class _Connection(http.client.HTTPSConnection):
