@@ -11,6 +11,7 @@ ServiceError                    code, value, limit, next step
 ├── EngineBusy                  worth retrying
 ├── EngineUnavailable           worth retrying
 ├── Draining                    worth retrying
+├── OutOfMemory                 worth retrying with less
 ├── DeadlineExceeded
 └── Internal                    nothing is said about the fault
 
@@ -177,6 +178,13 @@ class Draining(ServiceError):
 
     code = "draining"
     title = "Draining"
+
+
+class OutOfMemory(ServiceError):
+    """What was sent does not fit into the device's memory, not even by itself."""
+
+    code = "out-of-memory"
+    title = "Out of memory"
 
 
 class DeadlineExceeded(ServiceError):

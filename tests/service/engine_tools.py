@@ -49,7 +49,8 @@ class GatedLamp:
 
     def __init__(self, name: str = "lamp", is_open: bool = True):
         self.bundle = Bundle.from_description(description(name=name))
-        self.max_items = self.bundle.max_items
+        self.max_items = self.max_cost = self.bundle.max_items
+        self.overlaps = False
         self.begun: queue.SimpleQueue[Any] = queue.SimpleQueue()  # inputs of each batch, (items, 1, 2, 2)
         self.gate = threading.Event()
         if is_open:

@@ -7,7 +7,7 @@ import pytest
 from bedplate import wire
 from bedplate.bundle import Bundle
 from bedplate.engine import server
-from bedplate.engine.batcher import Work
+from bedplate.engine.work import Work
 from bedplate.wire import Frame, Type
 
 from tests.service.engine_tools import (
@@ -94,7 +94,7 @@ def test_several_peers_in_one_batch_each_get_their_own_answer(engine, lamp, conn
     lamp.begun.get(timeout=DEADLINE_S)
     for index, peer in enumerate(peers):
         peer.predict(9, bright(value=index / 4))
-    wait_until(lambda: len(engine.server.batcher._queue) == 3)
+    wait_until(lambda: engine.server.batcher.depth == 3)
 
     lamp.gate.set()
 
@@ -269,7 +269,7 @@ def test_what_a_peer_that_left_had_queued_never_reaches_the_device(engine, lamp,
     leaving.predict(1, bright(value=0.1))
     lamp.begun.get(timeout=DEADLINE_S)
     leaving.predict(2, bright(value=0.2))
-    wait_until(lambda: len(engine.server.batcher._queue) == 1)
+    wait_until(lambda: engine.server.batcher.depth == 1)
 
     leaving.leave()
     wait_until(lambda: len(engine.server.connections) == 1)
@@ -320,7 +320,7 @@ def test_draining_answers_what_is_queued_and_refuses_what_comes(engine, lamp, pe
     peer.predict(1, bright())
     lamp.begun.get(timeout=DEADLINE_S)
     peer.predict(2, bright())
-    wait_until(lambda: len(engine.server.batcher._queue) == 1)
+    wait_until(lambda: engine.server.batcher.depth == 1)
 
     engine.begin_drain()
     wait_until(lambda: engine.server.batcher._draining)

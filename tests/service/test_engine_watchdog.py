@@ -64,8 +64,15 @@ def test_a_busy_device_that_finishes_batches_is_alive_without_probes():
     assert device.probes == 0
 
 
-def test_a_busy_device_that_finishes_nothing_is_not():
-    device = Device(is_idle=False)
+def test_a_busy_device_that_answers_nothing_is_asked_and_not_alive():
+    device = Device(is_idle=False, answers_probes=False)
 
     assert beats_of(device) == []
-    assert device.probes == 0
+    assert device.probes == ROUNDS - 1
+
+
+def test_a_device_kept_busy_with_what_its_model_fails_on_is_alive_if_it_answers_its_probes():
+    device = Device(is_idle=False)
+
+    # At least every second time; systemd waits for three.
+    assert len(beats_of(device)) >= ROUNDS // 2

@@ -1,65 +1,38 @@
-"""The queue before the device. While the device works requests gather; when it is free it takes what is there.
+"""The queue before the device, and the thread that owns it.
 
-One thread owns the device. Everything a caller may see is a `Work` that comes back settled, exactly once,
-through `deliver`; a cancelled one never comes back.
+While the device works requests gather; when it is free it takes what is there. Everything a caller may see is a `Work`
+that comes back settled, exactly once, through `deliver`; a cancelled one never comes back.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-import math
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from bedplate.errors import DeadlineExceeded, Draining, EngineBusy, Internal, NotFinite, ServiceError
+from bedplate.engine.admission import Admission
+from bedplate.engine.device import Device, DeviceObserver
+from bedplate.engine.faults import DeviceLost
+from bedplate.engine.lane import Lane, Lanes
+from bedplate.engine.schedule import Schedule, key_of
+from bedplate.engine.work import PROBE, Runnable, Work
+from bedplate.errors import DeadlineExceeded, Draining, EngineBusy, ServiceError
 from bedplate.wire import now_ns
 
 logger = logging.getLogger(__name__)
-Array = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 
-class Runnable(Protocol):
-    max_items: int
+class Observer(DeviceObserver, Protocol):
+    """Is told what happens, by the device thread and by those that submit and cancel."""
 
-    def run(self, items: Array) -> Array: ...
+    def rejected(self, reason: str) -> None: ...
 
-
-class Observer(Protocol):
-    """Is told of each batch, in the device thread."""
-
-    def batch_computed(self, model: Any, items: int) -> None: ...
-
-    def batch_failed(self, model: Any) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class Work:
-    """One request on its way through the device."""
-
-    model: Runnable
-    inputs: Array  # (items, *input shape)
-    deadline_ns: int = 0  # absolute, CLOCK_MONOTONIC; 0 is none
-    caller: Any = None  # whom `deliver` gives it back to
-    request_id: int = 0
-    cancelled: bool = False
-    submitted_ns: int = 0
-
-    outputs: Array | None = None  # (items, *output shape); None until settled, and with an error
-    error: ServiceError | None = None
-    queue_ns: int = 0
-    compute_ns: int = 0
-    batch_items: int = 0
-
-    @property
-    def items(self) -> int:
-        return len(self.inputs)
+    def cancelled(self, stage: str) -> None: ...
 
 
 class Batcher:
@@ -67,7 +40,9 @@ class Batcher:
 
     Args:
         deliver: takes the settled works of one batch; called in the device thread.
-        queue_limit: requests that may wait; one batch more is on the device.
+        queue_limit: requests that may wait, beside those on the device.
+        wait_ns: how long an incomplete batch waits for company; 0 sends it at once.
+        on_lost: called in the device thread when the device can compute nothing more; does not return.
     """
 
     def __init__(
@@ -77,67 +52,145 @@ class Batcher:
         clock: Callable[[], int] = now_ns,
         *,
         observer: Observer,
+        wait_ns: int = 0,
+        on_lost: Callable[[DeviceLost], None],
     ):
         self._deliver = deliver
         self._queue_limit = queue_limit
         self._clock = clock
         self._observer = observer
-        self._queue: deque[Work] = deque()
+        self._wait_ns = wait_ns
+        self._on_lost = on_lost
+        self._lanes = Lanes()
+        self._schedule = Schedule(lambda work: self._lanes.of(work.model).room_for(work))
+        self._admission = Admission(self._schedule, self._lanes)
+        self._device = Device(clock, self._lanes, observer)
+        self._jobs: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
+        self._numbers = itertools.count(1)
         self._draining = False
         self._busy = False
-        self._request_ns = 0.0  # of device time, a running mean; tells a refused caller when to come back
-        self.batches = 0  # computed without a failure: the watchdog's sign of progress
-        self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     def start(self, warm_up: Callable[[], None] = lambda: None) -> Future[None]:
         """Start the device thread with `warm_up`; the future tells how that went. What torch sets up is per thread."""
-        self._warm_up = warm_up
+        ready: Future[None] = Future()
+        self._warm_up, self._ready = warm_up, ready
         self._thread.start()
-        return self._ready
+        return ready
 
     def submit(self, work: Work) -> None:
         """Queue one request.
 
         Raises:
-            EngineBusy: the queue is full.
-            DeadlineExceeded: its deadline has passed already.
+            EngineBusy: the queue is full, or too much waits for the answer to be in time.
+            DeadlineExceeded: its deadline has passed already, or would even on an idle device.
             Draining: the engine is stopping.
         """
-        work.submitted_ns = self._clock()
-        if _is_late(work, work.submitted_ns):
-            raise _too_late(work, work.submitted_ns)
+        work.submitted_ns = now = self._clock()
+        work.number = next(self._numbers)
         with self._changed:
-            if self._draining:
-                raise Draining("the engine is stopping", next_step="send it to another engine", retry_after_s=1)
-            if len(self._queue) >= self._queue_limit:
-                raise self._too_busy()
-            self._queue.append(work)
+            try:
+                self._admit(work, now)
+            except ServiceError as refusal:
+                self._observer.rejected(refusal.code)
+                raise
+            self._schedule.add(work)
             self._changed.notify()
+
+    def _admit(self, work: Work, now: int) -> None:
+        if self._draining:
+            raise _draining()
+        if work.is_late(now):
+            raise _too_late(work, now)
+        if len(self._schedule) >= self._queue_limit and work.priority != PROBE:
+            raise self._full(now)
+        # An idle device refuses nobody: what was learned may be wrong, and is put right only by computing.
+        if work.priority != PROBE and (self._busy or len(self._schedule)):
+            self._admission.refuse_if_late(work, now, self._device.free_ns(now))
 
     def cancel(self, work: Work) -> None:
         """Forget a request; on the device already, its answer is dropped."""
         with self._changed:
             work.cancelled = True
-            if work in self._queue:
-                self._queue.remove(work)
+            waited = self._schedule.remove(work)
+        self._observer.cancelled("queue" if waited else "device")
+
+    def execute(self, job: Callable[[], T]) -> Future[T]:
+        """Run `job` in the device thread, between two batches; requests wait meanwhile.
+
+        The future fails with what `job` raises, and with Draining when the engine stops first.
+        """
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(job())
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._changed:
+            if self._draining:
+                future.set_exception(_draining())
+            else:
+                self._jobs.append(run)
+                self._changed.notify()
+        return future
+
+    def pause(self, key: tuple[str, str]) -> None:
+        """Take no request of this (name, version); those that come wait, within the limits of the queue."""
+        with self._changed:
+            self._schedule.held.add(key)
+
+    def resume(self, key: tuple[str, str]) -> None:
+        with self._changed:
+            self._schedule.held.discard(key)
+            self._changed.notify()
+
+    def dismiss(self, key: tuple[str, str], error: ServiceError) -> None:
+        """Answer every request of this (name, version) that waits with `error`."""
+        with self._changed:
+            works = self._schedule.take_all(key)
+        self._refuse(works, error)
+
+    def waiting(self, key: tuple[str, str]) -> int:
+        """Requests of this (name, version) that wait or are on the device."""
+        with self._changed:
+            on_device = [work for each in self._device.in_hand for work in each.batch.works]
+            return sum(key_of(work) == key for work in [*self._schedule, *on_device])
+
+    def lane(self, model: Runnable) -> Lane:
+        """What was learned about a model."""
+        return self._lanes.of(model)
+
+    def forget(self, model: Runnable) -> None:
+        """Keep nothing of a model that is not served any more."""
+        with self._changed:
+            self._lanes.forget(model)
 
     @property
     def depth(self) -> int:
         """Requests that wait; without the lock, so that asking never holds up the device."""
-        return len(self._queue)
+        return len(self._schedule)
+
+    @property
+    def batches(self) -> int:
+        """That brought an answer: the watchdog's sign of progress."""
+        return self._device.batches
 
     @property
     def idle(self) -> bool:
         with self._changed:
-            return not self._queue and not self._busy
+            return not self._busy and not self._has_something_to_do()
 
     def drain(self) -> None:
         """Take nothing new; the thread ends when the queue is empty."""
         with self._changed:
             self._draining = True
+            held = [work for key in self._schedule.held for work in self._schedule.take_all(key)]
+            self._schedule.held.clear()
             self._changed.notify()
+        self._refuse(held, _draining())
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the end of a drain; False if it did not come in time."""
@@ -151,100 +204,94 @@ class Batcher:
             self._ready.set_exception(error)
             return
         self._ready.set_result(None)
-        self._work()
+        try:
+            self._work()
+        except DeviceLost as error:
+            self._on_lost(error)
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                self._busy = False
-                self._changed.wait_for(lambda: self._queue or self._draining)
-                if not self._queue:
-                    return
-                self._busy = True
-                batch, late = self._take()
-            if batch:
-                self._compute(batch)
-            self._settle(batch + late)
-
-    def _take(self) -> tuple[list[Work], list[Work]]:
-        """What goes to the device next, and what is too late for it."""
-        now = self._clock()
-        batch: list[Work] = []
-        late: list[Work] = []
-        later: deque[Work] = deque()
-        items, full = 0, False
-        for work in self._queue:
-            if _is_late(work, now):
-                work.error = _too_late(work, now)
-                late.append(work)
-            elif full or (batch and work.model is not batch[0].model):
-                later.append(work)
-            elif batch and items + work.items > work.model.max_items:
-                full = True  # smaller ones behind it must not overtake
-                later.append(work)
+            job, is_new_batch, late = self._next()
+            self._settle(late)
+            if job:
+                self._finish_all()
+                job()
+            elif is_new_batch:
+                self._device.begin()
+                while self._device.is_full:
+                    self._settle(self._device.finish())
+            elif self._device.in_hand:
+                self._settle(self._device.finish())
             else:
-                batch.append(work)
-                items += work.items
-        self._queue = later
-        for work in batch:
-            work.queue_ns = now - work.submitted_ns
-            work.batch_items = items
-        return batch, late
+                return
 
-    def _compute(self, batch: list[Work]) -> None:
-        started_ns = self._clock()
-        try:
-            # A copy even of one: torch wants memory that it may write.
-            outputs = batch[0].model.run(np.concatenate([work.inputs for work in batch]))
-            if len(outputs) != batch[0].batch_items:
-                raise RuntimeError(f"the model answered {len(outputs)} of {batch[0].batch_items} items")
-        except Exception:
-            # The device thread outlives whatever a model does; the callers learn that it was not their fault.
-            logger.exception("a batch failed", extra={"batch_items": batch[0].batch_items})
-            self._observer.batch_failed(batch[0].model)
-            for work in batch:
-                work.error = Internal("the model failed")
-            return
-        compute_ns = self._clock() - started_ns
-        self.batches += 1
-        self._observer.batch_computed(batch[0].model, len(outputs))
-        self._request_ns += 0.1 * (compute_ns / len(batch) - self._request_ns)
-        _share_out(outputs, batch, compute_ns)
+    def _next(self) -> tuple[Callable[[], None] | None, bool, list[Work]]:
+        """What comes next, in this order: a job, a batch that the device has now, finishing what it has, the end.
+
+        Also those that are too late for the device.
+        """
+        with self._changed:
+            while not self._has_something_to_do():
+                self._busy = False
+                self._changed.wait()
+            self._wait_for_company()
+            self._busy = True
+            now = self._clock()
+            late = self._schedule.take_late(now)
+            for work in late:
+                work.error = _too_late(work, now)
+                self._observer.rejected(work.error.code)
+            job = self._jobs.popleft() if self._jobs else None
+            batch = None if job else self._schedule.take()
+            if batch:
+                self._device.take(batch, now)
+            return job, batch is not None, late
+
+    def _has_something_to_do(self) -> bool:
+        return bool(self._jobs or self._device.in_hand or self._draining or self._schedule.first())
+
+    def _wait_for_company(self) -> None:
+        """Until the next batch is full, or its oldest request has waited long enough."""
+        while self._wait_ns and not (self._jobs or self._device.in_hand or self._draining):
+            batches = self._schedule.batches()
+            if not batches or batches[0].is_full:
+                return
+            left_ns = batches[0].oldest_ns + self._wait_ns - self._clock()
+            if left_ns <= 0:
+                return
+            self._changed.wait(left_ns / 1e9)
+
+    def _finish_all(self) -> None:
+        while self._device.in_hand:
+            self._settle(self._device.finish())
+
+    def _refuse(self, works: list[Work], error: ServiceError) -> None:
+        for work in works:
+            work.error = error
+        self._settle(works)
 
     def _settle(self, works: list[Work]) -> None:
         alive = [work for work in works if not work.cancelled]
         if alive:
             self._deliver(alive)
 
-    def _too_busy(self) -> EngineBusy:
-        depth = len(self._queue)
+    def _full(self, now: int) -> EngineBusy:
+        depth = len(self._schedule)
         return EngineBusy(
             f"queue holds {depth} of {self._queue_limit} requests",
             value=depth,
             limit=self._queue_limit,
             next_step="retry later, or ask the operator for more engines",
-            retry_after_s=max(1, math.ceil(depth * self._request_ns / 1e9)),
+            retry_after_s=self._admission.retry_after_s(now, self._device.free_ns(now)),
         )
 
 
-def _share_out(outputs: Array, batch: list[Work], compute_ns: int) -> None:
-    start = 0
-    for work in batch:
-        part = outputs[start : start + work.items]
-        start += work.items
-        work.compute_ns = compute_ns
-        if np.isfinite(part).all():
-            work.outputs = part
-        else:
-            work.error = NotFinite("the model's answer is not finite", next_step="check the input for extreme values")
+def _draining() -> Draining:
+    return Draining("the engine is stopping", next_step="send it to another engine", retry_after_s=1)
 
 
-def _is_late(work: Work, now: int) -> bool:
-    return 0 < work.deadline_ns <= now
-
-
-def _too_late(work: Work, now: int) -> DeadlineExceeded:
-    late_ms = (now - work.deadline_ns) / 1e6
+def _too_late(work: Work, now_ns: int) -> DeadlineExceeded:
+    late_ms = (now_ns - work.deadline_ns) / 1e6
     return DeadlineExceeded(
         f"the deadline passed {late_ms:.0f} ms before the device was free",
         value=round(late_ms),

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from bedplate.bundle import Tensor
-from bedplate.engine.batcher import Array
 from bedplate.engine.model import Model
+from bedplate.engine.work import Array
 from bedplate.errors import TooManyItems, UnknownField, UnknownModel, WrongShape, WrongSize
 from bedplate.wire import Frame
 

@@ -86,7 +86,8 @@ def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:
 async def _serve(settings: EngineSettings, device: str, torch_device: torch.device) -> None:
     loop = asyncio.get_running_loop()
     metrics = EngineMetrics()
-    server = Server(load_models(settings.bundles, torch_device), loop, settings.queue_limit, metrics)
+    catalogue = load_models(settings.bundles, torch_device)
+    server = Server(catalogue, loop, settings.queue_limit, metrics, settings.batch_wait_ms)
     await server.start()
     exposition = await _expose(settings, device, metrics)
     # Nothing loaded so far ever goes away: keep the collector from walking it while requests wait.

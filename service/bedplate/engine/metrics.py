@@ -25,6 +25,17 @@ class EngineMetrics:
         self._batch_failures = Counter(
             "bedplate_batch_failures", "Batches that the model failed on", ["model"], registry=self.registry
         )
+        self._out_of_memory = Counter(
+            "bedplate_out_of_memory", "Batches the device had no memory for", ["model"], registry=self.registry
+        )
+        self._rejected = Counter(
+            "bedplate_rejected", "Requests turned away by the engine", ["reason"], registry=self.registry
+        )
+        self._cancelled = Counter(
+            "bedplate_cancelled", "Requests given up by the web, by where they were", ["stage"], registry=self.registry
+        )
+        for stage in ("queue", "device"):
+            self._cancelled.labels(stage)
         self._queue_depth = Gauge("bedplate_queue_depth", "Requests that wait for the device", registry=self.registry)
         self._queue_limit = Gauge("bedplate_queue_limit", "Requests that may wait", registry=self.registry)
         self._model_info = Gauge(
@@ -35,6 +46,7 @@ class EngineMetrics:
         self._model_info.labels(bundle.name, bundle.version).set(1)
         # Shown as 0 from the start, so that the first failure is an increase.
         self._batch_failures.labels(bundle.name)
+        self._out_of_memory.labels(bundle.name)
 
     def queue(self, depth: Callable[[], int], limit: int) -> None:
         self._queue_depth.set_function(depth)
@@ -45,3 +57,12 @@ class EngineMetrics:
 
     def batch_failed(self, model: Any) -> None:
         self._batch_failures.labels(model.bundle.name).inc()
+
+    def out_of_memory(self, model: Any) -> None:
+        self._out_of_memory.labels(model.bundle.name).inc()
+
+    def rejected(self, reason: str) -> None:
+        self._rejected.labels(reason).inc()
+
+    def cancelled(self, stage: str) -> None:
+        self._cancelled.labels(stage).inc()

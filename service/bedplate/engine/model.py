@@ -21,9 +21,11 @@ Array = npt.NDArray[np.float32]
 class Model:
     """A bundle's network with its weights, on one device, ready to predict."""
 
+    overlaps = False
+
     def __init__(self, bundle: Bundle, module: nn.Module, device: torch.device):
         self.bundle = bundle
-        self.max_items = bundle.max_items
+        self.max_items = self.max_cost = bundle.max_items
         self._module = module
         self._device = device
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+import os
+from typing import Any, NoReturn
 
 import numpy as np
 
 from bedplate import wire
 from bedplate.bundle import BundleError, describe
-from bedplate.engine.batcher import Batcher, Work
+from bedplate.engine.batcher import Batcher
+from bedplate.engine.faults import DeviceLost
 from bedplate.engine.intake import Catalogue
 from bedplate.engine.metrics import EngineMetrics
+from bedplate.engine.work import PROBE, Work
 from bedplate.errors import Internal, ServiceError
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
 logger = logging.getLogger(__name__)
 # How long the last answers may take to leave, once everything is computed. A peer that reads takes milliseconds.
 FLUSH_S = 5.0
+_DEVICE_LOST = 3  # exit status
 
 
 class Server:
@@ -28,8 +32,16 @@ class Server:
         BundleError: the models' descriptions do not fit into one frame.
     """
 
-    def __init__(self, catalogue: Catalogue, loop: asyncio.AbstractEventLoop, queue_limit: int, metrics: EngineMetrics):
-        self.batcher = Batcher(self._deliver, queue_limit, observer=metrics)
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        loop: asyncio.AbstractEventLoop,
+        queue_limit: int,
+        metrics: EngineMetrics,
+        batch_wait_ms: float = 0,
+    ):
+        wait_ns = int(batch_wait_ms * 1e6)
+        self.batcher = Batcher(self._deliver, queue_limit, observer=metrics, wait_ns=wait_ns, on_lost=_end_the_process)
         metrics.queue(lambda: self.batcher.depth, queue_limit)
         for model in catalogue.models:
             metrics.serves(model.bundle)
@@ -52,7 +64,8 @@ class Server:
     def probe(self) -> None:
         """Send one item of zeros through the queue and the device, as a request would go."""
         model = self.catalogue.models[0]
-        self.batcher.submit(Work(model, np.zeros((1, *model.bundle.input.shape), np.float32), caller=_Nobody()))
+        zeros = np.zeros((1, *model.bundle.input.shape), np.float32)
+        self.batcher.submit(Work(model, zeros, caller=_Nobody(), priority=PROBE))
 
     async def drain(self, flush_s: float = FLUSH_S) -> None:
         """Compute what is queued, send every answer, then close the connections."""
@@ -101,13 +114,14 @@ def answer(works: list[Work]) -> None:
 def _reply(work: Work) -> Frame:
     if work.outputs is None:
         return _error(work.request_id, work.error or Internal("the model gave no answer"))
-    bundle = work.model.bundle  # type: ignore[attr-defined]  # the server submits Models only
+    bundle = work.model.bundle
     meta = {
         "model": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
         "outputs": [{"name": bundle.output.name, "dtype": bundle.output.dtype, "shape": work.outputs.shape}],
         "queue_ns": work.queue_ns,
+        "batch_ns": work.batch_ns,
         "compute_ns": work.compute_ns,
         "batch_items": work.batch_items,
     }
@@ -116,6 +130,12 @@ def _reply(work: Work) -> Frame:
 
 def _error(request_id: int, error: ServiceError) -> Frame:
     return Frame(Type.ERROR, request_id, error.to_meta())
+
+
+def _end_the_process(reason: DeviceLost) -> NoReturn:
+    """The webs find their connections closed and ask another engine; systemd starts this one anew."""
+    logger.critical("the device is lost: %s", reason)
+    os._exit(_DEVICE_LOST)
 
 
 class _Nobody:
@@ -193,7 +213,7 @@ class Connection(asyncio.Protocol):
             raise FrameError("a request id was used twice")
         try:
             model, inputs = self._server.catalogue.open(frame)
-            work = Work(model, inputs, frame.deadline_ns, self, frame.id)
+            work = Work(model, inputs, frame.deadline_ns, self, frame.id, priority=frame.priority)
             self._server.batcher.submit(work)
         except ServiceError as error:
             self._transport.writelines(wire.encode(_error(frame.id, error)))

@@ -18,3 +18,6 @@ class EngineSettings:
     pin: bool = True
     # Requests that may wait while the device works. Past it the answer is 'engine-busy' at once, not a late one.
     queue_limit: int = field(default=64, metadata={"unit": "requests", "min": 1, "max": 65536})
+    # How long an incomplete batch waits for company. It never brought throughput where it was measured, and costs each
+    # request of a quiet hour this time.
+    batch_wait_ms: float = field(default=0.0, metadata={"unit": "ms", "min": 0, "max": 1000})

@@ -13,18 +13,23 @@ class Device(Protocol):
     @property
     def idle(self) -> bool: ...
 
-    batches: int  # computed so far
+    @property
+    def batches(self) -> int: ...  # that brought an answer so far
 
 
 async def feed(device: Device, probe: Callable[[], None], notify: Callable[[str], object], interval_s: float) -> None:
-    """Every `interval_s`: WATCHDOG=1 if the device computed a batch since the last time.
+    """Every `interval_s`: WATCHDOG=1 if the device answered something since the last time.
 
-    An idle device is given a `probe`, one warm-up item, so that a hung one is noticed before a caller notices.
+    An idle device is given a `probe`, one warm-up item, so that a hung one is noticed before a caller notices. A busy
+    one gets it when nothing came out right for an interval: callers who send only what a model fails on are no reason
+    to restart an engine, a device that fails on its probe is.
     """
+    progressed = True
     while True:
         seen = device.batches
-        if device.idle:
+        if device.idle or not progressed:
             probe()
         await asyncio.sleep(interval_s)
-        if device.batches != seen:
+        progressed = device.batches != seen
+        if progressed:
             notify("WATCHDOG=1")

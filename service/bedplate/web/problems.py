@@ -37,6 +37,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.Internal: 500,
     errors.EngineUnavailable: 503,
     errors.Draining: 503,
+    errors.OutOfMemory: 503,
     errors.DeadlineExceeded: 504,
 }
 

@@ -1,0 +1,105 @@
+"""Who may still come in: only a request whose answer will be in time, if what was learned holds.
+
+The finish is predicted with batches as full as they can get. Predicting with what waits right now lets in too many:
+each batch fills up after the prediction was made, every answer comes a little late, and under load all are thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bedplate.engine.lane import Lanes
+from bedplate.engine.schedule import Batch, Schedule
+from bedplate.engine.work import Work
+from bedplate.errors import DeadlineExceeded, EngineBusy
+
+# Of the time that a request is expected to wait: small errors of several batches add up, and answers have a way to go.
+_DOUBT = 0.02
+
+
+class Admission:
+    """Judges requests; changes nothing."""
+
+    def __init__(self, schedule: Schedule, lanes: Lanes):
+        self._schedule = schedule
+        self._lanes = lanes
+
+    def refuse_if_late(self, work: Work, now_ns: float, free_ns: float) -> None:
+        """Nothing if `work` and all that waits behind it will be in time.
+
+        Args:
+            free_ns: when the device will be free.
+
+        Raises:
+            EngineBusy: it would not, and will once there is less to do; says when.
+            DeadlineExceeded: it could not, even with nothing else to do.
+        """
+        lane = self._lanes.of(work.model)
+        if not lane.curve.is_known or self._surely_fits(work, free_ns):
+            return
+        late_ns = self._late_ns(work, free_ns)
+        if late_ns <= 0:
+            return
+        least_ns = lane.expect_ns(work.cost) + lane.margin_ns
+        if 0 < work.deadline_ns < now_ns + least_ns:
+            raise _too_short(work.deadline_ns - now_ns, least_ns)
+        raise self._busy(late_ns)
+
+    def retry_after_s(self, now_ns: float, free_ns: float) -> int:
+        """Until all that waits now is computed."""
+        waiting_ns = sum(self._expect_ns(batch, batch.cost) for batch in self._schedule.batches())
+        return whole_seconds(free_ns - now_ns + waiting_ns)
+
+    def _surely_fits(self, work: Work, free_ns: float) -> bool:
+        """A bound that is quickly found: as if each request that waits were a full batch of its own."""
+        if not self._schedule.comes_last(work):
+            return False
+        if not work.deadline_ns:
+            return True
+        longest_ns = (len(self._schedule) + 1) * self._lanes.slowest_ns()
+        return free_ns + longest_ns * (1 + _DOUBT) <= work.deadline_ns
+
+    def _late_ns(self, work: Work, free_ns: float) -> float:
+        """By how much `work` would miss its deadline, or the worst of those whom it would make miss theirs."""
+        with_it = self._misses(self._schedule.batches(work), free_ns)
+        late_ns = with_it.pop(work, 0.0)
+        if with_it and not self._schedule.comes_last(work):
+            without_it = self._misses(self._schedule.batches(), free_ns)
+            late_ns = max([late_ns, *(by for each, by in with_it.items() if each not in without_it)])
+        return late_ns
+
+    def _misses(self, batches: list[Batch], free_ns: float) -> dict[Work, float]:
+        """Who would be late, and by how many ns, if the device computed these one after another."""
+        misses: dict[Work, float] = {}
+        waiting_ns = 0.0
+        for batch in batches:
+            waiting_ns += self._expect_ns(batch, batch.full_cost)
+            sure_ns = free_ns + waiting_ns * (1 + _DOUBT) + self._lanes.of(batch.works[0].model).margin_ns
+            misses |= {work: sure_ns - work.deadline_ns for work in batch.works if work.is_late(sure_ns)}
+        return misses
+
+    def _expect_ns(self, batch: Batch, cost: float) -> float:
+        return self._lanes.of(batch.works[0].model).expect_ns(cost)
+
+    def _busy(self, late_ns: float) -> EngineBusy:
+        return EngineBusy(
+            f"{len(self._schedule)} requests wait, and the answer would come {late_ns / 1e6:.0f} ms too late",
+            value=round(late_ns / 1e6),
+            limit=0,
+            next_step="retry later, allow more time, or ask the operator for more engines",
+            retry_after_s=whole_seconds(late_ns),
+        )
+
+
+def whole_seconds(time_ns: float) -> int:
+    """At least one, as Retry-After counts."""
+    return max(1, math.ceil(time_ns / 1e9))
+
+
+def _too_short(left_ns: float, least_ns: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"{left_ns / 1e6:.0f} ms are left, and this takes {least_ns / 1e6:.0f} ms on an idle device",
+        value=round(left_ns / 1e6),
+        limit=math.ceil(least_ns / 1e6),
+        next_step="allow more time, or send fewer items",
+    )

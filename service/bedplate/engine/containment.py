@@ -1,0 +1,90 @@
+"""A batch on the device, with what goes wrong kept to the items that are to blame.
+
+A batch that fails is cut into halves until the items stand alone that it fails on; the others get their answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
+from bedplate.engine.work import Array
+
+Run = Callable[[Array], Array]
+
+
+class NotFiniteOutput(Exception):
+    """The model answered NaN or infinity for an item."""
+
+
+@dataclass
+class Outcome:
+    """What became of a batch."""
+
+    outputs: Array | None = None  # (items, *output shape), meaningless where there is a fault; None if nothing came
+    faults: dict[int, Exception] = field(default_factory=dict)  # by the position of the item
+    too_many: int | None = None  # items that did not fit into the device's memory at once
+
+
+class Containment:
+    """Computes one batch.
+
+    Args:
+        run: inputs (items, *shape) → outputs (items, *output shape).
+        is_over: asked before each further attempt; once true, what has failed is not taken apart any more.
+    """
+
+    def __init__(self, run: Run, is_over: Callable[[], bool]):
+        self._run = run
+        self._is_over = is_over
+        self.outcome = Outcome()
+
+    def compute(self, inputs: Array, first: Run | None = None) -> Outcome:
+        """Every item is computed, or ends in the outcome's faults.
+
+        Args:
+            first: makes the first attempt in place of `run`, where that one has begun already.
+
+        Raises:
+            DeviceLost: nothing can be computed in this process any more.
+        """
+        self._items = len(inputs)
+        self._attempt(inputs, 0, first or self._run, may_halve=True)
+        return self.outcome
+
+    def _attempt(self, inputs: Array, start: int, run: Run, may_halve: bool) -> None:
+        try:
+            outputs = run(inputs)
+            if len(outputs) != len(inputs):
+                raise RuntimeError(f"the model answered {len(outputs)} of {len(inputs)} items")
+        except DeviceLost:
+            raise
+        except DeviceOutOfMemory as error:
+            self.outcome.too_many = min(self.outcome.too_many or len(inputs), len(inputs))
+            self._fail_or_cut(inputs, start, error, may_cut=may_halve, may_halve=False)
+        except Exception as error:
+            self._fail_or_cut(inputs, start, error, may_cut=True, may_halve=may_halve)
+        else:
+            self._keep(outputs, start)
+
+    def _fail_or_cut(self, inputs: Array, start: int, error: Exception, may_cut: bool, may_halve: bool) -> None:
+        if len(inputs) == 1 or not may_cut or self._is_over():
+            self.outcome.faults |= dict.fromkeys(range(start, start + len(inputs)), error)
+            return
+        middle = len(inputs) // 2
+        for part, begin in ((inputs[:middle], start), (inputs[middle:], start + middle)):
+            self._attempt(part, begin, self._run, may_halve)
+
+    def _keep(self, outputs: Array, start: int) -> None:
+        if len(outputs) == self._items:
+            self.outcome.outputs = outputs
+        else:
+            if self.outcome.outputs is None:
+                self.outcome.outputs = np.zeros((self._items, *outputs.shape[1:]), outputs.dtype)
+            self.outcome.outputs[start : start + len(outputs)] = outputs
+        finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)  # (items,)
+        for position in np.flatnonzero(~finite):
+            self.outcome.faults[start + int(position)] = NotFiniteOutput()

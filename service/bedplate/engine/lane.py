@@ -1,0 +1,85 @@
+"""What the engine learned about one model on its device: how long batches take, how large they may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bedplate.engine.curve import Curve
+from bedplate.engine.schedule import Room
+from bedplate.engine.work import Runnable, Work
+
+# Of a request's time that its own batch may take. The rest is for the batch that is on the device when it comes.
+_BATCH_SHARE = 0.5
+# Distances from the mean that are allowed for, where a deadline depends on it.
+_DEVIATIONS = 4
+
+
+class Lane:
+    """One for each loaded model."""
+
+    def __init__(self, model: Runnable):
+        self.model = model
+        self.curve = Curve()
+        self.max_items = model.max_items  # lowered when the device runs out of memory
+        self.max_cost = model.max_cost
+        self.items = 0  # computed
+        self.failures = 0  # items that the model failed on
+        self.out_of_memory = 0  # times
+
+    def room_for(self, work: Work) -> Room:
+        """The batch that begins with `work`: as large as the device takes, small enough for its deadline."""
+        cost: float = self.max_cost
+        if work.deadline_ns and self.curve.is_known:
+            allowed_ns = _BATCH_SHARE * (work.deadline_ns - work.submitted_ns)
+            cost = min(cost, self.curve.largest_cost_within(allowed_ns))
+        return Room(self.max_items, cost)
+
+    def expect_ns(self, cost: float) -> float:
+        return self.curve.expect_ns(cost)
+
+    @property
+    def margin_ns(self) -> float:
+        return _DEVIATIONS * self.curve.deviation_ns
+
+    def shrink(self, items: int) -> None:
+        """`items` were too many for the device's memory."""
+        self.out_of_memory += 1
+        kept = max(1, min(self.max_items, items) // 2)
+        self.max_cost = max(1, self.max_cost * kept // self.max_items)
+        self.max_items = kept
+
+    def figures(self) -> dict[str, Any]:
+        """For operators; times in ms."""
+        return {
+            "batches": self.curve.batches,
+            "items": self.items,
+            "failures": self.failures,
+            "out_of_memory": self.out_of_memory,
+            "max_items": self.max_items,
+            "max_cost": self.max_cost,
+            "fixed_ms": round(self.curve.fixed_ns / 1e6, 3),
+            "per_cost_ms": round(self.curve.per_cost_ns / 1e6, 6),
+            "deviation_ms": round(self.curve.deviation_ns / 1e6, 3),
+        }
+
+
+class Lanes:
+    """The lanes of all models that were asked for."""
+
+    def __init__(self) -> None:
+        self._by_model: dict[Runnable, Lane] = {}
+
+    def of(self, model: Runnable) -> Lane:
+        lane = self._by_model.get(model)
+        if lane is None:
+            # A copy, so that whoever reads the figures in another thread walks over a dictionary that stays.
+            lane = Lane(model)
+            self._by_model = {**self._by_model, model: lane}
+        return lane
+
+    def forget(self, model: Runnable) -> None:
+        self._by_model = {known: lane for known, lane in self._by_model.items() if known is not model}
+
+    def slowest_ns(self) -> float:
+        """What the largest batch of the slowest model takes."""
+        return max((lane.expect_ns(lane.max_cost) + lane.margin_ns for lane in self._by_model.values()), default=0.0)

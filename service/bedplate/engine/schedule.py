@@ -1,0 +1,159 @@
+"""What waits for the device, in the order in which it goes there. No threads, no clock, no errors: only the order."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from bedplate.engine.work import Work
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much one batch may hold."""
+
+    items: int
+    cost: float
+
+
+# How much a batch may hold that begins with this request.
+RoomFor = Callable[[Work], Room]
+
+
+@dataclass(eq=False)
+class Batch:
+    """Requests of one bucket that go to the device together; the first is always taken, however large."""
+
+    room: Room
+    works: list[Work] = field(default_factory=list)
+    items: int = 0
+    cost: int = 0
+    is_open: bool = True  # later requests may still join
+
+    @property
+    def is_full(self) -> bool:
+        """True if not even one more like the last would fit."""
+        return not self.is_open or not self.fits(self.works[-1])
+
+    @property
+    def oldest_ns(self) -> int:
+        return min(work.submitted_ns for work in self.works)
+
+    @property
+    def full_cost(self) -> float:
+        """The cost once everything that may join has joined."""
+        if not self.is_open:
+            return self.cost
+        return max(self.cost, min(self.room.cost, self.room.items * self.cost / self.items))
+
+    def fits(self, work: Work) -> bool:
+        if not self.works:
+            return True
+        return self.items + work.items <= self.room.items and self.cost + work.cost <= self.room.cost
+
+    def add(self, work: Work) -> None:
+        self.works.append(work)
+        self.items += work.items
+        self.cost += work.cost
+
+
+class Schedule:
+    """Requests by urgency. A batch takes the most urgent one and what follows it in its bucket."""
+
+    def __init__(self, room_for: RoomFor):
+        self._room_for = room_for
+        self._works: list[Work] = []
+        self.held: set[tuple[str, str]] = set()  # (name, version) of models whose requests are not taken
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def __iter__(self) -> Iterator[Work]:
+        return iter(self._works)
+
+    def add(self, work: Work) -> None:
+        bisect.insort(self._works, work, key=_urgency)
+
+    def remove(self, work: Work) -> bool:
+        """False if it does not wait here."""
+        place = self._find(work)
+        if place is None:
+            return False
+        del self._works[place]
+        return True
+
+    def _find(self, work: Work) -> int | None:
+        place = bisect.bisect_left(self._works, work.urgency, key=_urgency)
+        found = place < len(self._works) and self._works[place] is work
+        return place if found else None
+
+    def first(self) -> Work | None:
+        """The most urgent one that may be taken."""
+        return next((work for work in self._works if not self._is_held(work)), None)
+
+    def comes_last(self, work: Work) -> bool:
+        """True if no request that waits would go to the device after `work`."""
+        return not self._works or self._works[-1].urgency <= work.urgency
+
+    def take_all(self, key: tuple[str, str] | None = None) -> list[Work]:
+        """All requests, or those of one model, which then wait no longer."""
+        taken = [work for work in self._works if key is None or key_of(work) == key]
+        self._works = [work for work in self._works if not (key is None or key_of(work) == key)]
+        return taken
+
+    def take_late(self, now_ns: float) -> list[Work]:
+        """Those whose deadline has passed."""
+        late = [work for work in self._works if work.is_late(now_ns)]
+        if late:
+            self._works = [work for work in self._works if not work.is_late(now_ns)]
+        return late
+
+    def take(self) -> Batch | None:
+        """The next batch; None if nothing may be taken. What does not fit any more is not overtaken by smaller ones."""
+        first = self.first()
+        if first is None:
+            return None
+        batch = Batch(self._room_for(first))
+        for work in self._works:
+            if work.bucket != first.bucket:
+                continue
+            if not batch.fits(work):
+                break
+            batch.add(work)
+        taken = set(map(id, batch.works))
+        self._works = [work for work in self._works if id(work) not in taken]
+        return batch
+
+    def batches(self, newcomer: Work | None = None) -> list[Batch]:
+        """What `take` would give, one after another, if `newcomer` waited too."""
+        works = self._works
+        if newcomer is not None:
+            works = works.copy()
+            bisect.insort(works, newcomer, key=_urgency)
+        batches: list[Batch] = []
+        open_batches: dict[Any, Batch] = {}
+        for work in works:
+            if self._is_held(work):
+                continue
+            batch = open_batches.get(work.bucket)
+            if batch is None or not batch.fits(work):
+                if batch is not None:
+                    batch.is_open = False
+                batch = open_batches[work.bucket] = Batch(self._room_for(work))
+                batches.append(batch)
+            batch.add(work)
+        return batches
+
+    def _is_held(self, work: Work) -> bool:
+        return bool(self.held) and key_of(work) in self.held
+
+
+def _urgency(work: Work) -> tuple[int, float, int]:
+    return work.urgency
+
+
+def key_of(work: Work) -> tuple[str, str]:
+    bundle = work.model.bundle
+    return bundle.name, bundle.version
