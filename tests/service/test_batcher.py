@@ -1,13 +1,23 @@
 """While the device works, requests gather; nobody waits for company, nobody waits for ever."""
 
 import queue
+import threading
 
 import numpy as np
 import pytest
 from bedplate.engine.batcher import Batcher
+from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.work import Work
-from bedplate.errors import DeadlineExceeded, Draining, EngineBusy, Internal, NotFinite
+from bedplate.errors import (
+    DeadlineExceeded,
+    Draining,
+    EngineBusy,
+    Internal,
+    NotFinite,
+    OutOfMemory,
+    UnknownModel,
+)
 from bedplate.wire import now_ns
 
 from tests.service.engine_tools import DEADLINE_S, GatedLamp, bright, wait_until
@@ -47,8 +57,9 @@ def settled():
 def batcher_of(settled):
     started = []
 
-    def make(queue_limit=64, clock=now_ns):
-        batcher = Batcher(settled, queue_limit, clock, observer=EngineMetrics(), on_lost=pytest.fail)
+    def make(queue_limit=64, clock=now_ns, wait_ms=0, on_lost=pytest.fail):
+        wait_ns = wait_ms * 1_000_000
+        batcher = Batcher(settled, queue_limit, clock, observer=EngineMetrics(), wait_ns=wait_ns, on_lost=on_lost)
         batcher.start().result(DEADLINE_S)
         started.append(batcher)
         return batcher
@@ -217,25 +228,236 @@ def test_a_deadline_that_passes_in_the_queue_never_reaches_the_device(batcher_of
     assert len(lamp.begun.get(timeout=DEADLINE_S)) == 1
 
 
-def test_a_batch_that_fails_answers_every_member_and_the_device_lives_on(batcher_of, settled, lamp, caplog):
+def test_only_the_request_that_the_model_fails_on_gets_an_error_and_the_device_lives_on(
+    batcher_of, settled, lamp, caplog
+):
+    class Picky(GatedLamp):
+        def run(self, items):
+            if (items == np.float32(0.13)).any():
+                raise ValueError("secret detail")
+            return super().run(items)
+
+    picky = Picky()
     batcher = batcher_of()
     occupy(batcher, lamp)
-    members = [Work(lamp, bright()), Work(lamp, bright())]
+    members = [Work(picky, bright(value=value)) for value in (0.1, 0.13, 0.2, 0.3)]
     for work in members:
         batcher.submit(work)
-    lamp.fault = ValueError("secret detail")
 
     lamp.gate.set()
     settled.next()
     assert settled.next() == members
-    lamp.fault = None
-    after = Work(lamp, bright())
+    after = Work(picky, bright())
     batcher.submit(after)
 
-    assert all(isinstance(work.error, Internal) and "secret" not in str(work.error) for work in members)
+    assert [type(work.error) for work in members] == [type(None), Internal, type(None), type(None)]
+    assert "secret" not in str(members[1].error)
+    assert np.array_equal(members[3].outputs, lamp_logits(bright(value=0.3)))
     assert settled.next() == [after]
     assert after.outputs is not None
-    assert "a batch failed" in caplog.text
+    assert caplog.text.count("a batch failed") == 1
+
+
+def test_of_several_items_the_one_to_blame_is_named(batcher_of, settled):
+    inputs = bright(5)
+    inputs[3] = np.nan
+    work = Work(GatedLamp(), inputs)
+
+    batcher_of().submit(work)
+
+    settled.next()
+    assert isinstance(work.error, NotFinite)
+    assert "item 3" in str(work.error)
+
+
+def test_after_running_out_of_memory_batches_are_half_as_large(batcher_of, settled, lamp):
+    class Small(GatedLamp):
+        def run(self, items):
+            if len(items) > 4:
+                raise DeviceOutOfMemory
+            return super().run(items)
+
+    small = Small()
+    batcher = batcher_of()
+    occupy(batcher, lamp)
+    works = [Work(small, bright()) for _ in range(12)]
+    for work in works:
+        batcher.submit(work)
+
+    lamp.gate.set()
+    settled.next()
+    sizes = [len(settled.next()) for _ in range(2)]
+
+    assert sizes == [8, 4]
+    assert all(work.outputs is not None for work in works)
+    assert batcher.lane(small).figures()["out_of_memory"] == 1
+
+
+def test_what_does_not_fit_by_itself_is_told_so(batcher_of, settled):
+    class Full(GatedLamp):
+        def run(self, items):
+            raise DeviceOutOfMemory
+
+    work = Work(Full(), bright())
+
+    batcher_of().submit(work)
+
+    settled.next()
+    assert isinstance(work.error, OutOfMemory)
+
+
+def test_a_lost_device_ends_the_thread_and_answers_nobody(batcher_of, settled):
+    class Lost(GatedLamp):
+        def run(self, items):
+            raise DeviceLost("CUDA error: an illegal memory access was encountered")
+
+    reasons = queue.SimpleQueue()
+
+    batcher_of(on_lost=reasons.put).submit(Work(Lost(), bright()))
+
+    assert "illegal memory access" in str(reasons.get(timeout=DEADLINE_S))
+    assert settled.is_empty()
+
+
+def test_a_job_runs_in_the_device_thread_between_two_batches(batcher_of, settled, lamp):
+    batcher = batcher_of()
+    first = occupy(batcher, lamp)
+    second = Work(lamp, bright())
+    batcher.submit(second)
+
+    job = batcher.execute(lambda: (threading.current_thread().name, second.outputs))
+    assert not job.done()
+    lamp.gate.set()
+
+    assert job.result(DEADLINE_S) == ("device", None)
+    assert [settled.next(), settled.next()] == [[first], [second]]
+
+
+def test_a_job_that_fails_tells_who_asked_and_harms_nobody(batcher_of, settled):
+    batcher = batcher_of()
+    work = Work(GatedLamp(), bright())
+
+    with pytest.raises(ZeroDivisionError):
+        batcher.execute(lambda: 1 / 0).result(DEADLINE_S)
+
+    batcher.submit(work)
+    assert settled.next() == [work]
+
+
+def test_requests_of_a_paused_model_wait_until_it_is_resumed(batcher_of, settled):
+    batcher = batcher_of()
+    batcher.pause(("lamp", "1"))
+    waiting, other = Work(GatedLamp(), bright()), Work(GatedLamp("other"), bright())
+    batcher.submit(waiting)
+    batcher.submit(other)
+    assert settled.next() == [other]
+    assert batcher.waiting(("lamp", "1")) == 1
+    wait_until(lambda: batcher.idle)
+
+    batcher.resume(("lamp", "1"))
+
+    assert settled.next() == [waiting]
+
+
+def test_requests_of_a_model_that_is_gone_are_dismissed_with_the_reason(batcher_of, settled):
+    batcher = batcher_of()
+    batcher.pause(("lamp", "1"))
+    waiting = Work(GatedLamp(), bright())
+    batcher.submit(waiting)
+
+    batcher.dismiss(("lamp", "1"), UnknownModel("gone"))
+
+    assert settled.next() == [waiting]
+    assert isinstance(waiting.error, UnknownModel)
+
+
+def test_draining_does_not_wait_for_a_model_that_nobody_resumes(batcher_of, settled):
+    batcher = batcher_of()
+    batcher.pause(("lamp", "1"))
+    waiting = Work(GatedLamp(), bright())
+    batcher.submit(waiting)
+
+    batcher.drain()
+
+    assert settled.next() == [waiting]
+    assert isinstance(waiting.error, Draining)
+    assert batcher.join(DEADLINE_S)
+
+
+def test_with_a_wait_the_first_request_waits_for_company_and_not_longer_than_a_full_batch(batcher_of, settled):
+    batcher = batcher_of(wait_ms=60_000)
+    lamp = GatedLamp()
+    works = [Work(lamp, bright(4)) for _ in range(2)]
+
+    batcher.submit(works[0])
+    assert settled.is_empty()
+    batcher.submit(works[1])
+
+    assert settled.next() == works
+
+
+def test_with_a_wait_a_lone_request_is_computed_when_it_has_waited(batcher_of, settled):
+    work = Work(GatedLamp(), bright())
+
+    batcher_of(wait_ms=20).submit(work)
+
+    assert settled.next() == [work]
+    assert work.queue_ns >= 20_000_000
+
+
+class Overlapping(GatedLamp):
+    """Takes a batch while it computes another; `finished` is what it was asked to wait for."""
+
+    def __init__(self):
+        super().__init__(is_open=False)
+        self.overlaps = True
+
+    def begin(self, items):
+        self.begun.put(items)
+
+        def finish():
+            assert self.gate.wait(DEADLINE_S)
+            return lamp_logits(items)
+
+        return finish
+
+
+def test_a_device_that_overlaps_gets_the_next_batch_while_it_computes(batcher_of, settled):
+    model = Overlapping()
+    batcher = batcher_of()
+    first, second, third = (Work(model, bright(8, value)) for value in (0.1, 0.2, 0.3))
+    batcher.submit(first)
+    model.begun.get(timeout=DEADLINE_S)
+
+    batcher.submit(second)
+    batcher.submit(third)
+    assert np.array_equal(model.begun.get(timeout=DEADLINE_S), second.inputs)
+    model.gate.set()
+
+    assert [settled.next(), settled.next(), settled.next()] == [[first], [second], [third]]
+    for work, value in ((first, 0.1), (second, 0.2), (third, 0.3)):
+        assert np.array_equal(work.outputs, lamp_logits(bright(8, value)))
+
+
+def test_a_batch_that_fails_while_another_is_on_the_device_is_taken_apart_in_its_turn(batcher_of, settled):
+    class Failing(Overlapping):
+        def begin(self, items):
+            if len(items) == 2:
+                raise ValueError("two")
+            return super().begin(items)
+
+        def run(self, items):
+            return lamp_logits(items)
+
+    model = Failing()
+    model.gate.set()
+    batcher = batcher_of()
+    first, pair = Work(model, bright(8)), Work(model, bright(2, 0.5))
+    batcher.submit(first)
+    batcher.submit(pair)
+
+    assert [settled.next(), settled.next()] == [[first], [pair]]
+    assert np.array_equal(pair.outputs, lamp_logits(bright(2, 0.5)))
 
 
 def test_a_model_that_answers_too_few_items_gives_nobody_a_wrong_answer(batcher_of, settled):

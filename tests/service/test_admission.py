@@ -1,0 +1,167 @@
+"""Only a request whose answer will be in time comes in, and none that makes another one late."""
+
+import numpy as np
+import pytest
+from bedplate.engine.admission import Admission
+from bedplate.engine.lane import Lanes
+from bedplate.engine.schedule import Schedule
+from bedplate.engine.work import Work
+from bedplate.errors import DeadlineExceeded, EngineBusy
+from bedplate.wire import BATCH
+
+from tests.service.engine_tools import GatedLamp
+
+MS = 1_000_000
+NOW = 10_000 * MS
+
+
+class Desk:
+    """An admission before a device that takes 20 ms + 10 ms an item, eight at most."""
+
+    def __init__(self):
+        self.lamp = GatedLamp()
+        self.lanes = Lanes()
+        self.schedule = Schedule(lambda work: self.lanes.of(work.model).room_for(work))
+        self._admission = Admission(self.schedule, self.lanes)
+        self._number = 0
+        for items in (1, 2, 4, 8):
+            self.learn(self.lamp, items, 20 + 10 * items)
+
+    def learn(self, model, items, took_ms):
+        self.lanes.of(model).curve.learn(items, took_ms * MS)
+        self.lanes.of(model).curve.deviation_ns = 0
+
+    def come(self, timeout_ms=500, items=1, free_in_ms=100, model=None, **options):
+        self._number += 1
+        work = Work(
+            model or self.lamp,
+            np.zeros((items, 1, 2, 2), np.float32),
+            deadline_ns=NOW + int(timeout_ms * MS) if timeout_ms else 0,
+            submitted_ns=NOW,
+            number=self._number,
+            **options,
+        )
+        self._admission.refuse_if_late(work, NOW, NOW + free_in_ms * MS)
+        self.schedule.add(work)
+        return work
+
+    def come_until_refused(self, **options):
+        for accepted in range(1000):
+            try:
+                self.come(**options)
+            except EngineBusy as refusal:
+                return accepted, refusal
+        raise AssertionError("nobody is refused")
+
+
+@pytest.fixture
+def desk():
+    return Desk()
+
+
+def test_as_many_come_in_as_full_batches_fit_before_the_deadline(desk):
+    # 100 ms until the device is free, then three batches of 100 ms; a fourth would end at 500 ms sharp.
+    accepted, _ = desk.come_until_refused(timeout_ms=500)
+
+    assert accepted == 24
+
+
+def test_a_batch_that_can_still_fill_up_is_foreseen_full(desk):
+    # Alone it would take 30 ms; by the time it starts others may have joined.
+    with pytest.raises(EngineBusy):
+        desk.come(timeout_ms=220, free_in_ms=121)
+
+    desk.come(timeout_ms=220, free_in_ms=117)
+
+
+def test_the_refused_learn_when_to_come_back(desk):
+    desk.come(timeout_ms=0, items=8, priority=-1)
+    for _ in range(20):
+        desk.come(timeout_ms=0, items=8, priority=-1)
+
+    with pytest.raises(EngineBusy) as refusal:
+        desk.come(timeout_ms=500)
+
+    # 100 ms + 21 batches of 100 ms + its own, against 500 ms.
+    assert refusal.value.retry_after_s == 2
+    assert refusal.value.value == pytest.approx(1800, rel=0.05)
+
+
+def test_what_cannot_be_done_even_by_an_idle_device_is_no_matter_of_waiting(desk):
+    with pytest.raises(DeadlineExceeded) as refusal:
+        desk.come(timeout_ms=25, free_in_ms=1)
+
+    assert (refusal.value.value, refusal.value.limit) == (25, 30)
+
+
+def test_without_a_deadline_everybody_comes_in(desk):
+    for _ in range(100):
+        desk.come(timeout_ms=0)
+
+
+def test_before_anything_was_learned_everybody_comes_in(desk):
+    unknown = GatedLamp("unknown")
+
+    for _ in range(100):
+        desk.come(timeout_ms=1, model=unknown)
+
+
+def test_nobody_comes_in_at_the_cost_of_somebody_who_already_waits(desk):
+    promised = [desk.come(timeout_ms=480) for _ in range(24)]
+
+    with pytest.raises(EngineBusy):
+        desk.come(timeout_ms=450)
+
+    assert [work for work in desk.schedule] == promised
+
+
+def test_an_urgent_request_comes_in_where_those_behind_it_can_wait(desk):
+    for _ in range(24):
+        desk.come(timeout_ms=5000)
+
+    urgent = desk.come(timeout_ms=300)
+
+    assert desk.schedule.take().works[0] is urgent
+
+
+def test_jobs_do_not_keep_people_out(desk):
+    for _ in range(40):
+        desk.come(timeout_ms=60_000, priority=BATCH)
+
+    person = desk.come(timeout_ms=300)
+
+    assert desk.schedule.take().works[0] is person
+
+
+def test_who_is_late_already_keeps_nobody_out(desk):
+    doomed = Work(desk.lamp, np.zeros((8, 1, 2, 2), np.float32), deadline_ns=NOW + MS, submitted_ns=NOW)
+    desk.schedule.add(doomed)
+
+    desk.come(timeout_ms=500)
+
+
+def test_requests_of_another_model_count_with_their_own_times(desk):
+    slow = GatedLamp("slow")
+    for items in (1, 2, 4, 8):
+        desk.learn(slow, items, 1000 * items)
+    desk.come(timeout_ms=0, items=1, model=slow, priority=-1)
+
+    with pytest.raises(EngineBusy) as refusal:
+        desk.come(timeout_ms=500)
+
+    # The slow batch may fill up to 8 s before it starts.
+    assert refusal.value.retry_after_s == 8
+
+
+def test_a_model_whose_full_batch_takes_too_long_gets_smaller_batches(desk):
+    wide = GatedLamp("wide")
+    wide.max_items = wide.max_cost = 64
+    for items in (1, 64):
+        desk.learn(wide, items, 20 + 10 * items)
+
+    room = desk.lanes.of(wide).room_for(
+        Work(wide, np.zeros((1, 1, 2, 2), np.float32), submitted_ns=NOW, deadline_ns=NOW + 500 * MS)
+    )
+
+    # Half of 500 ms is for its batch: 20 + 10 x 23.
+    assert room.cost == pytest.approx(23)
