@@ -425,18 +425,20 @@ class Overlapping(GatedLamp):
 def test_a_device_that_overlaps_gets_the_next_batch_while_it_computes(batcher_of, settled):
     model = Overlapping()
     batcher = batcher_of()
-    first, second, third = (Work(model, bright(8, value)) for value in (0.1, 0.2, 0.3))
-    batcher.submit(first)
-    model.begun.get(timeout=DEADLINE_S)
+    batcher.pause(("lamp", "1"))
+    works = [Work(model, bright(8, value)) for value in (0.1, 0.2, 0.3)]
+    for work in works:
+        batcher.submit(work)
 
-    batcher.submit(second)
-    batcher.submit(third)
-    assert np.array_equal(model.begun.get(timeout=DEADLINE_S), second.inputs)
+    batcher.resume(("lamp", "1"))
+    begun = [model.begun.get(timeout=DEADLINE_S) for _ in range(2)]
+    assert settled.is_empty()
+    assert model.begun.empty()
     model.gate.set()
 
-    assert [settled.next(), settled.next(), settled.next()] == [[first], [second], [third]]
-    for work, value in ((first, 0.1), (second, 0.2), (third, 0.3)):
-        assert np.array_equal(work.outputs, lamp_logits(bright(8, value)))
+    assert np.array_equal(begun, [work.inputs for work in works[:2]])
+    assert [settled.next() for _ in works] == [[work] for work in works]
+    assert all(np.array_equal(work.outputs, lamp_logits(work.inputs)) for work in works)
 
 
 def test_a_batch_that_fails_while_another_is_on_the_device_is_taken_apart_in_its_turn(batcher_of, settled):
