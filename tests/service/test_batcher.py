@@ -290,7 +290,8 @@ def test_after_running_out_of_memory_batches_are_half_as_large(batcher_of, settl
 
     assert sizes == [8, 4]
     assert all(work.outputs is not None for work in works)
-    assert batcher.lane(small).figures()["out_of_memory"] == 1
+    figures = batcher.figures(("lamp", "1"))
+    assert (figures["out_of_memory"], figures["max_items"]) == (1, 4)
 
 
 def test_what_does_not_fit_by_itself_is_told_so(batcher_of, settled):
@@ -351,7 +352,7 @@ def test_requests_of_a_paused_model_wait_until_it_is_resumed(batcher_of, settled
     batcher.submit(waiting)
     batcher.submit(other)
     assert settled.next() == [other]
-    assert batcher.waiting(("lamp", "1")) == 1
+    assert batcher.is_paused(("lamp", "1"))
     wait_until(lambda: batcher.idle)
 
     batcher.resume(("lamp", "1"))
@@ -369,6 +370,23 @@ def test_requests_of_a_model_that_is_gone_are_dismissed_with_the_reason(batcher_
 
     assert settled.next() == [waiting]
     assert isinstance(waiting.error, UnknownModel)
+
+
+def test_a_model_is_retired_when_nothing_of_it_waits_or_is_on_the_device(batcher_of, settled, lamp):
+    batcher = batcher_of()
+    occupy(batcher, lamp)
+    batcher.submit(Work(lamp, bright()))
+
+    retired = batcher.retire(("lamp", "1"))
+    idle = batcher.retire(("other", "1"))
+    assert not retired.done()
+    lamp.gate.set()
+
+    retired.result(DEADLINE_S)
+    assert settled.next()
+    assert settled.next()
+    assert idle.done()
+    assert batcher.figures(("lamp", "1")) == {}
 
 
 def test_draining_does_not_wait_for_a_model_that_nobody_resumes(batcher_of, settled):

@@ -6,12 +6,10 @@ each batch fills up after the prediction was made, every answer comes a little l
 
 from __future__ import annotations
 
-import math
-
+from bedplate.engine import refusals
 from bedplate.engine.lane import Lanes
 from bedplate.engine.schedule import Batch, Schedule
 from bedplate.engine.work import Work
-from bedplate.errors import DeadlineExceeded, EngineBusy
 
 # Of the time that a request is expected to wait: small errors of several batches add up, and answers have a way to go.
 _DOUBT = 0.02
@@ -42,13 +40,12 @@ class Admission:
             return
         least_ns = lane.expect_ns(work.cost) + lane.margin_ns
         if 0 < work.deadline_ns < now_ns + least_ns:
-            raise _too_short(work.deadline_ns - now_ns, least_ns)
-        raise self._busy(late_ns)
+            raise refusals.too_short(work.deadline_ns - now_ns, least_ns)
+        raise refusals.too_much_waits(len(self._schedule), late_ns)
 
-    def retry_after_s(self, now_ns: float, free_ns: float) -> int:
-        """Until all that waits now is computed."""
-        waiting_ns = sum(self._expect_ns(batch, batch.cost) for batch in self._schedule.batches())
-        return whole_seconds(free_ns - now_ns + waiting_ns)
+    def waiting_ns(self) -> float:
+        """What the device will take for all that waits now."""
+        return sum(self._expect_ns(batch, batch.cost) for batch in self._schedule.batches())
 
     def _surely_fits(self, work: Work, free_ns: float) -> bool:
         """A bound that is quickly found: as if each request that waits were a full batch of its own."""
@@ -80,26 +77,3 @@ class Admission:
 
     def _expect_ns(self, batch: Batch, cost: float) -> float:
         return self._lanes.of(batch.works[0].model).expect_ns(cost)
-
-    def _busy(self, late_ns: float) -> EngineBusy:
-        return EngineBusy(
-            f"{len(self._schedule)} requests wait, and the answer would come {late_ns / 1e6:.0f} ms too late",
-            value=round(late_ns / 1e6),
-            limit=0,
-            next_step="retry later, allow more time, or ask the operator for more engines",
-            retry_after_s=whole_seconds(late_ns),
-        )
-
-
-def whole_seconds(time_ns: float) -> int:
-    """At least one, as Retry-After counts."""
-    return max(1, math.ceil(time_ns / 1e9))
-
-
-def _too_short(left_ns: float, least_ns: float) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"{left_ns / 1e6:.0f} ms are left, and this takes {least_ns / 1e6:.0f} ms on an idle device",
-        value=round(left_ns / 1e6),
-        limit=math.ceil(least_ns / 1e6),
-        next_step="allow more time, or send fewer items",
-    )

@@ -12,19 +12,21 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from bedplate.engine import refusals
 from bedplate.engine.admission import Admission
 from bedplate.engine.device import Device, DeviceObserver
 from bedplate.engine.faults import DeviceLost
-from bedplate.engine.lane import Lane, Lanes
+from bedplate.engine.lane import Lanes
 from bedplate.engine.schedule import Schedule, key_of
 from bedplate.engine.work import PROBE, Runnable, Work
-from bedplate.errors import DeadlineExceeded, Draining, EngineBusy, ServiceError
+from bedplate.errors import ServiceError
 from bedplate.wire import now_ns
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Key = tuple[str, str]  # name and version of a model
 
 
 class Observer(DeviceObserver, Protocol):
@@ -66,8 +68,10 @@ class Batcher:
         self._admission = Admission(self._schedule, self._lanes)
         self._device = Device(clock, self._lanes, observer)
         self._jobs: deque[Callable[[], None]] = deque()
+        self._retiring: list[tuple[Key, Future[None]]] = []
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
+        self._jobs_done = 0
         self._draining = False
         self._busy = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -100,11 +104,12 @@ class Batcher:
 
     def _admit(self, work: Work, now: int) -> None:
         if self._draining:
-            raise _draining()
+            raise refusals.draining()
         if work.is_late(now):
-            raise _too_late(work, now)
+            raise refusals.too_late(work, now)
         if len(self._schedule) >= self._queue_limit and work.priority != PROBE:
-            raise self._full(now)
+            free_in_ns = self._device.free_ns(now) - now + self._admission.waiting_ns()
+            raise refusals.full(len(self._schedule), self._queue_limit, free_in_ns)
         # An idle device refuses nobody: what was learned may be wrong, and is put right only by computing.
         if work.priority != PROBE and (self._busy or len(self._schedule)):
             self._admission.refuse_if_late(work, now, self._device.free_ns(now))
@@ -131,42 +136,49 @@ class Batcher:
 
         with self._changed:
             if self._draining:
-                future.set_exception(_draining())
+                future.set_exception(refusals.draining())
             else:
                 self._jobs.append(run)
                 self._changed.notify()
         return future
 
-    def pause(self, key: tuple[str, str]) -> None:
+    def pause(self, key: Key) -> None:
         """Take no request of this (name, version); those that come wait, within the limits of the queue."""
         with self._changed:
             self._schedule.held.add(key)
 
-    def resume(self, key: tuple[str, str]) -> None:
+    def resume(self, key: Key) -> None:
         with self._changed:
             self._schedule.held.discard(key)
             self._changed.notify()
 
-    def dismiss(self, key: tuple[str, str], error: ServiceError) -> None:
-        """Answer every request of this (name, version) that waits with `error`."""
+    def is_paused(self, key: Key) -> bool:
+        return key in self._schedule.held
+
+    def dismiss(self, key: Key, error: ServiceError) -> None:
+        """Answer every request of a model that waits with `error`; a pause ends."""
         with self._changed:
             works = self._schedule.take_all(key)
+            self._schedule.held.discard(key)
+            self._changed.notify()
         self._refuse(works, error)
 
-    def waiting(self, key: tuple[str, str]) -> int:
-        """Requests of this (name, version) that wait or are on the device."""
+    def retire(self, key: Key) -> Future[None]:
+        """Done once no request of a model that takes no new ones waits or is on the device; then it is forgotten."""
+        future: Future[None] = Future()
         with self._changed:
-            on_device = [work for each in self._device.in_hand for work in each.batch.works]
-            return sum(key_of(work) == key for work in [*self._schedule, *on_device])
+            self._retiring.append((key, future))
+            self._changed.notify()
+        return future
 
-    def lane(self, model: Runnable) -> Lane:
-        """What was learned about a model."""
-        return self._lanes.of(model)
+    def learn(self, model: Runnable, cost: int, took_ns: int) -> None:
+        """A batch that the model computed outside of the queue, while it was warmed up."""
+        self._lanes.of(model).curve.learn(cost, took_ns)
 
-    def forget(self, model: Runnable) -> None:
-        """Keep nothing of a model that is not served any more."""
-        with self._changed:
-            self._lanes.forget(model)
+    def figures(self, key: Key) -> dict[str, Any]:
+        """For operators: what was computed and learned, and what waits; empty before the first batch."""
+        figures = self._lanes.figures(key)
+        return figures and {**figures, "waiting": sum(key_of(work.model) == key for work in self._schedule.waiting)}
 
     @property
     def depth(self) -> int:
@@ -175,8 +187,8 @@ class Batcher:
 
     @property
     def batches(self) -> int:
-        """That brought an answer: the watchdog's sign of progress."""
-        return self._device.batches
+        """That brought an answer, and jobs: the watchdog's sign of progress."""
+        return self._device.batches + self._jobs_done
 
     @property
     def idle(self) -> bool:
@@ -190,7 +202,7 @@ class Batcher:
             held = [work for key in self._schedule.held for work in self._schedule.take_all(key)]
             self._schedule.held.clear()
             self._changed.notify()
-        self._refuse(held, _draining())
+        self._refuse(held, refusals.draining())
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the end of a drain; False if it did not come in time."""
@@ -216,6 +228,7 @@ class Batcher:
             if job:
                 self._finish_all()
                 job()
+                self._jobs_done += 1
             elif is_new_batch:
                 self._device.begin()
                 while self._device.is_full:
@@ -231,15 +244,17 @@ class Batcher:
         Also those that are too late for the device.
         """
         with self._changed:
+            self._let_retire()
             while not self._has_something_to_do():
                 self._busy = False
                 self._changed.wait()
+                self._let_retire()
             self._wait_for_company()
             self._busy = True
             now = self._clock()
             late = self._schedule.take_late(now)
             for work in late:
-                work.error = _too_late(work, now)
+                work.error = refusals.too_late(work, now)
                 self._observer.rejected(work.error.code)
             job = self._jobs.popleft() if self._jobs else None
             batch = None if job else self._schedule.take()
@@ -249,6 +264,19 @@ class Batcher:
 
     def _has_something_to_do(self) -> bool:
         return bool(self._jobs or self._device.in_hand or self._draining or self._schedule.first())
+
+    def _let_retire(self) -> None:
+        """Those of whose models nothing waits or is on the device any more."""
+        if not self._retiring:
+            return
+        waiting = {key_of(work.model) for work in self._schedule} | {
+            key_of(each.model) for each in self._device.in_hand
+        }
+        done = [(key, future) for key, future in self._retiring if key not in waiting]
+        self._retiring = [(key, future) for key, future in self._retiring if key in waiting]
+        for key, future in done:
+            self._lanes.forget(key)
+            future.set_result(None)
 
     def _wait_for_company(self) -> None:
         """Until the next batch is full, or its oldest request has waited long enough."""
@@ -274,27 +302,3 @@ class Batcher:
         alive = [work for work in works if not work.cancelled]
         if alive:
             self._deliver(alive)
-
-    def _full(self, now: int) -> EngineBusy:
-        depth = len(self._schedule)
-        return EngineBusy(
-            f"queue holds {depth} of {self._queue_limit} requests",
-            value=depth,
-            limit=self._queue_limit,
-            next_step="retry later, or ask the operator for more engines",
-            retry_after_s=self._admission.retry_after_s(now, self._device.free_ns(now)),
-        )
-
-
-def _draining() -> Draining:
-    return Draining("the engine is stopping", next_step="send it to another engine", retry_after_s=1)
-
-
-def _too_late(work: Work, now_ns: int) -> DeadlineExceeded:
-    late_ms = (now_ns - work.deadline_ns) / 1e6
-    return DeadlineExceeded(
-        f"the deadline passed {late_ms:.0f} ms before the device was free",
-        value=round(late_ms),
-        limit=0,
-        next_step="allow more time, or retry when there is less to do",
-    )

@@ -13,7 +13,7 @@ from bedplate.engine.containment import Containment, NotFiniteOutput, Outcome, R
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.lane import Lane, Lanes
 from bedplate.engine.schedule import Batch
-from bedplate.engine.work import PROBE, Array, Work
+from bedplate.engine.work import PROBE, Array, Runnable, Work
 from bedplate.errors import Internal, NotFinite, OutOfMemory, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,10 @@ class InHand:
     inputs: Array | None = None  # (items, *input shape)
     first: Run | None = None  # the first attempt
 
+    @property
+    def model(self) -> Runnable:
+        return self.lane.model
+
 
 class Device:
     def __init__(self, clock: Callable[[], int], lanes: Lanes, observer: DeviceObserver):
@@ -55,7 +59,7 @@ class Device:
         """True if a batch has to be finished before another one is begun."""
         if not self.in_hand:
             return False
-        overlap = all(each.lane.model.overlaps for each in self.in_hand)
+        overlap = all(each.model.overlaps for each in self.in_hand)
         return len(self.in_hand) >= (_OVERLAPPING if overlap else 1)
 
     def free_ns(self, now_ns: int) -> float:
@@ -76,7 +80,7 @@ class Device:
     def begin(self) -> None:
         """Send the batch that was taken last to the device; one that does not overlap is computed in `finish`."""
         current = self.in_hand[-1]
-        model = current.lane.model
+        model = current.model
         # A copy even of one: torch wants memory that it may write.
         inputs = np.concatenate([work.inputs for work in current.batch.works])
         current.inputs = inputs
@@ -94,7 +98,7 @@ class Device:
         """
         current = self.in_hand[0]
         assert current.inputs is not None
-        containment = Containment(current.lane.model.run, lambda: _nobody_waits(current.batch.works, self._clock()))
+        containment = Containment(current.model.run, lambda: _nobody_waits(current.batch.works, self._clock()))
         outcome = containment.compute(current.inputs, current.first)
         end_ns = self._clock()
         took_ns = end_ns - max(current.started_ns, self._last_end_ns)
@@ -106,7 +110,7 @@ class Device:
         return current.batch.works
 
     def _learn(self, current: InHand, outcome: Outcome, took_ns: int) -> None:
-        lane, model, items = current.lane, current.lane.model, current.batch.items
+        lane, model, items = current.lane, current.model, current.batch.items
         lane.items += items - len(outcome.faults)
         lane.failures += len(outcome.faults)
         faults = [error for error in outcome.faults.values() if not isinstance(error, NotFiniteOutput)]

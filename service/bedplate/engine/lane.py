@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bedplate.engine.curve import Curve
-from bedplate.engine.schedule import Room
+from bedplate.engine.schedule import Room, key_of
 from bedplate.engine.work import Runnable, Work
 
 # Of a request's time that its own batch may take. The rest is for the batch that is on the device when it comes.
@@ -77,8 +77,12 @@ class Lanes:
             self._by_model = {**self._by_model, model: lane}
         return lane
 
-    def forget(self, model: Runnable) -> None:
-        self._by_model = {known: lane for known, lane in self._by_model.items() if known is not model}
+    def figures(self, key: tuple[str, str]) -> dict[str, Any]:
+        return next((lane.figures() for lane in self._by_model.values() if key_of(lane.model) == key), {})
+
+    def forget(self, key: tuple[str, str]) -> None:
+        """Keep nothing of a (name, version) that is not served any more."""
+        self._by_model = {model: lane for model, lane in self._by_model.items() if key_of(lane.model) != key}
 
     def slowest_ns(self) -> float:
         """What the largest batch of the slowest model takes."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bedplate.engine.work import Work
+from bedplate.engine.work import Runnable, Work
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Schedule:
     def __iter__(self) -> Iterator[Work]:
         return iter(self._works)
 
+    @property
+    def waiting(self) -> list[Work]:
+        """A copy, for other threads."""
+        return self._works.copy()
+
     def add(self, work: Work) -> None:
         bisect.insort(self._works, work, key=_urgency)
 
@@ -99,8 +104,8 @@ class Schedule:
 
     def take_all(self, key: tuple[str, str] | None = None) -> list[Work]:
         """All requests, or those of one model, which then wait no longer."""
-        taken = [work for work in self._works if key is None or key_of(work) == key]
-        self._works = [work for work in self._works if not (key is None or key_of(work) == key)]
+        taken = [work for work in self._works if key is None or key_of(work.model) == key]
+        self._works = [work for work in self._works if not (key is None or key_of(work.model) == key)]
         return taken
 
     def take_late(self, now_ns: float) -> list[Work]:
@@ -147,13 +152,12 @@ class Schedule:
         return batches
 
     def _is_held(self, work: Work) -> bool:
-        return bool(self.held) and key_of(work) in self.held
+        return bool(self.held) and key_of(work.model) in self.held
 
 
 def _urgency(work: Work) -> tuple[int, float, int]:
     return work.urgency
 
 
-def key_of(work: Work) -> tuple[str, str]:
-    bundle = work.model.bundle
-    return bundle.name, bundle.version
+def key_of(model: Runnable) -> tuple[str, str]:
+    return model.bundle.name, model.bundle.version
