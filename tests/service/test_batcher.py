@@ -277,7 +277,7 @@ def test_after_running_out_of_memory_batches_are_half_as_large(batcher_of, settl
                 raise DeviceOutOfMemory
             return super().run(items)
 
-    small = Small()
+    small = Small("small")
     batcher = batcher_of()
     occupy(batcher, lamp)
     works = [Work(small, bright()) for _ in range(12)]
@@ -290,7 +290,7 @@ def test_after_running_out_of_memory_batches_are_half_as_large(batcher_of, settl
 
     assert sizes == [8, 4]
     assert all(work.outputs is not None for work in works)
-    figures = batcher.figures(("lamp", "1"))
+    figures = batcher.figures(("small", "1"))
     assert (figures["out_of_memory"], figures["max_items"]) == (1, 4)
 
 

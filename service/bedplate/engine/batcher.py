@@ -269,11 +269,9 @@ class Batcher:
         """Those of whose models nothing waits or is on the device any more."""
         if not self._retiring:
             return
-        waiting = {key_of(work.model) for work in self._schedule} | {
-            key_of(each.model) for each in self._device.in_hand
-        }
-        done = [(key, future) for key, future in self._retiring if key not in waiting]
-        self._retiring = [(key, future) for key, future in self._retiring if key in waiting]
+        needed = {key_of(each.model) for each in (*self._schedule, *self._device.in_hand)}
+        done = [(key, future) for key, future in self._retiring if key not in needed]
+        self._retiring = [(key, future) for key, future in self._retiring if key in needed]
         for key, future in done:
             self._lanes.forget(key)
             future.set_result(None)
