@@ -48,6 +48,7 @@ class Work:
     deadline_ns: int = 0  # absolute, CLOCK_MONOTONIC; 0 is none
     caller: Any = None  # whom `deliver` gives it back to
     request_id: int = 0
+    cost: int = 0  # of all items, as the model's bundle counts it
     cancelled: bool = False
     submitted_ns: int = 0
 

@@ -52,7 +52,7 @@ class Server:
     def probe(self) -> None:
         """Send one item of zeros through the queue and the device, as a request would go."""
         model = self.catalogue.models[0]
-        self.batcher.submit(Work(model, np.zeros((1, *model.bundle.input.shape), np.float32), caller=_Nobody()))
+        self.batcher.submit(Work(model, np.zeros((1, *model.bundle.input.smallest), np.float32), caller=_Nobody()))
 
     async def drain(self, flush_s: float = FLUSH_S) -> None:
         """Compute what is queued, send every answer, then close the connections."""
@@ -193,7 +193,8 @@ class Connection(asyncio.Protocol):
             raise FrameError("a request id was used twice")
         try:
             model, inputs = self._server.catalogue.open(frame)
-            work = Work(model, inputs, frame.deadline_ns, self, frame.id)
+            cost = len(inputs) * model.bundle.input.cost_of(inputs.shape[1:])
+            work = Work(model, inputs, frame.deadline_ns, self, frame.id, cost=cost)
             self._server.batcher.submit(work)
         except ServiceError as error:
             self._transport.writelines(wire.encode(_error(frame.id, error)))
