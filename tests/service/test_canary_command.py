@@ -1,6 +1,5 @@
 """`bedplate canary` asks a front end what the bundle on disk knows the answer to."""
 
-import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -30,7 +29,7 @@ class FrontEnd(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def front_end():
-    with contextlib.closing(HTTPServer(("127.0.0.1", 0), FrontEnd)) as server:
+    with HTTPServer(("127.0.0.1", 0), FrontEnd) as server:
         server.asked = []
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

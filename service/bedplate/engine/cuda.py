@@ -21,7 +21,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 _SLOTS = 2
 # A recorded graph has fixed buffers and costs memory: below this share of the time of a plain call it is worth them.
-_WORTH_REPLAYING = 0.9
+WORTH_REPLAYING = 0.9
 _TIMED_CALLS = 5
 
 
@@ -82,16 +82,18 @@ class Pipeline:
 
     Args:
         forward: (items, *input shape) to (items, *output shape), float32 on the device, in the current stream.
+        worth_replaying: the share of a plain call's time below which a graph is kept.
     """
 
-    def __init__(self, forward: Forward, device: torch.device):
+    def __init__(self, forward: Forward, device: torch.device, worth_replaying: float = WORTH_REPLAYING):
         self._forward = forward
         self._device = device
+        self._worth_replaying = worth_replaying
         self._copy = torch.cuda.Stream(device)
         self._compute = torch.cuda.Stream(device)
         self._slots = [_Slot(device) for _ in range(_SLOTS)]
         self._next = 0
-        self._graphs: dict[tuple[int, ...], _Graph] = {}  # by the shape of the batch
+        self.graphs: dict[tuple[int, ...], _Graph] = {}  # by the shape of the batch
         # The weights came in the stream of whoever loads, which ours do not wait for.
         torch.cuda.current_stream(device).synchronize()
 
@@ -103,7 +105,7 @@ class Pipeline:
         batch = slot.take(items, self._copy)
         with torch.cuda.stream(self._compute):
             self._compute.wait_event(slot.copied)
-            result = self._graphs.get(items.shape, self._forward)(batch)
+            result = self.graphs.get(items.shape, self._forward)(batch)
             answer = slot.give(result, self._compute)
         slot.busy = True
         self._next = (self._next + 1) % _SLOTS
@@ -127,11 +129,11 @@ class Pipeline:
                 logger.warning("not recorded as a graph: %s", error, extra={"shape": shape})
                 torch.cuda.synchronize(self._device)  # fails where the device is lost
                 return
-        if replayed_ms < _WORTH_REPLAYING * plain_ms:
-            self._graphs[shape] = graph
+        if replayed_ms < self._worth_replaying * plain_ms:
+            self.graphs[shape] = graph
         logger.info(
             "graph measured",
-            extra={"shape": shape, "plain_ms": plain_ms, "replayed_ms": replayed_ms, "used": shape in self._graphs},
+            extra={"shape": shape, "plain_ms": plain_ms, "replayed_ms": replayed_ms, "used": shape in self.graphs},
         )
 
     def _time_ms(self, call: Forward, example: torch.Tensor) -> float:
