@@ -14,6 +14,7 @@ from typing import Any
 from bedplate import wire
 from bedplate.document import BundleError, Section, parse_yaml
 from bedplate.manifest import FILE_NAME, read_file, verify_manifest, write_manifest
+from bedplate.tensor import Tensor, read_input, read_output
 
 __all__ = ["Bundle", "BundleError", "describe", "read_bundle", "write_manifest"]
 
@@ -21,43 +22,11 @@ BUNDLE_FILE = "bundle.yaml"
 MAX_CANARY_BYTES = 256 << 10
 _MAX_BUNDLE_BYTES = 256 << 10
 _MAX_ITEMS = 4096
-_MAX_SIDE = 16384  # of a tensor's dimension and of a picture, in elements and pixels
 _MAX_LAYERS = 1000
 _MAX_LABELS = 100_000
 _NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SHA256 = r"[0-9a-f]{64}"
-_FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """How a picture becomes a tensor: value = (pixel * scale - mean) / std, per channel."""
-
-    mode: str  # L (grey) or RGB
-    height: int  # pixels
-    width: int
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def channels(self) -> int:
-        return len(self.mode)
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One input or output; `shape` is of one item, without the batch dimension."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    image: Picture | None = None
-
-    @property
-    def item_bytes(self) -> int:
-        return math.prod(self.shape) * 4  # float32, the only dtype yet
 
 
 @dataclass(frozen=True)
@@ -79,6 +48,11 @@ class Canary:
     label: str
     content: bytes = field(repr=False)
 
+    @property
+    def content_type(self) -> str:
+        """As a client would send it."""
+        return "application/json" if self.file.endswith(".json") else "image/*"
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -91,6 +65,7 @@ class Bundle:
     labels: tuple[str, ...]
     activation: str  # softmax, sigmoid or none
     max_items: int
+    max_cost: int  # of all items of a batch, in what Tensor.cost_of counts
     weights: str
     network: tuple[Layer, ...]
     validation: Validation
@@ -140,16 +115,21 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 def _parse(document: object, source: str, read_canary: Any, digest: str) -> Bundle:
     top = Section(source, document)
     top.integer("format", 1, 1)
+    name, version = top.text("name", _NAME), top.text("version", _VERSION)
+    task = top.choice("task", ["image-classification", "classification"])
+    taken = read_input(top.only_section("inputs"), with_image=task == "image-classification")
+    max_items, max_cost = _batch(top.section("batch"), taken)
     bundle = Bundle(
-        name=top.text("name", _NAME),
-        version=top.text("version", _VERSION),
-        task=top.choice("task", ["image-classification"]),
+        name=name,
+        version=version,
+        task=task,
         description=top.text("description"),
-        input=_tensor(top.only_section("inputs"), with_image=True),
-        output=_tensor(top.only_section("outputs"), with_image=False),
+        input=taken,
+        output=read_output(top.only_section("outputs")),
         labels=top.texts("labels", _MAX_LABELS),
         activation=top.choice("activation", ["softmax", "sigmoid", "none"]),
-        max_items=_max_items(top.section("batch")),
+        max_items=max_items,
+        max_cost=max_cost,
         weights=_file_name(top, "weights"),
         network=_layers(top),
         validation=_validation(top.section("validation")),
@@ -162,38 +142,13 @@ def _parse(document: object, source: str, read_canary: Any, digest: str) -> Bund
     return bundle
 
 
-def _tensor(section: Section, with_image: bool) -> Tensor:
-    tensor = Tensor(
-        name=section.text("name", _FIELD_NAME),
-        dtype=section.choice("dtype", ["float32"]),
-        shape=section.integers("shape", 1, _MAX_SIDE),
-        image=_picture(section.section("image")) if with_image else None,
-    )
-    section.done()
-    picture = tensor.image
-    if picture and tensor.shape != (picture.channels, picture.height, picture.width):
-        raise section.refuse("shape", list(tensor.shape), "[channels, height, width] as 'image' has them")
-    return tensor
-
-
-def _picture(section: Section) -> Picture:
-    mode = section.choice("mode", ["L", "RGB"])
-    picture = Picture(
-        mode=mode,
-        height=section.integer("height", 1, _MAX_SIDE),
-        width=section.integer("width", 1, _MAX_SIDE),
-        scale=section.number("scale", 1e-9, 1e9),
-        mean=section.numbers("mean", len(mode), -1e9, 1e9),
-        std=section.numbers("std", len(mode), 1e-9, 1e9),
-    )
-    section.done()
-    return picture
-
-
-def _max_items(section: Section) -> int:
+def _batch(section: Section, taken: Tensor) -> tuple[int, int]:
     max_items = section.integer("max_items", 1, _MAX_ITEMS)
+    least = taken.cost_of(taken.largest)
+    most = max_items * least
+    max_cost = section.integer("max_cost", least, most) if section.has("max_cost") else most
     section.done()
-    return max_items
+    return max_items, max_cost
 
 
 def _file_name(section: Section, key: str) -> str:
@@ -253,6 +208,9 @@ def _check_agreement(bundle: Bundle, top: Section) -> None:
         raise top.refuse("outputs[0].shape", shape, f"[{labels}], one for each of 'labels'")
     if bundle.canary.label not in bundle.labels:
         raise top.refuse("canary.label", bundle.canary.label, "one of 'labels'")
-    batch_bytes = bundle.max_items * bundle.input.item_bytes
-    if batch_bytes > wire.MAX_TENSOR_BYTES:
-        raise top.refuse("batch.max_items", bundle.max_items, f"a batch of at most {wire.MAX_TENSOR_BYTES} bytes")
+    if bundle.input.batch_bytes_of(bundle.max_cost) > wire.MAX_TENSOR_BYTES:
+        wanted = f"a batch of at most {wire.MAX_TENSOR_BYTES} bytes; lower it, or max_cost"
+        raise top.refuse("batch.max_items", bundle.max_items, wanted)
+    if (bundle.canary.content_type == "application/json") != (bundle.input.image is None):
+        wanted = "a picture" if bundle.input.image else 'a JSON document {"inputs": [...]}, its name ending in .json'
+        raise top.refuse("canary.file", bundle.canary.file, wanted)

@@ -55,7 +55,11 @@ def ask(url: str, bundle: Bundle, key: str, timeout_s: float) -> dict[str, Any]:
         f"{url}/v1/models/{bundle.name}/predict",
         data=bundle.canary.content,
         # A remembered answer would say nothing about the engine.
-        headers={"Authorization": f"Bearer {key}", "Content-Type": "image/*", "Cache-Control": "no-cache"},
+        headers={
+            "Authorization": f"Bearer {key}",
+            "Content-Type": bundle.canary.content_type,
+            "Cache-Control": "no-cache",
+        },
     )
     started = time.monotonic()
     try:

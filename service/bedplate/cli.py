@@ -52,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     canary.add_argument("urls", nargs="+", metavar="URL", help="http://HOST:PORT of a front end; the API key on stdin")
     canary.set_defaults(run=_canary)
 
+    engines = commands.add_parser("engines", help="find how many engines of how many threads this host does best with")
+    engines.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="directory with bundle.yaml")
+    engines.add_argument("--cores", type=int, metavar="N", help="share out the last N cores (default: all)")
+    engines.add_argument("--rounds", type=int, default=3, help="measurements of each split (default: %(default)s)")
+    engines.add_argument("--seconds", type=float, default=3, help="of each measurement (default: %(default)s)")
+    engines.set_defaults(run=_engines)
+
     metrics = commands.add_parser("metrics", help="tells Prometheus what all of them count; systemd starts it")
     metrics.add_argument("--settings", type=Path, required=True)
     metrics.add_argument("--bind", metavar="HOST:PORT", help="listen here; without it on the socket systemd passes")
@@ -83,6 +90,12 @@ def _canary(args: argparse.Namespace) -> int:
     from bedplate.canary import run
 
     return run(args.settings, args.urls, args.timeout)
+
+
+def _engines(args: argparse.Namespace) -> int:
+    from bedplate.engines_command import run
+
+    return run(args.bundles, args.cores, args.rounds, args.seconds)
 
 
 def _metrics(args: argparse.Namespace) -> int:

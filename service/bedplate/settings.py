@@ -1,7 +1,8 @@
 """Settings files: read once, into a frozen dataclass, or refused with key, value and what would do.
 
 Each program has its own dataclass beside it (`web/settings.py`, `engine/settings.py`); a field's metadata says what
-it means: `field(default=64, metadata={"unit": "requests", "min": 1, "max": 4096})`.
+it means: `field(default=64, metadata={"unit": "requests", "min": 1, "max": 4096})`, or of a text
+`metadata={"choices": ["float32", "bfloat16"]}`.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ def _convert(path: Path, field: dataclasses.Field[Any], hint: Any, value: Any) -
 
     if hint in (int, float):
         return _number(field, hint, value, refuse)
+    if choices := field.metadata.get("choices"):
+        if value not in choices:
+            raise refuse(" or ".join(choices))
+        return value
     if hint in (str, bool):
         if not isinstance(value, hint) or value == "":
             raise refuse("true or false" if hint is bool else "a text")

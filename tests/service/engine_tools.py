@@ -36,7 +36,7 @@ def write_lamp(directory: Path, weights: dict[str, torch.Tensor] | None = None, 
     """A complete bundle whose network computes what `lamp_logits` computes."""
     document = description(**{"network": NETWORK, **changes})
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "canary.png").write_bytes(base64.b64decode(document.pop("canary_bytes")))
+    (directory / document["canary"]["file"]).write_bytes(base64.b64decode(document.pop("canary_bytes")))
     del document["digest"]
     (directory / "bundle.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(document))))
     save_file(WEIGHTS if weights is None else weights, directory / "weights.safetensors")
@@ -47,9 +47,10 @@ def write_lamp(directory: Path, weights: dict[str, torch.Tensor] | None = None, 
 class GatedLamp:
     """Stands where a Model stands; says when the device has begun, and works when the gate is open."""
 
-    def __init__(self, name: str = "lamp", is_open: bool = True):
-        self.bundle = Bundle.from_description(description(name=name))
-        self.max_items = self.max_cost = self.bundle.max_items
+    def __init__(self, name: str = "lamp", is_open: bool = True, **changes: Any):
+        self.bundle = Bundle.from_description(description(**{"name": name, **changes}))
+        self.max_items = self.bundle.max_items
+        self.max_cost = self.bundle.max_cost
         self.overlaps = False
         self.begun: queue.SimpleQueue[Any] = queue.SimpleQueue()  # inputs of each batch, (items, 1, 2, 2)
         self.gate = threading.Event()

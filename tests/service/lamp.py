@@ -53,8 +53,22 @@ def description(**changes: Any) -> dict[str, Any]:
     return {**document, **changes}
 
 
+VARYING = {
+    "task": "classification",
+    "inputs": [{"name": "image", "dtype": "float32", "shape": [1, [2, 8], [2, 6]]}],
+    "batch": {"max_items": 8, "max_cost": 96},
+    "canary": {"file": "canary.json", "label": "bright"},
+    "canary_bytes": base64.b64encode(b'{"inputs": [[[1, 1], [1, 1]]]}').decode(),
+}
+
+
+def varying(**changes: Any) -> dict[str, Any]:
+    """The lamp for tensors of 2 to 8 rows and 2 to 6 columns, which cost as much as they have pixels."""
+    return description(**{**VARYING, **changes})
+
+
 def lamp_logits(items: Any) -> Any:
-    """items (n, 1, 2, 2) float32 in -1..1 → logits (n, 2): the mean decides."""
+    """items (n, 1, height, width) float32 in -1..1 → logits (n, 2): the mean decides."""
     brightness = items.reshape(len(items), -1).mean(axis=1)
     return np.stack([-brightness, brightness], axis=1).astype(np.float32)
 
@@ -62,12 +76,12 @@ def lamp_logits(items: Any) -> Any:
 class FakeEngines:
     """Stands where EnginePool stands; answers like an engine that serves the lamp."""
 
-    def __init__(self) -> None:
+    def __init__(self, **changes: Any) -> None:
         self.engines: list[Any] = []
         self.error: Exception | None = None
         self.digest = DIGEST
         self.asked: list[Any] = []  # items (n, 1, 2, 2) of each request
-        self._model = Bundle.from_description(description())
+        self._model = Bundle.from_description(description(**changes))
 
     async def models(self) -> dict[str, Bundle]:
         if isinstance(self.error, EngineUnavailable):

@@ -8,10 +8,11 @@ import shutil
 import pytest
 import yaml
 from bedplate.bundle import MAX_CANARY_BYTES, Bundle, BundleError, describe, read_bundle, write_manifest
+from bedplate.tensor import Range
 from bedplate.wire import MAX_TENSOR_BYTES
 
 from tests.service.engine_tools import write_lamp
-from tests.service.lamp import description
+from tests.service.lamp import VARYING, description, varying
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_a_whole_bundle_is_read(lamp):
 
     assert (bundle.name, bundle.version, bundle.max_items) == ("lamp", "1", 8)
     assert bundle.input.shape == (1, 2, 2)
-    assert bundle.input.item_bytes == 16
+    assert bundle.input.item_bytes_of((1, 2, 2)) == 16
     assert [layer.kind for layer in bundle.network] == ["flatten", "linear"]
     assert bundle.canary.content == (lamp / "canary.png").read_bytes()
 
@@ -52,6 +53,57 @@ def test_a_description_over_the_wire_gives_the_same_bundle(lamp):
     received = Bundle.from_description(json.loads(json.dumps(describe(bundle), allow_nan=False)))
 
     assert received == bundle
+
+
+def test_dimensions_may_vary_between_a_smallest_and_a_largest(tmp_path):
+    bundle = read_bundle(write_lamp(tmp_path / "lamp", **VARYING))
+
+    assert bundle.input.shape == (1, Range(2, 8), Range(2, 6))
+    assert (bundle.input.smallest, bundle.input.largest) == ((1, 2, 2), (1, 8, 6))
+    assert bundle.input.item_bytes_of((1, 3, 5)) == 60
+    assert bundle.input.document == [1, [2, 8], [2, 6]]
+    assert Bundle.from_description(json.loads(json.dumps(describe(bundle)))) == bundle
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [
+        ((1, 2, 2), True),
+        ((1, 8, 6), True),
+        ((1, 1, 2), False),
+        ((1, 9, 6), False),
+        ((2, 4, 4), False),
+        ((4, 4), False),
+        ((1, 1, 4, 4), False),
+        ((), False),
+    ],
+)
+def test_an_item_has_a_size_of_each_dimension(shape, fits):
+    assert Bundle.from_description(varying()).input.accepts(shape) is fits
+
+
+def test_an_item_costs_what_varies_of_it():
+    bundle = Bundle.from_description(varying(batch={"max_items": 8}))
+
+    assert bundle.input.cost_of((1, 3, 5)) == 15
+    assert bundle.max_cost == 8 * 8 * 6
+    assert bundle.input.most_items((1, 3, 5), max_items=8, max_cost=48) == 3
+
+
+def test_an_item_of_a_fixed_shape_costs_one():
+    bundle = Bundle.from_description(description())
+
+    assert bundle.input.cost_of((1, 2, 2)) == 1
+    assert bundle.max_cost == bundle.max_items
+
+
+@pytest.mark.parametrize(("name", "content_type"), [("canary.png", "image/*"), ("canary.json", "application/json")])
+def test_a_canary_comes_as_a_client_would_send_it(name, content_type):
+    make = varying if name.endswith(".json") else description
+
+    bundle = Bundle.from_description(make(canary={"file": name, "label": "bright"}))
+
+    assert bundle.canary.content_type == content_type
 
 
 def flip_a_bit(directory):
@@ -223,6 +275,47 @@ def test_a_wrong_document_is_refused_with_key_value_and_remedy(lamp, change, tol
     assert str(lamp) in str(refusal.value)
 
 
+def varying_but(*path_and_value):
+    document = json.loads(json.dumps(varying()))
+    _set(*path_and_value)(document)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        (varying_but("inputs", 0, "shape", [1, [8, 2]]), "inputs[0].shape: [1, [8, 2]] does not do"),
+        (varying_but("inputs", 0, "shape", [1, [2, 2]]), "inputs[0].shape: [1, [2, 2]] does not do"),
+        (varying_but("inputs", 0, "shape", [1, [0, 2]]), "inputs[0].shape: [1, [0, 2]] does not do"),
+        (varying_but("inputs", 0, "shape", [[2, 16385]]), "inputs[0].shape: [[2, 16385]] does not do"),
+        (varying_but("inputs", 0, "shape", [[2, 3, 4]]), "inputs[0].shape: [[2, 3, 4]] does not do"),
+        (varying_but("inputs", 0, "shape", [[True, 4]]), "inputs[0].shape: [[True, 4]] does not do"),
+        (varying_but("inputs", 0, "shape", [[2.0, 4]]), "inputs[0].shape: [[2.0, 4]] does not do"),
+        (varying_but("inputs", 0, "shape", ["2..4"]), "or of ranges [low, high] of them"),
+        (varying_but("inputs", 0, "shape", []), "inputs[0].shape: [] does not do"),
+        (varying_but("inputs", 0, "image", {}), "inputs[0].image: unknown key"),
+        (varying_but("outputs", 0, "shape", [[1, 2]]), "outputs[0].shape: [[1, 2]] does not do"),
+        (varying_but("batch", "max_cost", 47), "batch.max_cost: 47 does not do, wanted a whole number from 48 to 384"),
+        (varying_but("batch", "max_cost", 385), "batch.max_cost: 385 does not do"),
+        (varying_but("canary", "file", "canary.png"), "canary.file: 'canary.png' does not do, wanted a JSON document"),
+        (varying_but("task", "image-classification"), "inputs[0].image: is missing"),
+        (
+            description(canary={"file": "canary.json", "label": "bright"}),
+            "canary.file: 'canary.json' does not do, wanted a picture",
+        ),
+        (
+            description(inputs=[description()["inputs"][0] | {"shape": [1, [2, 4], 2]}]),
+            "inputs[0].shape: [1, [2, 4], 2] does not do, wanted [channels, height, width]",
+        ),
+    ],
+)
+def test_what_varies_has_bounds_and_a_price(document, told):
+    with pytest.raises(BundleError) as refusal:
+        Bundle.from_description(document)
+
+    assert told in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -258,6 +351,15 @@ def test_a_batch_that_no_frame_can_carry_is_refused():
 
     with pytest.raises(BundleError, match=rf"batch.max_items: 8 does not do.*{MAX_TENSOR_BYTES}"):
         Bundle.from_description(description(inputs=inputs))
+
+
+def test_a_costly_batch_fits_a_frame_if_max_cost_says_so():
+    inputs = [{"name": "image", "dtype": "float32", "shape": [1, [1, 16384], [1, 16384]]}]
+
+    with pytest.raises(BundleError, match=r"batch.max_items: 8 does not do.* or max_cost"):
+        Bundle.from_description(varying(inputs=inputs, batch={"max_items": 8}))
+
+    assert Bundle.from_description(varying(inputs=inputs, batch={"max_items": 8, "max_cost": 16384 * 16384}))
 
 
 @pytest.mark.parametrize("canary", ["not base64!", None, 7, ""])

@@ -10,7 +10,7 @@ from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
 from bedplate.web.predictor import Predictor, deadline_in
 
-from tests.service.lamp import FakeEngines, description, png_of
+from tests.service.lamp import FakeEngines, description, png_of, varying
 
 URL = "/v1/models/lamp/predict"
 BRIGHT = png_of([[255, 255], [255, 255]])
@@ -64,6 +64,13 @@ def test_the_same_bytes_read_in_another_way_are_another_question(client):
     assert statuses(client, (numbers, "application/octet-stream")) == [MISS]
     assert post(client, numbers, "application/json").status_code == 400
     assert post(client, numbers, "image/png").status_code == 415
+
+
+def test_the_same_numbers_in_another_shape_are_another_question(client_of):
+    client = client_of(FakeEngines(**varying()))
+    wide, high = (f"application/octet-stream; shape={shape}" for shape in ("1,2,6", "1,6,2"))
+
+    assert statuses(client, (bytes(48), wide), (bytes(48), high), (bytes(48), wide)) == [MISS, MISS, HIT]
 
 
 def test_what_is_read_alike_is_one_question(client):

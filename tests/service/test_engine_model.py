@@ -5,17 +5,39 @@ import pytest
 import torch
 from bedplate.bundle import BundleError, Layer, read_bundle
 from bedplate.engine import network
+from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
 from bedplate.engine.model import Model
 from torch import nn
 
 from tests.service.engine_tools import NETWORK, WEIGHTS, bright, write_lamp
-from tests.service.lamp import lamp_logits
+from tests.service.lamp import VARYING, lamp_logits
 
 CPU = torch.device("cpu")
+POOLED = [
+    {"conv2d": {"in_channels": 1, "out_channels": 3, "kernel_size": 3, "padding": 1}},
+    {"adaptive_avg_pool2d": {"output_size": 1}},
+    "flatten",
+    {"linear": {"in_features": 3, "out_features": 2}},
+]
+POOLED_WEIGHTS = {
+    "0.weight": torch.linspace(-1, 1, 27).reshape(3, 1, 3, 3),
+    "0.bias": torch.tensor([0.1, 0.2, 0.3]),
+    "3.weight": torch.linspace(-1, 1, 6).reshape(2, 3),
+    "3.bias": torch.tensor([0.5, -0.5]),
+}
 
 
-def load(directory):
-    return Model.load(read_bundle(directory), directory, CPU)
+def load(directory, precision="float32"):
+    return Model.load(read_bundle(directory), directory, CPU, precision)
+
+
+def write_pooled(directory, **changes):
+    """A network that takes pictures of any height and width."""
+    return write_lamp(directory, POOLED_WEIGHTS, **{**VARYING, "network": POOLED, **changes})
+
+
+def noise(*shape):
+    return np.random.default_rng(seed=0).uniform(-1, 1, shape).astype(np.float32)
 
 
 def test_a_loaded_model_computes_what_its_network_says(tmp_path):
@@ -39,6 +61,101 @@ def test_a_loaded_model_does_not_train(tmp_path):
 
 def test_a_warm_up_passes_where_the_network_keeps_its_promise(tmp_path):
     load(write_lamp(tmp_path / "lamp")).warm_up()
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 2, 2), (3, 1, 3, 5), (2, 1, 8, 6)])
+def test_a_network_that_pools_computes_every_shape(tmp_path, shape):
+    model = load(write_pooled(tmp_path / "pooled"))
+
+    result = model.run(noise(*shape))
+
+    w = POOLED_WEIGHTS
+    features = nn.functional.conv2d(torch.from_numpy(noise(*shape)), w["0.weight"], w["0.bias"], padding=1)
+    wanted = features.mean(dim=(2, 3)) @ w["3.weight"].T + w["3.bias"]
+    assert np.allclose(result, wanted, atol=1e-5)
+
+
+def test_a_warm_up_runs_the_smallest_and_the_largest_shape_up_to_a_full_batch(tmp_path):
+    model = load(write_pooled(tmp_path / "pooled", batch={"max_items": 6, "max_cost": 100}))
+
+    shapes = [inputs.shape for inputs in model.warm_up_inputs()]
+
+    small = [(items, 1, 2, 2) for items in (1, 2, 4, 6)]
+    assert shapes == [*small, (1, 1, 8, 6), (2, 1, 8, 6)]
+    model.warm_up()
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        ({"max_pool2d": {"kernel_size": 3}}, r"fails on 1 items of shape \[1, 2, 2\]"),
+        ({"max_pool2d": {"kernel_size": [2, 1], "stride": 1}}, r"network gives float32 \(1, 42\)"),
+    ],
+)
+def test_a_network_that_does_not_take_every_shape_is_refused(tmp_path, layer, told):
+    directory = write_lamp(tmp_path / "lamp", {}, **{**VARYING, "network": [layer, "flatten"]})
+
+    with pytest.raises(BundleError, match=told):
+        load(directory).warm_up()
+
+
+def test_bfloat16_answers_nearly_the_same_as_float32(tmp_path):
+    directory = write_pooled(tmp_path / "pooled")
+    exact = load(directory).run(noise(8, 1, 3, 3))
+
+    rounded = load(directory, "bfloat16").run(noise(8, 1, 3, 3))
+
+    assert rounded.dtype == np.float32
+    assert np.allclose(rounded, exact, atol=0.02)
+    assert not np.array_equal(rounded, exact)
+
+
+def test_a_processor_does_not_overlap(tmp_path):
+    assert not load(write_lamp(tmp_path / "lamp")).overlaps
+
+
+def test_a_batch_that_needs_more_memory_than_there_is_says_so_and_holds_none(tmp_path):
+    margin = {"in_channels": 1, "out_channels": 64, "kernel_size": 1, "padding": 65536}  # 4 TB an item
+    weights = {"0.weight": torch.zeros(64, 1, 1, 1), "0.bias": torch.zeros(64)}
+    model = load(write_lamp(tmp_path / "lamp", weights, network=[{"conv2d": margin}, "flatten"]))
+
+    with pytest.raises(DeviceOutOfMemory, match="can't allocate memory") as fault:
+        model.run(bright())
+
+    assert fault.value.__context__ is None
+    with pytest.raises(DeviceOutOfMemory):
+        model.warm_up()
+
+
+class Broken(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, batch):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), DeviceOutOfMemory),
+        (torch.AcceleratorError("CUDA error: out of memory"), DeviceOutOfMemory),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), DeviceOutOfMemory),
+        (MemoryError(), DeviceOutOfMemory),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceLost),
+        (RuntimeError("CUDA error: unspecified launch failure"), DeviceLost),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
+        (ValueError("not a fault of the device"), ValueError),
+    ],
+)
+def test_what_torch_says_of_the_device_is_told_apart(tmp_path, error, fault):
+    bundle = read_bundle(write_lamp(tmp_path / "lamp"))
+
+    with pytest.raises(fault) as caught:
+        Model(bundle, Broken(error), CPU).run(bright())
+
+    assert type(caught.value) is fault
 
 
 def weights_with(name, tensor):

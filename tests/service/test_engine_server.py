@@ -21,7 +21,7 @@ from tests.service.engine_tools import (
     running_engine,
     wait_until,
 )
-from tests.service.lamp import lamp_logits
+from tests.service.lamp import lamp_logits, varying
 
 
 @pytest.fixture
@@ -160,6 +160,64 @@ def test_a_tensor_of_the_wrong_length_is_refused_with_both_lengths(peer):
 
     refusal = peer.receive()
     assert (refusal.meta["code"], refusal.meta["value"], refusal.meta["limit"]) == ("wrong-size", 17, 16)
+
+
+@pytest.fixture
+def varied(path, connect):
+    """An engine of a lamp that takes 1 x 2..8 x 2..6 numbers, 8 items and 96 pixels at once."""
+    with running_engine(path, GatedLamp(**varying())) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 2, 2), (1, 1, 3, 5), (2, 1, 8, 6)])
+def test_items_of_any_declared_shape_are_answered(varied, connect, shape):
+    peer = connect(varied)
+    items = np.full(shape, 0.5, np.float32)
+
+    peer.predict(1, items)
+
+    assert np.array_equal(logits_of(peer.receive()), lamp_logits(items))
+
+
+@pytest.mark.parametrize(
+    ("shape", "code", "limit"),
+    [
+        ([1, 1, 9, 2], "wrong-shape", "[items, 1, 2..8, 2..6]"),
+        ([1, 1, 2, 1], "wrong-shape", "[items, 1, 2..8, 2..6]"),
+        ([1, 2, 2, 2], "wrong-shape", "[items, 1, 2..8, 2..6]"),
+        ([1, 1, 4], "wrong-shape", "[items, 1, 2..8, 2..6]"),
+        ([1, 1, 4.0, 4], "wrong-shape", "[items, 1, 2..8, 2..6]"),
+        ([1, 1, [2, 8], 2], "wrong-shape", "[items, 1, 2..8, 2..6]"),
+        ([0, 1, 2, 2], "wrong-shape", "[items, 1, 2..8, 2..6]"),
+        ([1, 1, 2, 4], "wrong-size", 32),
+        ([9, 1, 2, 2], "too-many-items", 8),
+        ([3, 1, 8, 6], "too-many-items", 2),
+    ],
+)
+def test_items_of_another_shape_or_cost_are_refused(varied, connect, shape, code, limit):
+    peer = connect(varied)
+
+    peer.predict(1, bright(), inputs=declared(shape=shape))
+
+    refusal = peer.receive()
+    assert (refusal.meta["code"], refusal.meta["limit"]) == (code, limit)
+
+
+def test_a_request_costs_what_its_items_cost(varied, connect):
+    peer, lamp = connect(varied), varied.server.catalogue.models[0]
+    lamp.gate.clear()
+    peer.predict(1, bright())
+    lamp.begun.get(timeout=DEADLINE_S)
+
+    peer.predict(2, np.zeros((2, 1, 3, 5), np.float32))
+
+    wait_until(lambda: [work.cost for work in varied.server.batcher._schedule.waiting] == [30])
+
+
+def test_a_probe_of_a_model_of_many_shapes_is_of_the_smallest(varied):
+    varied.loop.call_soon_threadsafe(varied.server.probe)
+
+    assert varied.server.catalogue.models[0].begun.get(timeout=DEADLINE_S).shape == (1, 1, 2, 2)
 
 
 def test_a_version_can_be_named_and_the_first_one_answers_otherwise(path, connect):

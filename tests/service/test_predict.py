@@ -11,7 +11,7 @@ import pytest
 from bedplate.errors import DeadlineExceeded, EngineBusy, EngineUnavailable
 from PIL import Image
 
-from tests.service.lamp import png_of
+from tests.service.lamp import FakeEngines, png_of, varying
 
 URL = "/v1/models/lamp/predict"
 BRIGHT = png_of([[255, 255], [255, 255]])
@@ -70,6 +70,115 @@ def test_json_takes_one_item_or_a_list_of_items(client, inputs):
     result = post(client, json.dumps({"inputs": inputs}), "application/json")
 
     assert labels(result) == ["bright"]
+
+
+@pytest.fixture
+def varied():
+    return FakeEngines(**varying())
+
+
+@pytest.fixture
+def varied_client(client_of, varied):
+    """Of a model that takes 1 x 2..8 x 2..6 numbers, and 96 pixels at once."""
+    return client_of(varied, max_body_bytes=65536)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (1, 3, 5), (1, 8, 6)])
+@pytest.mark.parametrize("items", [1, 2])
+def test_json_says_the_shape_of_its_items_by_itself(varied_client, varied, shape, items):
+    result = post(varied_client, json.dumps({"inputs": np.ones((items, *shape)).tolist()}), "application/json")
+
+    assert labels(result) == ["bright"] * items
+    assert [asked.shape for asked in varied.asked] == [(items, *shape)]
+
+
+def test_json_takes_one_item_without_a_list_where_its_shape_varies_too(varied_client, varied):
+    result = post(varied_client, json.dumps({"inputs": np.ones((1, 3, 5)).tolist()}), "application/json")
+
+    assert labels(result) == ["bright"]
+    assert varied.asked[0].shape == (1, 1, 3, 5)
+
+
+@pytest.mark.parametrize("declared", ["shape=1,3,2", 'shape="1,3,2"', "charset=binary; Shape=1,3,2"])
+def test_a_raw_tensor_says_in_its_type_the_shape_of_its_items(varied_client, varied, declared):
+    body = np.array([[-1] * 6, [1] * 6], "<f4").tobytes()
+
+    result = post(varied_client, body, f"application/octet-stream; {declared}")
+
+    assert labels(result) == ["dark", "bright"]
+    assert varied.asked[0].shape == (2, 1, 3, 2)
+
+
+def test_a_raw_tensor_of_a_fixed_shape_may_say_it(client):
+    result = post(client, np.ones(8, "<f4").tobytes(), "application/octet-stream; shape=1,2,2")
+
+    assert labels(result) == ["bright", "bright"]
+
+
+def test_a_raw_tensor_that_says_no_shape_is_told_how(varied_client):
+    result = post(varied_client, np.ones(4, "<f4").tobytes(), "application/octet-stream")
+
+    assert result.status_code == 422
+    assert result.json["limit"] == "[items, 1, 2..8, 2..6]"
+    assert result.json["next_step"] == "send Content-Type: application/octet-stream; shape=1,2,2"
+
+
+def numbers(*shape):
+    return json.dumps({"inputs": np.ones(shape).tolist()}).encode()
+
+
+BAD_SHAPES = {
+    "too high": (numbers(1, 1, 9, 2), "application/json", 422, "wrong-shape"),
+    "too narrow": (numbers(1, 1, 2, 1), "application/json", 422, "wrong-shape"),
+    "too many channels": (numbers(1, 2, 2, 2), "application/json", 422, "wrong-shape"),
+    "too few dimensions": (numbers(4, 4), "application/json", 422, "wrong-shape"),
+    "items of two shapes": (
+        json.dumps({"inputs": [np.ones((1, 2, 2)).tolist(), np.ones((1, 3, 3)).tolist()]}).encode(),
+        "application/json",
+        422,
+        "wrong-shape",
+    ),
+    "three that cost too much": (numbers(3, 1, 8, 6), "application/json", 413, "too-many-items"),
+    "nine that cost little": (numbers(9, 1, 2, 2), "application/json", 413, "too-many-items"),
+    "JSON longer than the model can take": (b" " * 8200, "application/json", 413, "body-too-large"),
+    "a picture": (BRIGHT, "image/png", 415, "unsupported-media-type"),
+    "raw, another shape": (b"\0" * 72, "application/octet-stream; shape=1,9,2", 422, "wrong-shape"),
+    "raw, shape cut off": (b"\0" * 16, "application/octet-stream; shape=1,2,", 422, "wrong-shape"),
+    "raw, shape of words": (b"\0" * 16, "application/octet-stream; shape=1,2,two", 422, "wrong-shape"),
+    "raw, negative shape": (b"\0" * 16, "application/octet-stream; shape=1,-2,-2", 422, "wrong-shape"),
+    "raw, endless shape": (b"\0" * 16, f"application/octet-stream; shape={'1,' * 500}1", 422, "wrong-shape"),
+    "raw, half an item": (b"\0" * 20, "application/octet-stream; shape=1,2,2", 422, "wrong-size"),
+    "raw, three that cost too much": (b"\0" * 576, "application/octet-stream; shape=1,8,6", 413, "too-many-items"),
+}
+
+
+@pytest.mark.parametrize(("body", "content_type", "status", "code"), BAD_SHAPES.values(), ids=BAD_SHAPES.keys())
+def test_a_shape_out_of_range_is_refused_with_its_problem(varied_client, varied, body, content_type, status, code):
+    result = post(varied_client, body, content_type)
+
+    assert result.status_code == status
+    assert result.json["type"] == f"urn:bedplate:problem:{code}"
+    assert varied.asked == []
+
+
+def test_a_raw_tensor_that_says_another_than_the_fixed_shape_is_refused(client):
+    result = post(client, bytes(16), "application/octet-stream; shape=1,4,1")
+
+    assert result.status_code == 422
+    assert result.json["type"] == "urn:bedplate:problem:wrong-shape"
+
+
+def test_the_list_of_models_says_what_varies(varied_client):
+    [model] = varied_client.simulate_get("/v1/models").json["models"]
+
+    assert model["inputs"] == [{"name": "image", "dtype": "float32", "shape": [1, [2, 8], [2, 6]]}]
+
+
+def test_a_canary_of_numbers_is_answered_rightly(varied_client, varied):
+    result = varied_client.simulate_get("/health/ready")
+
+    assert result.status_code == 200
+    assert [asked.shape for asked in varied.asked] == [(1, 1, 2, 2)]
 
 
 def test_the_answer_says_where_the_time_went(client):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from bedplate import settings
 from bedplate.cli import main
+from bedplate.engine.settings import EngineSettings
 from bedplate.settings import SettingsError
 from bedplate.web.settings import WebSettings
 
@@ -58,6 +59,14 @@ def test_a_bad_setting_is_refused_with_key_value_and_remedy(tmp_path, line, says
 
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["float16", "[bfloat16]", "16", '""'])
+def test_a_text_that_is_no_choice_is_refused_with_the_choices(tmp_path, value):
+    path = write(tmp_path, f"socket_dir: /run\nbundles: [/bundle]\nprecision: {value}\n")
+
+    with pytest.raises(SettingsError, match=r"precision: .* does not do, wanted float32 or bfloat16"):
+        settings.load(EngineSettings, path)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_engine_settings_name_the_bundles_in_their_order(settings):
         "bundles": ["/var/lib/bedplate/models/digits/2", "/var/lib/bedplate/models/digits/1"],
         "threads": 1,
         "pin": True,
+        "precision": "float32",
         "queue_limit": 7,
         "metrics_dir": "/run/bedplate/metrics/engine",
     }

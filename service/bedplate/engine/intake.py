@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from bedplate.bundle import Tensor
 from bedplate.engine.model import Model
 from bedplate.engine.work import Array
 from bedplate.errors import TooManyItems, UnknownField, UnknownModel, WrongShape, WrongSize
+from bedplate.tensor import Tensor
 from bedplate.wire import Frame
 
 _PRINTABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -40,8 +40,8 @@ class Catalogue:
         inputs = meta.get("inputs")
         if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
             raise WrongShape("wanted one input", next_step="send one input with name, dtype and shape")
-        items = _checked_items(inputs[0], model.bundle.input, model.max_items)
-        wanted_bytes = items * model.bundle.input.item_bytes
+        shape = _checked_shape(inputs[0], model.bundle.input, model.max_items, model.max_cost)
+        wanted_bytes = shape[0] * model.bundle.input.item_bytes_of(shape[1:])
         if len(frame.tensors) != wanted_bytes:
             raise WrongSize(
                 f"the tensor has {len(frame.tensors)} bytes, its shape needs {wanted_bytes}",
@@ -49,7 +49,7 @@ class Catalogue:
                 limit=wanted_bytes,
                 next_step="send float32, little-endian, without padding",
             )
-        return model, np.frombuffer(frame.tensors, "<f4").reshape(items, *model.bundle.input.shape)
+        return model, np.frombuffer(frame.tensors, "<f4").reshape(shape)  # (items, *input shape)
 
     def _find(self, name: object, version: object) -> Model:
         try:
@@ -61,7 +61,7 @@ class Catalogue:
             ) from None
 
 
-def _checked_items(declared: dict[str, Any], wanted: Tensor, max_items: int) -> int:
+def _checked_shape(declared: dict[str, Any], wanted: Tensor, max_items: int, max_cost: int) -> list[int]:
     if declared.keys() != {"name", "dtype", "shape"}:
         raise UnknownField("an input has exactly the fields name, dtype and shape")
     if declared["name"] != wanted.name:
@@ -69,20 +69,20 @@ def _checked_items(declared: dict[str, Any], wanted: Tensor, max_items: int) -> 
     if declared["dtype"] != wanted.dtype:
         raise WrongShape(f"the dtype does not do, wanted {wanted.dtype}", limit=wanted.dtype)
     shape = declared["shape"]
-    fits = isinstance(shape, list) and all(type(size) is int for size in shape) and shape[1:] == list(wanted.shape)
-    if not fits or shape[0] < 1:
-        sizes = ", ".join(map(str, wanted.shape))
+    whole = isinstance(shape, list) and all(type(size) is int for size in shape)
+    if not whole or not wanted.accepts(shape[1:]) or shape[0] < 1:
         raise WrongShape(
             "the shape does not fit the model",
             value=str(shape) if isinstance(shape, list) and all(type(size) is int for size in shape[:8]) else None,
-            limit=f"[items, {sizes}]",
-            next_step=f"send a shape of [items, {sizes}] with 1 to {max_items} items",
+            limit=wanted.shown,
+            next_step=f"send a shape of {wanted.shown} with 1 to {max_items} items",
         )
-    if shape[0] > max_items:
+    allowed = wanted.most_items(shape[1:], max_items, max_cost)
+    if shape[0] > allowed:
         raise TooManyItems(
-            f"{shape[0]} items, {max_items} are allowed at once",
+            f"{shape[0]} items, {allowed} are allowed at once",
             value=shape[0],
-            limit=max_items,
+            limit=allowed,
             next_step="send several requests",
         )
-    return int(shape[0])
+    return list(shape)

@@ -18,6 +18,7 @@ from bedplate import endpoint, log, notify
 from bedplate.bundle import BundleError, read_bundle
 from bedplate.engine import watchdog
 from bedplate.engine.cores import cores_of
+from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.intake import Catalogue
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
@@ -39,7 +40,7 @@ def run(settings: EngineSettings, device: str) -> int:
         keep_to_cores(settings, device)
         torch.set_num_threads(settings.threads)
         uvloop.run(_serve(settings, device, torch_device))
-    except (BundleError, SettingsError) as error:
+    except (BundleError, SettingsError, DeviceOutOfMemory) as error:
         logger.error("refused to start: %s", error)
         return _REFUSED
     return 0
@@ -67,7 +68,7 @@ def keep_to_cores(settings: EngineSettings, device: str) -> None:
         logger.info("keeps to its cores", extra={"cores": sorted(cores)})
 
 
-def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:
+def load_models(directories: Sequence[Path], device: torch.device, precision: str = "float32") -> Catalogue:
     """Read, check and load every bundle.
 
     Raises:
@@ -78,7 +79,7 @@ def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:
         bundle = read_bundle(directory)
         if (bundle.name, bundle.version) in models:
             raise BundleError(f"{directory}: {bundle.name} {bundle.version} is listed twice; remove one from 'bundles'")
-        models[bundle.name, bundle.version] = Model.load(bundle, directory, device)
+        models[bundle.name, bundle.version] = Model.load(bundle, directory, device, precision)
         logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version})
     return Catalogue(list(models.values()))
 
@@ -86,7 +87,7 @@ def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:
 async def _serve(settings: EngineSettings, device: str, torch_device: torch.device) -> None:
     loop = asyncio.get_running_loop()
     metrics = EngineMetrics()
-    catalogue = load_models(settings.bundles, torch_device)
+    catalogue = load_models(settings.bundles, torch_device, settings.precision)
     server = Server(catalogue, loop, settings.queue_limit, metrics, settings.batch_wait_ms)
     await server.start()
     exposition = await _expose(settings, device, metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +15,38 @@ from torch import nn
 from bedplate.bundle import Bundle
 from bedplate.document import BundleError
 from bedplate.engine import network
+from bedplate.engine.cuda import Pipeline
+from bedplate.engine.guard import guarded
 
 Array = npt.NDArray[np.float32]
 
 
 class Model:
-    """A bundle's network with its weights, on one device, ready to predict."""
+    """A bundle's network with its weights, on one device, ready to predict.
 
-    overlaps = False
+    Where the device overlaps (`overlaps`), `begin` copies one batch while another one is computed.
+    """
 
-    def __init__(self, bundle: Bundle, module: nn.Module, device: torch.device):
+    def __init__(self, bundle: Bundle, module: nn.Module, device: torch.device, precision: torch.dtype = torch.float32):
         self.bundle = bundle
-        self.max_items = self.max_cost = bundle.max_items
+        self.max_items = bundle.max_items
+        self.max_cost = bundle.max_cost
         self._module = module
         self._device = device
+        self._precision = precision
+        self._pipeline = Pipeline(self.predict, device) if device.type == "cuda" else None
+        self.overlaps = self._pipeline is not None
 
     @classmethod
-    def load(cls, bundle: Bundle, directory: Path, device: torch.device) -> Model:
+    def load(cls, bundle: Bundle, directory: Path, device: torch.device, precision: str = "float32") -> Model:
         """Build the network and give it the weights.
+
+        Args:
+            precision: what the network computes in, float32 or bfloat16; inputs and outputs are float32 all the same.
 
         Raises:
             BundleError: layers that are not allowed; weights whose names, shapes or types are not the network's.
+            DeviceOutOfMemory: the weights do not fit.
         """
         source = str(directory / "bundle.yaml")
         # Without memory behind it: a bundle that announces more than its weights hold costs nothing.
@@ -43,18 +55,38 @@ class Model:
         weights = _read_weights(directory / bundle.weights)
         _check_weights(module.state_dict(), weights, f"{directory / bundle.weights}")
         module.load_state_dict(weights, strict=True, assign=True)
-        return cls(bundle, module.requires_grad_(False).eval().to(device), device)
+        dtype = getattr(torch, precision)
+        module.requires_grad_(False).eval()
+        return guarded(lambda: cls(bundle, module.to(device, dtype), device, dtype))
 
     @torch.inference_mode()
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
-        """(items, *input shape) to (items, *output shape), both on the model's device."""
-        result: torch.Tensor = self._module(batch)
-        return result
+        """(items, *input shape) to (items, *output shape), both float32 and on the model's device."""
+        result: torch.Tensor = self._module(batch.to(self._precision))
+        return result.float()
 
     def run(self, items: Array) -> Array:
-        """`predict` for arrays in host memory; `items` must be writable, torch shares it."""
-        batch = torch.from_numpy(items).to(self._device)  # (items, *input shape) float32
-        result: Array = self.predict(batch).cpu().contiguous().numpy()
+        """`predict` for arrays in host memory; `items` must be writable, torch shares it.
+
+        Raises:
+            DeviceOutOfMemory, DeviceLost: see there; anything else is the network's own fault.
+        """
+        return self.begin(items)() if self.overlaps else guarded(lambda: self._run(items))
+
+    def begin(self, items: Array) -> Callable[[], Array]:
+        """Start what `run` does, on a device that overlaps; the result waits for the answer. Two may be under way.
+
+        Raises:
+            DeviceOutOfMemory, DeviceLost: both here and from the result.
+        """
+        assert self._pipeline, "only a device that overlaps begins"
+        pipeline = self._pipeline
+        finish = guarded(lambda: pipeline.begin(items))
+        return lambda: guarded(finish)
+
+    def _run(self, items: Array) -> Array:
+        batch = torch.from_numpy(items)  # (items, *input shape) float32 on cpu
+        result: Array = self.predict(batch).contiguous().numpy()
         return result
 
     def warm_up(self) -> None:
@@ -62,17 +94,34 @@ class Model:
 
         Raises:
             BundleError: the network does not run, or does not give what bundle.yaml promises.
+            DeviceOutOfMemory: a batch that bundle.yaml allows does not fit.
         """
-        sizes = {1, self.max_items} | {1 << power for power in range(self.max_items.bit_length())}
-        for items in sorted(sizes):
-            self._check_answer(items)
+        for inputs in self.warm_up_inputs():
+            self.warm_up_with(inputs)
 
-    def _check_answer(self, items: int) -> None:
+    def warm_up_inputs(self) -> list[Array]:
+        """Zeros: of the smallest shape and of the largest, one item, powers of two and a full batch."""
+        spec = self.bundle.input
+        inputs = []
+        for shape in sorted({spec.smallest, spec.largest}):
+            most = spec.most_items(shape, self.max_items, self.max_cost)
+            sizes = {most} | {1 << power for power in range(most.bit_length())}
+            inputs += [np.zeros((items, *shape), np.float32) for items in sorted(sizes)]
+        return inputs
+
+    def warm_up_with(self, inputs: Array) -> None:
+        """One step of `warm_up`; raises what it raises."""
+        self._check_answer(inputs)
+        if pipeline := self._pipeline:
+            guarded(lambda: pipeline.tune(inputs.shape))
+
+    def _check_answer(self, inputs: Array) -> None:
         name = f"{self.bundle.name} {self.bundle.version}"
+        items, *shape = inputs.shape
         try:
-            result = self.run(np.zeros((items, *self.bundle.input.shape), np.float32))
+            result = self.run(inputs)
         except RuntimeError as error:
-            raise BundleError(f"{name}: network: fails on {items} items of the declared shape ({error})") from None
+            raise BundleError(f"{name}: network: fails on {items} items of shape {shape} ({error})") from None
         wanted = (items, *self.bundle.output.shape)
         if result.shape != wanted or result.dtype != np.float32:
             raise BundleError(

@@ -64,7 +64,7 @@ class Server:
     def probe(self) -> None:
         """Send one item of zeros through the queue and the device, as a request would go."""
         model = self.catalogue.models[0]
-        zeros = np.zeros((1, *model.bundle.input.shape), np.float32)
+        zeros = np.zeros((1, *model.bundle.input.smallest), np.float32)
         self.batcher.submit(Work(model, zeros, caller=_Nobody(), priority=PROBE))
 
     async def drain(self, flush_s: float = FLUSH_S) -> None:
@@ -213,7 +213,8 @@ class Connection(asyncio.Protocol):
             raise FrameError("a request id was used twice")
         try:
             model, inputs = self._server.catalogue.open(frame)
-            work = Work(model, inputs, frame.deadline_ns, self, frame.id, priority=frame.priority)
+            cost = len(inputs) * model.bundle.input.cost_of(inputs.shape[1:])
+            work = Work(model, inputs, frame.deadline_ns, self, frame.id, cost, frame.priority)
             self._server.batcher.submit(work)
         except ServiceError as error:
             self._transport.writelines(wire.encode(_error(frame.id, error)))

@@ -16,6 +16,8 @@ class EngineSettings:
     # Engine cpuN keeps to cores of its own, as many as it has threads, counted from the last. Its two threads then hand
     # over on one core, instead of waking another that sleeps. Nothing is pinned where there are too few cores.
     pin: bool = True
+    # What models compute in. bfloat16 is faster where the device has instructions for it, and rounds to 3 digits.
+    precision: str = field(default="float32", metadata={"choices": ["float32", "bfloat16"]})
     # Requests that may wait while the device works. Past it the answer is 'engine-busy' at once, not a late one.
     queue_limit: int = field(default=64, metadata={"unit": "requests", "min": 1, "max": 65536})
     # How long an incomplete batch waits for company. It never brought throughput where it was measured, and costs each

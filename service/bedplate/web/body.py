@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from falcon.asgi import Request
 from falcon.media.multipart import MultipartForm, MultipartParseError, MultipartParseOptions
 
-from bedplate.bundle import Bundle, Tensor
+from bedplate.bundle import Bundle
 from bedplate.errors import (
     BodyTooLarge,
     EmptyBody,
@@ -29,6 +29,7 @@ from bedplate.errors import (
     WrongShape,
     WrongSize,
 )
+from bedplate.tensor import Tensor
 from bedplate.web.image import open_image, to_tensor
 
 Items = npt.NDArray[Any]
@@ -39,6 +40,7 @@ _INLINE_PIXELS = 65_536
 _one_large_decode = asyncio.Semaphore(1)
 # Digits, sign, point, exponent, brackets and blanks of a number as JSON: what a request of full size can need.
 _JSON_BYTES_PER_NUMBER = 40
+_ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
 _TYPES = "image/png, image/jpeg, image/webp, multipart/form-data, application/octet-stream, application/json"
 
 
@@ -73,7 +75,7 @@ async def read_body(req: Request, limits: Limits) -> bytes:
 async def parse_items(content_type: str, body: bytes, model: Bundle, limits: Limits) -> Items:
     """Turn `body` into items of the model's input, by its declared type; pictures are known by content.
 
-    Returns: (items, *shape) in the input's dtype.
+    Returns: (items, *shape) in the input's dtype; all items have one shape.
 
     Raises:
         InvalidRequest: with value, limit and next step.
@@ -87,10 +89,10 @@ async def parse_items(content_type: str, body: bytes, model: Bundle, limits: Lim
     if kind == "multipart/form-data":
         return await _decode_images(_parts(body, options.get("boundary", ""), limits), spec, limits)
     if kind == "application/octet-stream":
-        return _check(_from_raw(body, spec), spec, limits)
+        return _check(_from_raw(body, spec, options.get("shape")), model, limits)
     if kind == "application/json":
-        _check_json_length(len(body), spec, limits)
-        return _check(_from_json(body, spec), spec, limits)
+        _check_json_length(len(body), model, limits)
+        return _check(_from_json(body, spec), model, limits)
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
 
@@ -133,16 +135,33 @@ def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:
     return files
 
 
-def _from_raw(body: bytes, spec: Tensor) -> Items:
-    item_bytes = spec.item_bytes
+def _from_raw(body: bytes, spec: Tensor, declared: str | None) -> Items:
+    shape = _item_shape(spec, declared)
+    item_bytes = spec.item_bytes_of(shape)
     if len(body) % item_bytes:
         raise WrongSize(
             f"{len(body)} bytes are no whole number of items of {item_bytes} bytes",
             value=len(body),
             limit=item_bytes,
-            next_step=f"send {spec.dtype} little-endian, shape {list(spec.shape)} per item, items one after another",
+            next_step=f"send {spec.dtype} little-endian, shape {list(shape)} per item, items one after another",
         )
-    return np.frombuffer(body, np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *spec.shape)
+    return np.frombuffer(body, np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *shape)
+
+
+def _item_shape(spec: Tensor, declared: str | None) -> tuple[int, ...]:
+    """Bytes have no shape of their own: it is the model's, or where that varies the one that the type declares."""
+    if declared is None and not spec.varies:
+        return spec.smallest
+    shape = tuple(map(int, declared.split(","))) if declared and _ITEM_SHAPE.fullmatch(declared) else ()
+    if not spec.accepts(shape):
+        example = ",".join(map(str, spec.smallest))
+        raise WrongShape(
+            f"the Content-Type says no shape of an item that this model takes, wanted {spec.shown} without the items",
+            value=declared if shape else None,
+            limit=spec.shown,
+            next_step=f"send Content-Type: application/octet-stream; shape={example}",
+        )
+    return shape
 
 
 def _from_json(body: bytes, spec: Tensor) -> Items:
@@ -164,12 +183,14 @@ def _from_json(body: bytes, spec: Tensor) -> Items:
         converted = values.astype(spec.dtype)
     if converted.dtype.kind in "iu" and not np.array_equal(converted, values):
         raise WrongSize(f"a number does not fit {spec.dtype}", limit=spec.dtype)
-    return converted[np.newaxis] if converted.shape == tuple(spec.shape) else converted
+    return converted[np.newaxis] if spec.accepts(converted.shape) else converted
 
 
-def _check_json_length(body_bytes: int, spec: Tensor, limits: Limits) -> None:
+def _check_json_length(body_bytes: int, model: Bundle, limits: Limits) -> None:
     """Parsing holds up every other request, so no more is parsed than the model can take."""
-    allowed = limits.items * math.prod(spec.shape) * _JSON_BYTES_PER_NUMBER + 4096
+    spec = model.input
+    cost = min(limits.items * spec.cost_of(spec.largest), model.max_cost)
+    allowed = cost * spec.numbers_per_cost * _JSON_BYTES_PER_NUMBER + 4096
     if body_bytes > allowed:
         raise BodyTooLarge(
             f"the JSON has {body_bytes} bytes, {allowed} are allowed for this model",
@@ -183,10 +204,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _check(items: Items, spec: Tensor, limits: Limits) -> Items:
-    if items.shape[1:] != tuple(spec.shape) or not len(items):
-        raise _wrong_shape(str(list(items.shape)), spec)
-    _check_count(len(items), limits)
+def _check(items: Items, model: Bundle, limits: Limits) -> Items:
+    shape = items.shape[1:]
+    if not model.input.accepts(shape) or not len(items):
+        raise _wrong_shape(str(list(items.shape)), model.input)
+    _check_count(len(items), replace(limits, items=model.input.most_items(shape, limits.items, model.max_cost)))
     if items.dtype.kind == "f" and not np.isfinite(items).all():
         raise NotFinite("an input is NaN or infinite", next_step="send finite numbers")
     return items
@@ -203,8 +225,7 @@ def _check_count(count: int, limits: Limits) -> None:
 
 
 def _wrong_shape(found: str, spec: Tensor) -> InvalidRequest:
-    wanted = f"[items, {', '.join(map(str, spec.shape))}]"
-    return WrongShape(f"inputs have shape {found}, wanted {wanted}", value=found, limit=wanted)
+    return WrongShape(f"inputs have shape {found}, wanted {spec.shown}", value=found, limit=spec.shown)
 
 
 def _refuse_length(found: int, allowed: int) -> NoReturn:

@@ -183,7 +183,9 @@ def _how_it_is_read(content_type: str) -> str:
     kind = kind.lower()
     if kind.startswith("image/"):
         return "image/*"
-    return f"{kind};{options.get('boundary', '')}" if kind.startswith("multipart/") else kind
+    if kind.startswith("multipart/"):
+        return f"{kind};{options.get('boundary', '')}"
+    return f"{kind};{options.get('shape', '')}" if kind == "application/octet-stream" else kind
 
 
 def _to_text(prediction: Prediction) -> bytes:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bedplate.bundle import Picture
 from bedplate.errors import TooManyPixels, UnreadableImage, UnsupportedMediaType
+from bedplate.tensor import Picture
 
 # Pillow knows dozens of formats; what is not listed here is never parsed.
 FORMATS = ("PNG", "JPEG", "WEBP")

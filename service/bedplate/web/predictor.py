@@ -47,7 +47,7 @@ class Predictor:
         Raises:
             ServiceError: no answer at all.
         """
-        result = await self.predict(model, "image/*", model.canary.content, deadline_ns)
+        result = await self.predict(model, model.canary.content_type, model.canary.content, deadline_ns)
         return bool(result.predictions[0]["label"] == model.canary.label)
 
     async def _infer(self, model: Bundle, items: Items, deadline_ns: int) -> Prediction:

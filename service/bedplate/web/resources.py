@@ -118,7 +118,7 @@ def _describe(model: Bundle) -> dict[str, Any]:
         "version": model.version,
         "task": model.task,
         "description": model.description,
-        "inputs": [{"name": model.input.name, "dtype": model.input.dtype, "shape": list(model.input.shape)}],
+        "inputs": [{"name": model.input.name, "dtype": model.input.dtype, "shape": model.input.document}],
         "labels": list(model.labels),
     }
 

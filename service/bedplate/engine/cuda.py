@@ -1,0 +1,149 @@
+"""Two batches in flight on one GPU: while one is computed, the next is copied there.
+
+Not run by its author, who had no GPU: trust it where `pytest tests/gpu` has run and skipped nothing.
+
+The copy stream takes inputs to the device, the compute stream computes and takes answers back; both ends of a copy on
+the host are pinned, or it would not overlap. Each of two slots keeps its buffers for the next batch but one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+logger = logging.getLogger(__name__)
+Array = npt.NDArray[np.float32]
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+_SLOTS = 2
+# A recorded graph has fixed buffers and costs memory: below this share of the time of a plain call it is worth them.
+WORTH_REPLAYING = 0.9
+_TIMED_CALLS = 5
+
+
+class _Slot:
+    """The buffers of one batch in flight; they grow to the largest batch seen."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self.staged = torch.empty(0)  # flat float32, pinned
+        self.inputs = torch.empty(0, device=device)  # flat float32
+        self.answer = torch.empty(0)  # flat float32, pinned
+        self.copied = torch.cuda.Event()
+        self.done = torch.cuda.Event()
+        self.busy = False
+
+    def take(self, items: Array, copy: torch.cuda.Stream) -> torch.Tensor:
+        """Start copying; the result is (items, *input shape) float32 on the device once `copied` has happened."""
+        with torch.cuda.stream(copy):
+            if self.inputs.numel() < items.size:
+                self.staged = torch.empty(items.size, pin_memory=True)
+                # Allocated in the stream that writes it, or the allocator might hand out what another still reads.
+                self.inputs = torch.empty(items.size, device=self._device)
+            staged, inputs = self.staged[: items.size], self.inputs[: items.size]
+            staged.numpy()[:] = items.reshape(-1)
+            inputs.copy_(staged, non_blocking=True)
+            self.copied.record(copy)
+        return inputs.view(items.shape)
+
+    def give(self, result: torch.Tensor, compute: torch.cuda.Stream) -> torch.Tensor:
+        """Start copying back, in the stream that computes; the result is valid once `done` has happened."""
+        if self.answer.numel() < result.numel():
+            self.answer = torch.empty(result.numel(), pin_memory=True)
+        answer = self.answer[: result.numel()].view(result.shape)
+        answer.copy_(result, non_blocking=True)
+        self.done.record(compute)
+        return answer
+
+
+class _Graph:
+    """A forward pass of one shape, recorded once: replaying it launches all its kernels at once."""
+
+    def __init__(self, forward: Forward, example: torch.Tensor, compute: torch.cuda.Stream):
+        self._inputs = example  # (items, *input shape) float32
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may go on loading models meanwhile.
+        with torch.cuda.graph(self._graph, stream=compute, capture_error_mode="thread_local"):
+            self._outputs = forward(self._inputs)  # (items, *output shape) float32
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """The answer, in a buffer that the next call overwrites; all in the current stream, so in order."""
+        self._inputs.copy_(batch)
+        self._graph.replay()
+        return self._outputs
+
+
+class Pipeline:
+    """One model on one GPU. All calls come from one thread.
+
+    Args:
+        forward: (items, *input shape) to (items, *output shape), float32 on the device, in the current stream.
+        worth_replaying: the share of a plain call's time below which a graph is kept.
+    """
+
+    def __init__(self, forward: Forward, device: torch.device, worth_replaying: float = WORTH_REPLAYING):
+        self._forward = forward
+        self._device = device
+        self._worth_replaying = worth_replaying
+        self._copy = torch.cuda.Stream(device)
+        self._compute = torch.cuda.Stream(device)
+        self._slots = [_Slot(device) for _ in range(_SLOTS)]
+        self._next = 0
+        self.graphs: dict[tuple[int, ...], _Graph] = {}  # by the shape of the batch
+        # The weights came in the stream of whoever loads, which ours do not wait for.
+        torch.cuda.current_stream(device).synchronize()
+
+    def begin(self, items: Array) -> Callable[[], Array]:
+        """Start a batch; the result waits for its answer and must be called before the batch after the next begins."""
+        slot = self._slots[self._next]
+        if slot.busy:
+            raise RuntimeError(f"{_SLOTS} batches are under way; finish the first before another begins")
+        batch = slot.take(items, self._copy)
+        with torch.cuda.stream(self._compute):
+            self._compute.wait_event(slot.copied)
+            result = self.graphs.get(items.shape, self._forward)(batch)
+            answer = slot.give(result, self._compute)
+        slot.busy = True
+        self._next = (self._next + 1) % _SLOTS
+
+        def finish() -> Array:
+            slot.busy = False
+            slot.done.synchronize()
+            copied: Array = answer.numpy().copy()  # the slot's buffer is the next batch's
+            return copied
+
+        return finish
+
+    def tune(self, shape: tuple[int, ...]) -> None:
+        """Replay batches of this shape from now on, if that is faster by a tenth. Nothing may be under way."""
+        with torch.cuda.stream(self._compute):
+            example = torch.zeros(shape, device=self._device)
+            try:
+                graph = _Graph(self._forward, example, self._compute)
+                plain_ms, replayed_ms = self._time_ms(self._forward, example), self._time_ms(graph, example)
+            except RuntimeError as error:
+                logger.warning("not recorded as a graph: %s", error, extra={"shape": shape})
+                torch.cuda.synchronize(self._device)  # fails where the device is lost
+                return
+        if replayed_ms < self._worth_replaying * plain_ms:
+            self.graphs[shape] = graph
+        logger.info(
+            "graph measured",
+            extra={"shape": shape, "plain_ms": plain_ms, "replayed_ms": replayed_ms, "used": shape in self.graphs},
+        )
+
+    def _time_ms(self, call: Forward, example: torch.Tensor) -> float:
+        """The fastest of a few calls, from launch to end."""
+        times_ms: list[float] = []
+        for _ in range(_TIMED_CALLS):
+            begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begun.record(self._compute)
+            call(example)
+            ended.record(self._compute)
+            ended.synchronize()
+            times_ms.append(begun.elapsed_time(ended))
+        return min(times_ms)

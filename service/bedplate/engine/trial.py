@@ -1,0 +1,72 @@
+"""One engine of a trial: computes the models of bundles as fast as it can, on the cores and threads it would have.
+
+Started by `bedplate engines`, which writes a line of JSON to its standard input for each measurement, and reads one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bedplate.bundle import read_bundle
+from bedplate.engine.cores import cores_of
+from bedplate.engine.model import Array, Model
+
+
+def main(device: str, threads: int, cores: Sequence[int], directories: Sequence[Path]) -> None:
+    """Say what a full batch is, then measure whatever is asked for until the asking ends."""
+    os.sched_setaffinity(0, cores_of(device, threads, cores) or cores)
+    torch.set_num_threads(threads)
+    models = [Model.load(read_bundle(directory), directory, torch.device("cpu")) for directory in directories]
+    for model in models:
+        model.warm_up()
+    _say({"ready": True})
+    for line in sys.stdin:
+        asked = json.loads(line)
+        _say(measure(models, asked["full"], asked["begin_s"], asked["seconds"]))
+
+
+def measure(models: Sequence[Model], full: bool, begin_s: float, seconds: float) -> dict[str, float]:
+    """Batches of one item or full ones, the models in turn, from `begin_s` on the monotonic clock.
+
+    Returns:
+        items_per_s; p50_ms of a batch.
+    """
+    batches = [(model, _batch(model, full)) for model in models]
+    time.sleep(max(0.0, begin_s - time.monotonic()))
+    times_s: list[float] = []
+    items = 0
+    begun_s = ended_s = time.monotonic()
+    # Whole turns, or of slow models the first would be asked more often.
+    while ended_s < begun_s + seconds:
+        for model, batch in batches:
+            before_s = ended_s
+            model.run(batch)
+            ended_s = time.monotonic()
+            times_s.append(ended_s - before_s)
+            items += len(batch)
+    return {"items_per_s": items / (ended_s - begun_s), "p50_ms": statistics.median(times_s) * 1000}
+
+
+def _batch(model: Model, full: bool) -> Array:
+    """(items, *input shape) float32, of the largest shape."""
+    shape = model.bundle.input.largest
+    items = model.bundle.input.most_items(shape, model.max_items, model.max_cost) if full else 1
+    return np.random.default_rng(seed=0).uniform(-1, 1, (items, *shape)).astype(np.float32)
+
+
+def _say(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), [Path(name) for name in sys.argv[4:]])

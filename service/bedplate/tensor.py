@@ -1,0 +1,156 @@
+"""What goes into a model and what comes out: dimensions that are fixed or vary, and what an item costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bedplate.document import Section
+
+MAX_SIDE = 16384  # of a tensor's dimension and of a picture, in elements and pixels
+_ITEM_SIZE = 4  # bytes of a float32, the only dtype yet
+_FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A dimension that varies from item to item, both ends included."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return f"{self.low}..{self.high}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How a picture becomes a tensor: value = (pixel * scale - mean) / std, per channel."""
+
+    mode: str  # L (grey) or RGB
+    height: int  # pixels
+    width: int
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        return len(self.mode)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output; `shape` is of one item, without the batch dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | Range, ...]
+    image: Picture | None = None
+
+    @property
+    def varies(self) -> bool:
+        return self.smallest != self.largest
+
+    @property
+    def smallest(self) -> tuple[int, ...]:
+        return tuple(size.low if isinstance(size, Range) else size for size in self.shape)
+
+    @property
+    def largest(self) -> tuple[int, ...]:
+        return tuple(size.high if isinstance(size, Range) else size for size in self.shape)
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether an item of a model may have this shape."""
+        return len(shape) == len(self.shape) and all(
+            low <= size <= high for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
+        )
+
+    def item_bytes_of(self, shape: Sequence[int]) -> int:
+        return math.prod(shape) * _ITEM_SIZE
+
+    def cost_of(self, shape: Sequence[int]) -> int:
+        """The product of the dimensions that vary: tokens of a text, pixels of a picture; 1 where none does."""
+        return math.prod(size for size, wanted in zip(shape, self.shape, strict=True) if isinstance(wanted, Range))
+
+    @property
+    def numbers_per_cost(self) -> int:
+        """The product of the other dimensions: an item has its cost times as many numbers."""
+        return math.prod(size for size in self.shape if not isinstance(size, Range))
+
+    def batch_bytes_of(self, cost: int) -> int:
+        return cost * self.numbers_per_cost * _ITEM_SIZE
+
+    def most_items(self, shape: Sequence[int], max_items: int, max_cost: int) -> int:
+        """How many items of one shape make a full batch."""
+        return min(max_items, max_cost // self.cost_of(shape))
+
+    @property
+    def shown(self) -> str:
+        """The shape with the items before it, for people: [items, 3, 32..64, 32..64]."""
+        return f"[items, {', '.join(map(str, self.shape))}]"
+
+    @property
+    def document(self) -> list[int | list[int]]:
+        """The shape as bundle.yaml writes it."""
+        return [[size.low, size.high] if isinstance(size, Range) else size for size in self.shape]
+
+
+def read_input(section: Section, with_image: bool) -> Tensor:
+    tensor = Tensor(
+        name=section.text("name", _FIELD_NAME),
+        dtype=section.choice("dtype", ["float32"]),
+        shape=_shape(section),
+        image=_picture(section.section("image")) if with_image else None,
+    )
+    section.done()
+    picture = tensor.image
+    if picture and tensor.shape != (picture.channels, picture.height, picture.width):
+        raise section.refuse("shape", tensor.document, "[channels, height, width] as 'image' has them")
+    return tensor
+
+
+def read_output(section: Section) -> Tensor:
+    tensor = Tensor(
+        name=section.text("name", _FIELD_NAME),
+        dtype=section.choice("dtype", ["float32"]),
+        shape=section.integers("shape", 1, MAX_SIDE),
+    )
+    section.done()
+    return tensor
+
+
+def _shape(section: Section) -> tuple[int | Range, ...]:
+    value = section.take("shape")
+    shape = [_dimension(size) for size in value] if isinstance(value, list) else []
+    known = tuple(size for size in shape if size is not None)
+    if not known or len(known) != len(shape):
+        raise section.refuse(
+            "shape", value, f"a list of whole numbers from 1 to {MAX_SIDE}, or of ranges [low, high] of them"
+        )
+    return known
+
+
+def _dimension(value: object) -> int | Range | None:
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)) and value[0] < value[1]:
+        return Range(*value)
+    return value if _is_side(value) and isinstance(value, int) else None
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SIDE
+
+
+def _picture(section: Section) -> Picture:
+    mode = section.choice("mode", ["L", "RGB"])
+    picture = Picture(
+        mode=mode,
+        height=section.integer("height", 1, MAX_SIDE),
+        width=section.integer("width", 1, MAX_SIDE),
+        scale=section.number("scale", 1e-9, 1e9),
+        mean=section.numbers("mean", len(mode), -1e9, 1e9),
+        std=section.numbers("std", len(mode), 1e-9, 1e9),
+    )
+    section.done()
+    return picture
