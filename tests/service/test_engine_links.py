@@ -11,8 +11,8 @@ import pytest
 import uvloop
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, EngineBusy, EngineUnavailable, UnknownModel
-from bedplate.web.engines import EnginePool
-from bedplate.web.predictor import deadline_in
+from bedplate.web.pool import EnginePool
+from bedplate.web.terms import within
 from bedplate.wire import Frame, Type
 
 from tests.service.lamp import description
@@ -116,7 +116,7 @@ def test_each_request_gets_its_own_answer(tmp_path):
 
     async def check(pool, peers):
         async def ask(n):
-            return await pool.predict(META, bytes([n]) * 8, deadline_in(5))
+            return await pool.predict(META, bytes([n]) * 8, within(5))
 
         answers = await asyncio.gather(*(ask(n) for n in range(20)))
         assert [answer.tensors for answer in answers] == [bytes([n]) * 8 for n in range(20)]
@@ -127,7 +127,7 @@ def test_each_request_gets_its_own_answer(tmp_path):
 @pytest.mark.parametrize("fault", [vanish, vanish_in_the_middle, garbage, draining])
 def test_a_request_whose_engine_is_lost_goes_to_another(tmp_path, fault):
     async def check(pool, peers):
-        answer = await pool.predict(META, b"12345678", deadline_in(5))
+        answer = await pool.predict(META, b"12345678", within(5))
         assert answer.tensors == b"12345678"
 
     run(tmp_path, [fault, right], check)
@@ -137,7 +137,7 @@ def test_a_request_whose_engine_is_lost_goes_to_another(tmp_path, fault):
 def test_with_no_engine_left_the_caller_is_told_to_retry(tmp_path, fault):
     async def check(pool, peers):
         with pytest.raises(EngineUnavailable) as caught:
-            await pool.predict(META, b"", deadline_in(5))
+            await pool.predict(META, b"", within(5))
         assert caught.value.retry_after_s > 0
 
     run(tmp_path, [fault, fault], check)
@@ -146,7 +146,7 @@ def test_with_no_engine_left_the_caller_is_told_to_retry(tmp_path, fault):
 def test_a_request_is_sent_twice_at_most(tmp_path):
     async def check(pool, peers):
         with pytest.raises(EngineUnavailable):
-            await pool.predict(META, b"", deadline_in(5))
+            await pool.predict(META, b"", within(5))
         assert sum(len(peer.seen) for peer in peers) == 2
 
     run(tmp_path, [vanish, vanish, vanish], check)
@@ -155,7 +155,7 @@ def test_a_request_is_sent_twice_at_most(tmp_path):
 def test_silence_ends_at_the_deadline_and_the_engine_may_forget(tmp_path):
     async def check(pool, peers):
         with pytest.raises(DeadlineExceeded):
-            await pool.predict(META, b"", deadline_in(0.1))
+            await pool.predict(META, b"", within(0.1))
         while [frame.type for frame in peers[0].seen] != [Type.PREDICT, Type.CANCEL]:
             await asyncio.sleep(0.01)
         assert peers[0].seen[0].id == peers[0].seen[1].id
@@ -166,11 +166,11 @@ def test_silence_ends_at_the_deadline_and_the_engine_may_forget(tmp_path):
 def test_a_late_answer_is_dropped(tmp_path):
     async def check(pool, peers):
         with pytest.raises(DeadlineExceeded):
-            await pool.predict(META, b"late", deadline_in(0.05))
+            await pool.predict(META, b"late", within(0.05))
         await right(peers[0], peers[0].seen[0])
         peers[0].answer = right
 
-        answer = await pool.predict(META, b"next", deadline_in(5))
+        answer = await pool.predict(META, b"next", within(5))
 
         assert answer.tensors == b"next"
 
@@ -180,7 +180,7 @@ def test_a_late_answer_is_dropped(tmp_path):
 def test_what_the_engine_refuses_is_the_callers_error(tmp_path):
     async def check(pool, peers):
         with pytest.raises(EngineBusy) as caught:
-            await pool.predict(META, b"", deadline_in(5))
+            await pool.predict(META, b"", within(5))
         assert (caught.value.limit, caught.value.retry_after_s) == (64, 3)
 
     run(tmp_path, [busy], check)
@@ -188,11 +188,11 @@ def test_what_the_engine_refuses_is_the_callers_error(tmp_path):
 
 def test_an_engine_that_comes_back_is_used_again(tmp_path):
     async def check(pool, peers):
-        await pool.predict(META, b"", deadline_in(5))
+        await pool.predict(META, b"", within(5))
         peers[0].writer.transport.abort()
         await asyncio.sleep(0)
 
-        answer = await pool.predict(META, b"again", deadline_in(5))
+        answer = await pool.predict(META, b"again", within(5))
 
         assert answer.tensors == b"again"
 
@@ -202,7 +202,7 @@ def test_an_engine_that_comes_back_is_used_again(tmp_path):
 def test_the_least_busy_engine_is_asked(tmp_path):
     async def check(pool, peers):
         await pool.models()
-        waiting = [asyncio.create_task(pool.predict(META, b"", deadline_in(5))) for _ in range(10)]
+        waiting = [asyncio.create_task(pool.predict(META, b"", within(5))) for _ in range(10)]
         while sum(len(peer.seen) for peer in peers) < 10:
             await asyncio.sleep(0.01)
         assert [len(peer.seen) for peer in peers] == [5, 5]
@@ -221,7 +221,7 @@ def test_an_engine_that_accepts_and_stays_silent_holds_up_nobody(tmp_path):
         peers[0].take = describe_nothing
         started = asyncio.get_running_loop().time()
 
-        answers = await asyncio.gather(*(pool.predict(META, bytes([n]), deadline_in(1)) for n in range(8)))
+        answers = await asyncio.gather(*(pool.predict(META, bytes([n]), within(1)) for n in range(8)))
 
         assert [answer.tensors for answer in answers] == [bytes([n]) for n in range(8)]
         assert asyncio.get_running_loop().time() - started < 1
@@ -244,7 +244,7 @@ def test_a_request_goes_only_to_an_engine_that_serves_its_version(tmp_path):
         peers[0].models = [description(version="2")]
         await pool.models()
 
-        await asyncio.gather(*(pool.predict(META, b"", deadline_in(5)) for _ in range(6)))
+        await asyncio.gather(*(pool.predict(META, b"", within(5)) for _ in range(6)))
 
         assert [len(peer.seen) for peer in peers] == [0, 6]
 
@@ -256,7 +256,7 @@ def test_a_request_that_is_too_late_is_not_sent(tmp_path):
         await pool.models()
 
         with pytest.raises(DeadlineExceeded):
-            await pool.predict(META, b"", deadline_in(-0.001))
+            await pool.predict(META, b"", within(-0.001))
 
         assert peers[0].seen == []
 
@@ -272,7 +272,7 @@ def test_an_engine_that_does_not_read_is_spared_and_then_busy(tmp_path):
         refusals = []
         for _ in range(8):
             try:
-                await pool.predict(META, big, deadline_in(0.1))
+                await pool.predict(META, big, within(0.1))
             except (DeadlineExceeded, EngineBusy) as refusal:
                 refusals.append(type(refusal))
 

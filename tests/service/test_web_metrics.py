@@ -33,6 +33,8 @@ def test_a_prediction_is_counted_by_label_and_timed_in_its_parts(client, value):
     assert 0 < value("bedplate_prediction_seconds_sum", **LAMP) < 5
     assert value("bedplate_prediction_queue_seconds_sum", **LAMP) == pytest.approx(1e-6)
     assert value("bedplate_prediction_compute_seconds_sum", **LAMP) == pytest.approx(2e-6)
+    assert value("bedplate_prediction_batch_seconds_sum", **LAMP) == pytest.approx(3e-6)
+    assert 0 < value("bedplate_prediction_decode_seconds_sum", **LAMP) < 5
 
 
 def test_every_item_of_a_request_is_a_prediction(client, value):
@@ -83,6 +85,7 @@ def test_a_model_of_many_labels_is_counted_as_a_whole(metrics, value, labels, sh
     ("path", "route"),
     [
         ("/v1/models/lamp/predict", "predict"),
+        ("/v1/models/lamp/versions/fast/predict", "predict"),
         ("/v1/models/../predict", "predict"),
         ("/v1/models", "models"),
         ("/ping", "health"),
@@ -145,6 +148,7 @@ def test_a_client_that_leaves_is_counted_and_no_longer_in_flight(client, engines
     assert during == 1
     assert value("bedplate_requests_in_flight") == 0
     assert value("bedplate_requests_total", route="predict", status="499") == 1
+    assert value("bedplate_cancelled_total", stage="engine") == 1
 
 
 @pytest.mark.parametrize(
