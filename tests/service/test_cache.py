@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 import uvloop
+from bedplate import wire
 from bedplate.errors import DeadlineExceeded, EngineBusy
 from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
@@ -168,6 +169,18 @@ def test_the_same_at_the_same_time_is_computed_once_even_if_the_first_caller_lea
     assert [answer.cache_status for answer in answers] == [f"{MISS}; collapsed"] * 3
     assert [answer.prediction.predictions[0]["label"] for answer in answers] == ["bright"] * 3
     assert asked == 1
+
+
+def test_who_is_in_a_hurry_does_not_wait_for_what_is_computed_at_low_priority(cache_of):
+    async def scenario():
+        engines = HeldEngines()
+        engines.gate.set()
+        cache, model = cache_of(engines), await engines.model("lamp")
+        patient, urgent = (within(5, priority) for priority in (wire.BATCH, wire.INTERACTIVE))
+        await asyncio.gather(*(cache.predict(model, "image/png", BRIGHT, terms) for terms in (patient, urgent)))
+        return [terms.priority for terms in engines.terms]
+
+    assert uvloop.run(scenario()) == [wire.BATCH, wire.INTERACTIVE]
 
 
 def test_a_deadline_that_passes_in_the_flight_is_told(cache_of):
