@@ -4,6 +4,7 @@ ServiceError                    code, value, limit, next step
 ├── InvalidRequest              the caller can fix it
 │   ├── EmptyBody  MalformedJson  MalformedMultipart
 │   ├── MissingCredential  WrongCredential
+│   ├── InvalidTimeout  InvalidPriority
 │   ├── UnknownModel  UnknownRoute  MethodNotAllowed
 │   ├── BodyTooLarge  TooManyItems  TooManyPixels
 │   ├── UnsupportedMediaType
@@ -97,6 +98,16 @@ class MissingCredential(InvalidRequest):
 class WrongCredential(InvalidRequest):
     code = "wrong-credential"
     title = "Wrong credential"
+
+
+class InvalidTimeout(InvalidRequest):
+    code = "invalid-timeout"
+    title = "Invalid timeout"
+
+
+class InvalidPriority(InvalidRequest):
+    code = "invalid-priority"
+    title = "Invalid priority"
 
 
 class UnknownModel(InvalidRequest):

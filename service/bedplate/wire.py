@@ -32,6 +32,8 @@ class Type(IntEnum):
     CANCEL = 4
     DESCRIBE = 5
     DESCRIPTION = 6
+    ADMIN = 7
+    ADMIN_ANSWER = 8
 
 
 INTERACTIVE = 0

@@ -28,15 +28,13 @@ def test_a_killed_redis_takes_values_again_within_10_s(fleet, wait_until):
     wait_until(sets_and_gets, 10)
 
 
-def test_one_killed_engine_of_two_hosts_costs_few_requests_and_those_may_be_sent_again(fleet):
+def test_one_killed_engine_of_two_hosts_costs_no_request(fleet):
     with load(fleet, rate=50, seconds=12) as records:
         time.sleep(2)
         fleet.ssh("gpu1", "systemctl kill --signal=KILL bedplate-engine@cpu0.service")
 
-    # nginx asks one other front end; until it leaves them alone, both may be the ones without an engine.
-    failed = [record for record in records if record.failed]
-    assert len(failed) <= 0.01 * len(records), summarise(records)
-    assert all(record.status == 503 and record.retry_after for record in failed), summarise(records)
+    # nginx asks as many front ends as one host has, and one more.
+    assert not [record for record in records if record.failed], summarise(records)
 
 
 @pytest.mark.parametrize("host", HOSTS)

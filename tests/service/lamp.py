@@ -7,9 +7,10 @@ import io
 from typing import Any
 
 import numpy as np
-from bedplate import wire
 from bedplate.bundle import Bundle
 from bedplate.errors import EngineUnavailable, UnknownModel
+from bedplate.web.served import Served, find
+from bedplate.web.terms import Terms
 from bedplate.wire import Frame, Type
 from PIL import Image
 
@@ -74,42 +75,53 @@ def lamp_logits(items: Any) -> Any:
 
 
 class FakeEngines:
-    """Stands where EnginePool stands; answers like an engine that serves the lamp."""
+    """Stands where EnginePool stands; answers like engines that serve the lamp."""
 
     def __init__(self, **changes: Any) -> None:
         self.engines: list[Any] = []
         self.error: Exception | None = None
         self.digest = DIGEST
         self.asked: list[Any] = []  # items (n, 1, 2, 2) of each request
-        self._model = Bundle.from_description(description(**changes))
+        self.versions: list[str] = []  # of each request
+        self.terms: list[Terms] = []  # of each request
+        self.serve(description(**changes))
 
-    async def models(self) -> dict[str, Bundle]:
+    def serve(self, *models: dict[str, Any], aliases: dict[str, dict[str, str]] | None = None) -> None:
+        self._served = Served.from_meta({"models": list(models), "aliases": aliases or {}})
+
+    async def served(self) -> Served:
         if isinstance(self.error, EngineUnavailable):
             raise self.error
-        return {"lamp": self._model}
+        return self._served
 
-    async def model(self, name: str) -> Bundle:
-        models = await self.models()
-        if name not in models:
+    async def models(self) -> dict[str, Bundle]:
+        return {name: await self.model(name) for name in (await self.served()).names}
+
+    async def model(self, name: str, wanted: str | None = None) -> Bundle:
+        bundle = find([await self.served()], name, wanted)
+        if bundle is None:
             raise UnknownModel("no such model")
-        return models[name]
+        return bundle
 
-    async def predict(self, meta: dict[str, Any], tensors: Any, deadline_ns: int) -> Frame:
+    async def predict(self, meta: dict[str, Any], tensors: Any, terms: Terms) -> Frame:
         if self.error:
             raise self.error
         items = np.frombuffer(bytes(tensors), np.float32).reshape(meta["inputs"][0]["shape"])
         self.asked.append(items)
+        self.versions.append(meta["version"])
+        self.terms.append(terms)
         logits = lamp_logits(items)
         answer = {
-            "model": "lamp",
-            "version": "1",
+            "model": meta["model"],
+            "version": meta["version"],
             "digest": self.digest,
             "outputs": [{"name": "logits", "dtype": "float32", "shape": list(logits.shape)}],
             "queue_ns": 1000,
+            "batch_ns": 3000,
             "compute_ns": 2000,
             "batch_items": len(items),
         }
-        return Frame(Type.RESULT, 1, answer, logits.tobytes(), wire.now_ns())
+        return Frame(Type.RESULT, 1, answer, logits.tobytes())
 
     def close(self) -> None:
         pass

@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 import uvloop
-from bedplate.bundle import Bundle
+from bedplate import wire
 from bedplate.errors import DeadlineExceeded, EngineBusy
 from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
-from bedplate.web.predictor import Predictor, deadline_in
+from bedplate.web.predictor import Predictor
+from bedplate.web.terms import within
 
 from tests.service.lamp import FakeEngines, description, png_of, varying
 
@@ -51,7 +52,9 @@ def test_the_same_picture_is_computed_once(client, engines):
 def test_a_hit_says_that_nothing_was_computed(client):
     post(client)
 
-    assert post(client).headers["server-timing"] == "queue;dur=0.000, compute;dur=0.000"
+    assert post(client).headers["server-timing"] == (
+        "queue;dur=0.000, decode;dur=0.000, batch;dur=0.000, compute;dur=0.000"
+    )
 
 
 def test_another_picture_is_another_question(client):
@@ -106,7 +109,7 @@ def test_errors_are_not_kept(client, engines):
 def test_a_bundle_made_anew_under_its_version_gets_new_answers(client, engines):
     post(client)
 
-    engines._model = Bundle.from_description(description(digest="e" * 64))
+    engines.serve(description(digest="e" * 64))
     engines.digest = "e" * 64
 
     assert statuses(client, (BRIGHT,), (BRIGHT,)) == [MISS, HIT]
@@ -136,10 +139,10 @@ def test_every_request_is_reported_once(cache_of):
         cache = cache_of(engines, on_lookup=lookups.append)
         model = await engines.model("lamp")
         for control in ("", "", "no-store"):
-            await cache.predict(model, "image/png", BRIGHT, deadline_in(5), control)
+            await cache.predict(model, "image/png", BRIGHT, within(5), control)
         engines.error = EngineBusy("queue full")
         with pytest.raises(EngineBusy):
-            await cache.predict(model, "image/png", DARK, deadline_in(5))
+            await cache.predict(model, "image/png", DARK, within(5))
 
     uvloop.run(scenario())
 
@@ -153,16 +156,16 @@ class HeldEngines(FakeEngines):
         super().__init__()
         self.gate = asyncio.Event()
 
-    async def predict(self, meta, tensors, deadline_ns):
+    async def predict(self, meta, tensors, terms):
         await self.gate.wait()
-        return await super().predict(meta, tensors, deadline_ns)
+        return await super().predict(meta, tensors, terms)
 
 
 def test_the_same_at_the_same_time_is_computed_once_even_if_the_first_caller_leaves(cache_of):
     async def scenario():
         engines = HeldEngines()
         cache, model = cache_of(engines), await engines.model("lamp")
-        callers = [asyncio.create_task(cache.predict(model, "image/png", BRIGHT, deadline_in(5))) for _ in range(4)]
+        callers = [asyncio.create_task(cache.predict(model, "image/png", BRIGHT, within(5))) for _ in range(4)]
         await asyncio.sleep(0.01)
         callers[0].cancel()
         engines.gate.set()
@@ -175,10 +178,22 @@ def test_the_same_at_the_same_time_is_computed_once_even_if_the_first_caller_lea
     assert asked == 1
 
 
+def test_who_is_in_a_hurry_does_not_wait_for_what_is_computed_at_low_priority(cache_of):
+    async def scenario():
+        engines = HeldEngines()
+        engines.gate.set()
+        cache, model = cache_of(engines), await engines.model("lamp")
+        patient, urgent = (within(5, priority) for priority in (wire.BATCH, wire.INTERACTIVE))
+        await asyncio.gather(*(cache.predict(model, "image/png", BRIGHT, terms) for terms in (patient, urgent)))
+        return [terms.priority for terms in engines.terms]
+
+    assert uvloop.run(scenario()) == [wire.BATCH, wire.INTERACTIVE]
+
+
 def test_a_deadline_that_passes_in_the_flight_is_told(cache_of):
     async def scenario():
         engines = HeldEngines()
-        await cache_of(engines).predict(await engines.model("lamp"), "image/png", BRIGHT, deadline_in(0.02))
+        await cache_of(engines).predict(await engines.model("lamp"), "image/png", BRIGHT, within(0.02))
 
     with pytest.raises(DeadlineExceeded):
         uvloop.run(scenario())

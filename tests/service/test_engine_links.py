@@ -3,109 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
-import uvloop
-from bedplate import wire
 from bedplate.errors import DeadlineExceeded, EngineBusy, EngineUnavailable, UnknownModel
-from bedplate.web.engines import EnginePool
-from bedplate.web.predictor import deadline_in
-from bedplate.wire import Frame, Type
+from bedplate.web.pool import EnginePool
+from bedplate.web.terms import within
+from bedplate.wire import Type
 
 from tests.service.lamp import description
-
-Answer = Callable[["Peer", Frame], Awaitable[None]]
-META = {"model": "lamp", "version": "1", "inputs": []}
-
-
-class Peer:
-    """An engine's end of one connection; `answer` decides what it does with a PREDICT."""
-
-    def __init__(self, answer: Answer):
-        self.answer = answer
-        self.seen: list[Frame] = []
-        self.models = [description()]
-        self.connections: set[asyncio.Task[None] | None] = set()
-        self.writer: asyncio.StreamWriter
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writer = writer
-        self.connections.add(asyncio.current_task())
-        frames = wire.FrameReader()
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                for frame in frames.feed(data):
-                    await self.take(frame)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    async def take(self, frame: Frame) -> None:
-        if frame.type is Type.DESCRIBE:
-            self.send(Frame(Type.DESCRIPTION, frame.id, {"models": self.models}))
-        else:
-            self.seen.append(frame)
-            if frame.type is Type.PREDICT:
-                await self.answer(self, frame)
-
-    def send(self, frame: Frame) -> None:
-        self.writer.writelines(wire.encode(frame))
-
-
-async def right(peer: Peer, frame: Frame) -> None:
-    peer.send(Frame(Type.RESULT, frame.id, {"echo": frame.meta["model"]}, frame.tensors))
-
-
-async def silence(peer: Peer, frame: Frame) -> None:
-    pass
-
-
-async def vanish(peer: Peer, frame: Frame) -> None:
-    peer.writer.transport.abort()
-
-
-async def vanish_in_the_middle(peer: Peer, frame: Frame) -> None:
-    whole = b"".join(bytes(piece) for piece in wire.encode(Frame(Type.RESULT, frame.id, {}, b"12345678")))
-    peer.writer.write(whole[:-3])
-    await peer.writer.drain()
-    peer.writer.close()
-
-
-async def garbage(peer: Peer, frame: Frame) -> None:
-    peer.writer.write(b"HTTP/1.1 200 OK\r\n\r\n" * 4)
-
-
-async def busy(peer: Peer, frame: Frame) -> None:
-    peer.send(Frame(Type.ERROR, frame.id, EngineBusy("full", value=64, limit=64, retry_after_s=3).to_meta()))
-
-
-async def draining(peer: Peer, frame: Frame) -> None:
-    peer.send(Frame(Type.ERROR, frame.id, {"code": "draining", "detail": "stopping"}))
-
-
-def run(tmp_path: Any, answers: list[Answer], check: Callable[[EnginePool, list[Peer]], Awaitable[None]]) -> None:
-    """Start one engine per answer, hand the pool to `check`, and close everything."""
-
-    async def main() -> None:
-        peers = [Peer(answer) for answer in answers]
-        paths = [tmp_path / f"cpu{n}.sock" for n in range(len(peers))]
-        pairs = zip(peers, paths, strict=True)
-        servers = [await asyncio.start_unix_server(peer.serve, path) for peer, path in pairs]
-        pool = EnginePool(paths)
-        try:
-            await asyncio.wait_for(check(pool, peers), 10)
-        finally:
-            pool.close()
-            for server in servers:
-                server.close()
-            await asyncio.gather(*(task for peer in peers for task in peer.connections if task), return_exceptions=True)
-
-    # The loop of production: its transports are of other classes than asyncio's.
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+from tests.service.scripted_engines import (
+    META,
+    busy_for,
+    draining,
+    garbage,
+    right,
+    run,
+    silence,
+    vanish,
+    vanish_in_the_middle,
+)
 
 
 def test_each_request_gets_its_own_answer(tmp_path):
@@ -116,7 +32,7 @@ def test_each_request_gets_its_own_answer(tmp_path):
 
     async def check(pool, peers):
         async def ask(n):
-            return await pool.predict(META, bytes([n]) * 8, deadline_in(5))
+            return await pool.predict(META, bytes([n]) * 8, within(5))
 
         answers = await asyncio.gather(*(ask(n) for n in range(20)))
         assert [answer.tensors for answer in answers] == [bytes([n]) * 8 for n in range(20)]
@@ -127,7 +43,7 @@ def test_each_request_gets_its_own_answer(tmp_path):
 @pytest.mark.parametrize("fault", [vanish, vanish_in_the_middle, garbage, draining])
 def test_a_request_whose_engine_is_lost_goes_to_another(tmp_path, fault):
     async def check(pool, peers):
-        answer = await pool.predict(META, b"12345678", deadline_in(5))
+        answer = await pool.predict(META, b"12345678", within(5))
         assert answer.tensors == b"12345678"
 
     run(tmp_path, [fault, right], check)
@@ -137,7 +53,7 @@ def test_a_request_whose_engine_is_lost_goes_to_another(tmp_path, fault):
 def test_with_no_engine_left_the_caller_is_told_to_retry(tmp_path, fault):
     async def check(pool, peers):
         with pytest.raises(EngineUnavailable) as caught:
-            await pool.predict(META, b"", deadline_in(5))
+            await pool.predict(META, b"", within(5))
         assert caught.value.retry_after_s > 0
 
     run(tmp_path, [fault, fault], check)
@@ -146,7 +62,7 @@ def test_with_no_engine_left_the_caller_is_told_to_retry(tmp_path, fault):
 def test_a_request_is_sent_twice_at_most(tmp_path):
     async def check(pool, peers):
         with pytest.raises(EngineUnavailable):
-            await pool.predict(META, b"", deadline_in(5))
+            await pool.predict(META, b"", within(5))
         assert sum(len(peer.seen) for peer in peers) == 2
 
     run(tmp_path, [vanish, vanish, vanish], check)
@@ -155,7 +71,7 @@ def test_a_request_is_sent_twice_at_most(tmp_path):
 def test_silence_ends_at_the_deadline_and_the_engine_may_forget(tmp_path):
     async def check(pool, peers):
         with pytest.raises(DeadlineExceeded):
-            await pool.predict(META, b"", deadline_in(0.1))
+            await pool.predict(META, b"", within(0.1))
         while [frame.type for frame in peers[0].seen] != [Type.PREDICT, Type.CANCEL]:
             await asyncio.sleep(0.01)
         assert peers[0].seen[0].id == peers[0].seen[1].id
@@ -166,11 +82,11 @@ def test_silence_ends_at_the_deadline_and_the_engine_may_forget(tmp_path):
 def test_a_late_answer_is_dropped(tmp_path):
     async def check(pool, peers):
         with pytest.raises(DeadlineExceeded):
-            await pool.predict(META, b"late", deadline_in(0.05))
+            await pool.predict(META, b"late", within(0.05))
         await right(peers[0], peers[0].seen[0])
         peers[0].answer = right
 
-        answer = await pool.predict(META, b"next", deadline_in(5))
+        answer = await pool.predict(META, b"next", within(5))
 
         assert answer.tensors == b"next"
 
@@ -180,19 +96,19 @@ def test_a_late_answer_is_dropped(tmp_path):
 def test_what_the_engine_refuses_is_the_callers_error(tmp_path):
     async def check(pool, peers):
         with pytest.raises(EngineBusy) as caught:
-            await pool.predict(META, b"", deadline_in(5))
+            await pool.predict(META, b"", within(5))
         assert (caught.value.limit, caught.value.retry_after_s) == (64, 3)
 
-    run(tmp_path, [busy], check)
+    run(tmp_path, [busy_for(3)], check)
 
 
 def test_an_engine_that_comes_back_is_used_again(tmp_path):
     async def check(pool, peers):
-        await pool.predict(META, b"", deadline_in(5))
+        await pool.predict(META, b"", within(5))
         peers[0].writer.transport.abort()
         await asyncio.sleep(0)
 
-        answer = await pool.predict(META, b"again", deadline_in(5))
+        answer = await pool.predict(META, b"again", within(5))
 
         assert answer.tensors == b"again"
 
@@ -202,7 +118,7 @@ def test_an_engine_that_comes_back_is_used_again(tmp_path):
 def test_the_least_busy_engine_is_asked(tmp_path):
     async def check(pool, peers):
         await pool.models()
-        waiting = [asyncio.create_task(pool.predict(META, b"", deadline_in(5))) for _ in range(10)]
+        waiting = [asyncio.create_task(pool.predict(META, b"", within(5))) for _ in range(10)]
         while sum(len(peer.seen) for peer in peers) < 10:
             await asyncio.sleep(0.01)
         assert [len(peer.seen) for peer in peers] == [5, 5]
@@ -221,7 +137,7 @@ def test_an_engine_that_accepts_and_stays_silent_holds_up_nobody(tmp_path):
         peers[0].take = describe_nothing
         started = asyncio.get_running_loop().time()
 
-        answers = await asyncio.gather(*(pool.predict(META, bytes([n]), deadline_in(1)) for n in range(8)))
+        answers = await asyncio.gather(*(pool.predict(META, bytes([n]), within(1)) for n in range(8)))
 
         assert [answer.tensors for answer in answers] == [bytes([n]) for n in range(8)]
         assert asyncio.get_running_loop().time() - started < 1
@@ -244,7 +160,7 @@ def test_a_request_goes_only_to_an_engine_that_serves_its_version(tmp_path):
         peers[0].models = [description(version="2")]
         await pool.models()
 
-        await asyncio.gather(*(pool.predict(META, b"", deadline_in(5)) for _ in range(6)))
+        await asyncio.gather(*(pool.predict(META, b"", within(5)) for _ in range(6)))
 
         assert [len(peer.seen) for peer in peers] == [0, 6]
 
@@ -256,7 +172,7 @@ def test_a_request_that_is_too_late_is_not_sent(tmp_path):
         await pool.models()
 
         with pytest.raises(DeadlineExceeded):
-            await pool.predict(META, b"", deadline_in(-0.001))
+            await pool.predict(META, b"", within(-0.001))
 
         assert peers[0].seen == []
 
@@ -272,7 +188,7 @@ def test_an_engine_that_does_not_read_is_spared_and_then_busy(tmp_path):
         refusals = []
         for _ in range(8):
             try:
-                await pool.predict(META, big, deadline_in(0.1))
+                await pool.predict(META, big, within(0.1))
             except (DeadlineExceeded, EngineBusy) as refusal:
                 refusals.append(type(refusal))
 

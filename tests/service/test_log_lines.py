@@ -45,6 +45,7 @@ def test_a_prediction_is_one_line_of_the_performance_stream(client, lines):
     [line] = of_stream(lines(), "performance")
     assert line.pop("total_ms") > 0
     assert line.pop("time")
+    assert line.pop("decode_ms") > 0
     assert line == {
         "level": "info",
         "stream": "performance",
@@ -57,6 +58,7 @@ def test_a_prediction_is_one_line_of_the_performance_stream(client, lines):
         "problem": None,
         "items": 1,
         "queue_ms": 0.001,
+        "batch_ms": 0.003,
         "compute_ms": 0.002,
         "cache": "miss",
         "bytes_in": len(BRIGHT),

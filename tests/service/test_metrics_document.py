@@ -40,7 +40,7 @@ def busy_web():
     metrics = WebMetrics()
     metrics.request("predict", 200, 0.01)
     metrics.prediction(lamp, ["dark"], 0.01)
-    metrics.inference(lamp, 0.001, 0.002)
+    metrics.inference(lamp, dict.fromkeys(["queue", "decode", "batch", "compute"], 1000))
     metrics.cache_lookup("miss")
     metrics.cache_error("timeout")
     metrics.cache_available(lambda: 1)

@@ -13,8 +13,9 @@ import redis
 import uvloop
 from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
-from bedplate.web.predictor import Predictor, deadline_in
+from bedplate.web.predictor import Predictor
 from bedplate.web.shared_cache import MAX_VALUE_BYTES, PREFIX, SharedCache, _unpack
+from bedplate.web.terms import within
 
 from tests.service.lamp import FakeEngines, png_of
 from tests.service.redis_tools import PASSWORD, PrivateRedis, Proxy
@@ -53,7 +54,7 @@ class Bench:
             body = picture(self._asked)
         model = await self.engines.model("lamp")
         began = time.perf_counter()
-        answer = await self.cache.predict(model, "image/png", body, deadline_in(5))
+        answer = await self.cache.predict(model, "image/png", body, within(5))
         took_s = time.perf_counter() - began
         assert answer.prediction.predictions[0]["label"] == "bright"
         return took_s

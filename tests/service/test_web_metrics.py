@@ -1,14 +1,18 @@
 """What a web counts, asked as Prometheus would ask."""
 
 import asyncio
+import contextlib
 
 import falcon.testing
 import pytest
 from bedplate.bundle import Bundle
 from bedplate.errors import EngineBusy
+from bedplate.web import body
+from bedplate.web.body import Limits
 from bedplate.web.cache import Answer
 from bedplate.web.observer import ObservedApp, observation, route_of
-from bedplate.web.predictor import Prediction
+from bedplate.web.predictor import Prediction, Predictor
+from bedplate.web.terms import within
 
 from tests.service.lamp import description, png_of
 
@@ -33,6 +37,8 @@ def test_a_prediction_is_counted_by_label_and_timed_in_its_parts(client, value):
     assert 0 < value("bedplate_prediction_seconds_sum", **LAMP) < 5
     assert value("bedplate_prediction_queue_seconds_sum", **LAMP) == pytest.approx(1e-6)
     assert value("bedplate_prediction_compute_seconds_sum", **LAMP) == pytest.approx(2e-6)
+    assert value("bedplate_prediction_batch_seconds_sum", **LAMP) == pytest.approx(3e-6)
+    assert 0 < value("bedplate_prediction_decode_seconds_sum", **LAMP) < 5
 
 
 def test_every_item_of_a_request_is_a_prediction(client, value):
@@ -83,6 +89,7 @@ def test_a_model_of_many_labels_is_counted_as_a_whole(metrics, value, labels, sh
     ("path", "route"),
     [
         ("/v1/models/lamp/predict", "predict"),
+        ("/v1/models/lamp/versions/fast/predict", "predict"),
         ("/v1/models/../predict", "predict"),
         ("/v1/models", "models"),
         ("/ping", "health"),
@@ -145,6 +152,51 @@ def test_a_client_that_leaves_is_counted_and_no_longer_in_flight(client, engines
     assert during == 1
     assert value("bedplate_requests_in_flight") == 0
     assert value("bedplate_requests_total", route="predict", status="499") == 1
+    assert value("bedplate_cancelled_total", stage="engine") == 1
+
+
+def given_up(metrics, engines, until, timeout_s):
+    """Ask for a prediction that takes for ever, and leave when it has come as far as `until` says."""
+
+    async def scenario():
+        asked = asyncio.Event()
+
+        async def never(*_):
+            asked.set()
+            await asyncio.Event().wait()
+
+        engines.predict = never
+        predictor = Predictor(engines, Limits(1 << 20, 1_000_000, 64), metrics.cancelled)
+        terms = within(timeout_s)
+        # A large picture waits for its turn to be decoded.
+        async with body._one_large_decode if until == "decode" else contextlib.nullcontext():
+            picture = png_of([[255] * 400] * 400)
+            request = asyncio.create_task(predictor.predict(await engines.model("lamp"), "image/png", picture, terms))
+            await (asyncio.sleep(0) if until == "decode" else asked.wait())
+            while until == "deadline" and terms.left_s > 0:
+                await asyncio.sleep(0.001)
+            request.cancel()
+            await asyncio.wait([request])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("until", "timeout_s", "counted"), [("decode", 5, [1, 0]), ("engine", 5, [0, 1]), ("deadline", 0.3, [0, 0])]
+)
+def test_what_nobody_waits_for_any_more_is_counted_by_where_it_was(metrics, engines, value, until, timeout_s, counted):
+    given_up(metrics, engines, until, timeout_s)
+
+    assert [value("bedplate_cancelled_total", stage=stage) for stage in ("decode", "engine")] == counted
+
+
+@pytest.mark.parametrize("reason", ["lost", "draining", "busy", "stale"])
+def test_second_attempts_are_told_as_zero_before_there_is_one(metrics, value, reason):
+    before = value("bedplate_engine_retries_total", reason=reason)
+
+    metrics.engine_retry(reason)
+
+    assert (before, value("bedplate_engine_retries_total", reason=reason)) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,36 @@ def test_only_predictions_take_large_bodies(nginx_conf):
     assert re.findall(r"client_max_body_size (\d+);", nginx_conf()) == ["65536", "52428800"]
 
 
+@pytest.mark.parametrize(
+    ("path", "is_prediction"),
+    [
+        ("/v1/models/digits/predict", True),
+        ("/v1/models/digits/versions/2.1/predict", True),
+        ("/v1/models/digits/versions/fast/predict", True),
+        ("/v1/models/digits/other/fast/predict", False),
+        ("/v1/models/digits/versions/predict", False),
+        ("/v1/models/digits/versions/a/b/predict", False),
+        ("/v1/models", False),
+    ],
+)
+def test_a_prediction_is_known_by_its_path(nginx_conf, path, is_prediction):
+    text = nginx_conf()
+
+    (location,) = re.findall(r"location ~ (\^/v1/models/\S+) {", text)
+    (limit,) = re.findall(r"~(\^/v1/models/\S+) 52428800;", text)
+
+    assert [bool(re.search(pattern, path)) for pattern in (location, limit)] == [is_prediction] * 2
+
+
+@pytest.mark.parametrize(("instances", "tries"), [((1, 1), 2), ((2, 2), 3), ((1, 4), 5)])
+def test_a_request_outlives_all_front_ends_of_one_host(nginx_conf, instances, tries):
+    hosts = {f"gpu{n}": {"private_address": "x", "bedplate_web_instances": count} for n, count in enumerate(instances)}
+
+    text = nginx_conf(hostvars=hosts, groups={"gpu": list(hosts)})
+
+    assert re.findall(r"proxy_next_upstream_tries (.*);", text) == [str(tries)]
+
+
 def test_limits_are_written_as_declared(nginx_conf):
     limits = {"nginx_rate_limit_per_s": 7, "nginx_rate_burst": 3, "nginx_connections_per_address": 5}
 

@@ -36,6 +36,8 @@ class EngineMetrics:
         )
         for stage in ("queue", "device"):
             self._cancelled.labels(stage)
+        for reason in ("engine-busy", "deadline-exceeded", "draining"):
+            self._rejected.labels(reason)
         self._queue_depth = Gauge("bedplate_queue_depth", "Requests that wait for the device", registry=self.registry)
         self._queue_limit = Gauge("bedplate_queue_limit", "Requests that may wait", registry=self.registry)
         self._model_info = Gauge(

@@ -14,10 +14,10 @@ from bedplate.web import problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
 from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
-from bedplate.web.engines import EnginePool
 from bedplate.web.lifespan import Lifespan
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import ObservedApp, observation
+from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
 from bedplate.web.settings import WebSettings
@@ -53,7 +53,7 @@ def create_app(
         cache_password: of Redis, where settings.cache_socket is set.
     """
     limits = Limits(settings.max_body_bytes, settings.max_pixels, settings.max_items)
-    predictor = Predictor(engines, limits)
+    predictor = Predictor(engines, limits, metrics.cancelled)
     probe = ReadinessProbe(engines, predictor)
     shared = _shared_cache(settings, cache_password, metrics)
     cache = ResponseCache(
@@ -77,7 +77,11 @@ def create_app(
     app.add_route("/health/ready", resources.Ready(probe))
     app.add_route("/health/detailed", resources.Detailed(probe))
     app.add_route("/v1/models", resources.Models(engines))
-    app.add_route("/v1/models/{name}/predict", resources.Predict(engines, cache, limits, settings.request_timeout_s))
+    predict = resources.Predict(
+        engines, cache, limits, settings.request_timeout_s, lambda: metrics.engine_retry("stale")
+    )
+    app.add_route("/v1/models/{name}/predict", predict)
+    app.add_route("/v1/models/{name}/versions/{version}/predict", predict)
     return app
 
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -72,8 +73,17 @@ async def read_body(req: Request, limits: Limits) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def parse_items(content_type: str, body: bytes, model: Bundle, limits: Limits) -> Items:
+async def parse_items(
+    content_type: str,
+    body: bytes,
+    model: Bundle,
+    limits: Limits,
+    require_time: Callable[[], None] = lambda: None,
+) -> Items:
     """Turn `body` into items of the model's input, by its declared type; pictures are known by content.
+
+    Args:
+        require_time: asked after each wait; it raises when nobody needs the items any more.
 
     Returns: (items, *shape) in the input's dtype; all items have one shape.
 
@@ -85,9 +95,10 @@ async def parse_items(content_type: str, body: bytes, model: Bundle, limits: Lim
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
     if kind.startswith("image/"):
-        return await _decode_images([body], spec, limits)
+        return await _decode_images([body], spec, limits, require_time)
     if kind == "multipart/form-data":
-        return await _decode_images(_parts(body, options.get("boundary", ""), limits), spec, limits)
+        files = _parts(body, options.get("boundary", ""), limits)
+        return await _decode_images(files, spec, limits, require_time)
     if kind == "application/octet-stream":
         return _check(_from_raw(body, spec, options.get("shape")), model, limits)
     if kind == "application/json":
@@ -96,7 +107,7 @@ async def parse_items(content_type: str, body: bytes, model: Bundle, limits: Lim
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
 
-async def _decode_images(files: list[bytes], spec: Tensor, limits: Limits) -> Items:
+async def _decode_images(files: list[bytes], spec: Tensor, limits: Limits, require_time: Callable[[], None]) -> Items:
     if spec.image is None:
         raise UnsupportedMediaType("this model does not take pictures", next_step="send a tensor or JSON")
     _check_count(len(files), limits)
@@ -107,6 +118,7 @@ async def _decode_images(files: list[bytes], spec: Tensor, limits: Limits) -> It
         pixels_left -= image.width * image.height
         if image.width * image.height > _INLINE_PIXELS:
             async with _one_large_decode:
+                require_time()
                 tensors.append(await asyncio.to_thread(to_tensor, image, spec.image))
         else:
             tensors.append(to_tensor(image, spec.image))

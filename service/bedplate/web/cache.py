@@ -17,14 +17,13 @@ from typing import Any, NoReturn
 
 import falcon
 
-from bedplate import wire
 from bedplate.bundle import Bundle
-from bedplate.errors import DeadlineExceeded
 from bedplate.web.body import Limits
 from bedplate.web.flights import Flights
 from bedplate.web.memory_cache import MemoryCache
 from bedplate.web.predictor import Prediction, Predictor
 from bedplate.web.shared_cache import SharedCache
+from bedplate.web.terms import Terms, too_late
 
 # Hashing more than this would hold up the other requests of the process for more than about a millisecond.
 _INLINE_BYTES = 1 << 20
@@ -97,7 +96,7 @@ class ResponseCache:
         return self._shared is None or self._shared.available
 
     async def predict(
-        self, model: Bundle, content_type: str, body: bytes, deadline_ns: int, cache_control: str = ""
+        self, model: Bundle, content_type: str, body: bytes, terms: Terms, cache_control: str = ""
     ) -> Answer:
         """As Predictor.predict, answered from the cache where that can be.
 
@@ -105,10 +104,10 @@ class ResponseCache:
             ServiceError: see errors.py.
         """
         if not self._ttl_s:
-            return Answer(await self._predictor.predict(model, content_type, body, deadline_ns), "off")
+            return Answer(await self._predictor.predict(model, content_type, body, terms), "off")
         if _BYPASS & {directive.strip().lower() for directive in cache_control.split(",")}:
             self._on_lookup("bypass")
-            return Answer(await self._predictor.predict(model, content_type, body, deadline_ns), "bypass")
+            return Answer(await self._predictor.predict(model, content_type, body, terms), "bypass")
         key = await self._key(model, content_type, body)
         if text := self._memory.get(key):
             self._on_lookup("memory")
@@ -117,12 +116,13 @@ class ResponseCache:
         lookup, collapsed = "miss", False
         try:
             (prediction, lookup), collapsed = await self._flights.join(
-                key,
-                lambda: self._look_further(key, model, content_type, body, deadline_ns),
-                (deadline_ns - wire.now_ns()) / 1e9,
+                # Who is in a hurry does not wait for what an engine does when it has time.
+                f"{key}:{terms.priority}",
+                lambda: self._look_further(key, model, content_type, body, terms),
+                terms.left_s,
             )
         except asyncio.TimeoutError:
-            raise DeadlineExceeded("no answer within the deadline", next_step="send less, or later") from None
+            raise too_late() from None
         finally:
             self._on_lookup(lookup)
         return Answer(prediction, lookup, collapsed)
@@ -140,13 +140,13 @@ class ResponseCache:
         return digest.hexdigest()
 
     async def _look_further(
-        self, key: str, model: Bundle, content_type: str, body: bytes, deadline_ns: int
+        self, key: str, model: Bundle, content_type: str, body: bytes, terms: Terms
     ) -> tuple[Prediction, str]:
         """From Redis where that is worth the way, else from an engine."""
         shared = self._shared if self._is_worth_sharing(model) else None
         if shared and (prediction := await self._from(shared, key, model)):
             return prediction, "shared"
-        prediction = await self._predictor.predict(model, content_type, body, deadline_ns)
+        prediction = await self._predictor.predict(model, content_type, body, terms)
         self._learn(prediction)
         # An engine may have loaded other content under the same version since it was described.
         if prediction.digest == model.digest:

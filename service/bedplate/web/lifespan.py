@@ -13,7 +13,7 @@ from typing import Any
 
 from bedplate.exposition import Exposition
 from bedplate.notify import notify, watchdog_interval_s
-from bedplate.web.engines import EnginePool
+from bedplate.web.pool import EnginePool
 
 _log = logging.getLogger("bedplate.web")
 

@@ -14,8 +14,8 @@ from bedplate import log, settings
 from bedplate.settings import SettingsError
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
-from bedplate.web.engines import EnginePool
 from bedplate.web.metrics import WebMetrics
+from bedplate.web.pool import EnginePool
 from bedplate.web.settings import WebSettings
 
 _INSTANCE = re.compile(r"[0-9]{1,3}", re.ASCII)
@@ -65,11 +65,12 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load(self) -> Any:
         """Runs in the worker, so sockets to engines belong to the process that uses them."""
+        metrics = WebMetrics()
         return create_app(
             self._web,
-            EnginePool(self._web.engines),
+            EnginePool(self._web.engines, metrics.engine_retry),
             self._keys,
-            WebMetrics(),
+            metrics,
             self._metrics_socket,
             self._notify_address,
             self._cache_password,

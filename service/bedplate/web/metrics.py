@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -17,6 +17,12 @@ _PART_S = (0.0001, 0.00025, 0.0005, *_WHOLE_S)
 # A model with more labels is counted as a whole: each label is a series in Prometheus.
 _MAX_LABELS = 100
 _BY_VERSION = ["model", "version"]
+_PARTS = {
+    "decode": "From the body to items",
+    "queue": "Waiting for the device",
+    "batch": "Assembling and copying the batch",
+    "compute": "The batch on the device",
+}
 # Shown as 0 from the start, so that the first failure is an increase.
 _FAILURES = (500, 503, 504)
 
@@ -37,12 +43,10 @@ class WebMetrics:
         self._total_s = self._histogram(
             "bedplate_prediction_seconds", "Whole requests that gave predictions", _BY_VERSION, _WHOLE_S
         )
-        self._queue_s = self._histogram(
-            "bedplate_prediction_queue_seconds", "Waiting for the device", _BY_VERSION, _PART_S
-        )
-        self._compute_s = self._histogram(
-            "bedplate_prediction_compute_seconds", "The batch on the device", _BY_VERSION, _PART_S
-        )
+        self._parts_s = {
+            part: self._histogram(f"bedplate_prediction_{part}_seconds", help_, _BY_VERSION, _PART_S)
+            for part, help_ in _PARTS.items()
+        }
         self._errors = Counter("bedplate_errors", "Errors answered, by their code", ["type"], registry=self.registry)
         self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         for status in _FAILURES:
@@ -56,6 +60,16 @@ class WebMetrics:
         self._cache_errors = Counter(
             "bedplate_cache_errors", "Failures of the shared cache", ["kind"], registry=self.registry
         )
+        self._retries = Counter(
+            "bedplate_engine_retries", "Second attempts at an engine", ["reason"], registry=self.registry
+        )
+        self._cancelled = Counter(
+            "bedplate_cancelled", "Predictions that nobody waited for any more", ["stage"], registry=self.registry
+        )
+        for reason in ("lost", "draining", "busy", "stale"):
+            self._retries.labels(reason)
+        for stage in ("decode", "engine"):
+            self._cancelled.labels(stage)
         self._models: dict[str, _OfVersion] = {}  # by the digest of the bundle
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -81,11 +95,19 @@ class WebMetrics:
         for label in labels:
             of_version.count(label)
 
-    def inference(self, model: Bundle, queue_s: float, compute_s: float) -> None:
-        """What an engine had to do for it; a cached answer has none of this."""
+    def inference(self, model: Bundle, parts_ns: Mapping[str, int]) -> None:
+        """What was done for it, by part; a cached answer has none of this."""
         of_version = self._of(model)
-        of_version.queue_s.observe(queue_s)
-        of_version.compute_s.observe(compute_s)
+        for part, part_ns in parts_ns.items():
+            of_version.parts_s[part].observe(part_ns / 1e9)
+
+    def engine_retry(self, reason: str) -> None:
+        """lost, draining, busy or stale."""
+        self._retries.labels(reason).inc()
+
+    def cancelled(self, stage: str) -> None:
+        """decode or engine."""
+        self._cancelled.labels(stage).inc()
 
     def error(self, code: str) -> None:
         self._errors.labels(code).inc()
@@ -108,7 +130,7 @@ class WebMetrics:
     def _of(self, model: Bundle) -> _OfVersion:
         found = self._models.get(model.digest)
         if found is None:
-            found = _OfVersion(self._predictions, self._total_s, self._queue_s, self._compute_s, model)
+            found = _OfVersion(self._predictions, self._total_s, self._parts_s, model)
             self._models[model.digest] = found
         return found
 
@@ -116,13 +138,10 @@ class WebMetrics:
 class _OfVersion:
     """The series of one version of a model, looked up once: finding a series costs more than counting in it."""
 
-    def __init__(
-        self, predictions: Counter, total_s: Histogram, queue_s: Histogram, compute_s: Histogram, model: Bundle
-    ):
+    def __init__(self, predictions: Counter, total_s: Histogram, parts_s: Mapping[str, Histogram], model: Bundle):
         version = (model.name, model.version)
         self.total_s = total_s.labels(*version)
-        self.queue_s = queue_s.labels(*version)
-        self.compute_s = compute_s.labels(*version)
+        self.parts_s = {part: histogram.labels(*version) for part, histogram in parts_s.items()}
         shown = model.labels if len(model.labels) <= _MAX_LABELS else ()
         self._by_label = {label: predictions.labels(*version, label) for label in shown}
         self._any_label = None if shown else predictions.labels(*version, "*")

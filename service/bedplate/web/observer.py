@@ -77,7 +77,7 @@ class ObservedApp(App[Request, Response]):
             found = seen.answer.prediction
             self._metrics.prediction(seen.model, [item["label"] for item in found.predictions], seconds)
             if seen.answer.was_computed:
-                self._metrics.inference(seen.model, found.queue_ns / 1e9, found.compute_ns / 1e9)
+                self._metrics.inference(seen.model, found.parts_ns)
         _performance.info("prediction", extra=_line(seen, seen.model, seconds))
 
 
@@ -104,8 +104,7 @@ def _line(seen: Observation, model: Bundle, seconds: float) -> dict[str, Any]:
         found = seen.answer.prediction
         line |= {
             "items": len(found.predictions),
-            "queue_ms": round(found.queue_ns / 1e6, 3),
-            "compute_ms": round(found.compute_ns / 1e6, 3),
+            **{f"{name}_ms": round(part_ns / 1e6, 3) for name, part_ns in found.parts_ns.items()},
             "cache": seen.answer.lookup,
         }
     return line

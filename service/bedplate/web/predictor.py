@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bedplate import wire
 from bedplate.bundle import Bundle
+from bedplate.errors import Internal
 from bedplate.web.body import Items, Limits, parse_items
-from bedplate.web.engines import EnginePool
+from bedplate.web.pool import EnginePool
+from bedplate.web.terms import Terms, ran_out
+from bedplate.wire import Frame, now_ns
+
+_log = logging.getLogger("bedplate.web")
 
 # Scores in an answer, best first; a classifier of a thousand labels need not send them all.
 _MAX_SCORES = 10
@@ -25,49 +32,84 @@ class Prediction:
     predictions: list[dict[str, Any]]
     queue_ns: int
     compute_ns: int
+    decode_ns: int = 0
+    batch_ns: int = 0
+
+    @property
+    def parts_ns(self) -> dict[str, int]:
+        """What it took, by part; zeros for an answer that was kept."""
+        return {"queue": self.queue_ns, "decode": self.decode_ns, "batch": self.batch_ns, "compute": self.compute_ns}
 
 
 class Predictor:
-    def __init__(self, engines: EnginePool, limits: Limits):
+    """Stands before the engines.
+
+    Args:
+        on_cancelled: told at which stage, decode or engine, a prediction was that nobody waits for any more.
+    """
+
+    def __init__(self, engines: EnginePool, limits: Limits, on_cancelled: Callable[[str], None] = lambda stage: None):
         self._engines = engines
         self._limits = limits
+        self._on_cancelled = on_cancelled
 
-    async def predict(self, model: Bundle, content_type: str, body: bytes, deadline_ns: int) -> Prediction:
+    async def predict(self, model: Bundle, content_type: str, body: bytes, terms: Terms) -> Prediction:
         """Parse `body`, ask an engine, name the classes.
 
         Raises:
             ServiceError: see errors.py.
         """
-        items = await parse_items(content_type, body, model, self._limits)
-        return await self._infer(model, items, deadline_ns)
+        stage = "decode"
+        try:
+            terms.require_time()
+            started_ns = now_ns()
+            items = await parse_items(content_type, body, model, self._limits, terms.require_time)
+            decode_ns = now_ns() - started_ns
+            stage = "engine"
+            return _prediction(await self._infer(model, items, terms), model, decode_ns)
+        except asyncio.CancelledError:
+            # By whoever waited for it; at its deadline it is late, and told as that.
+            if not ran_out(terms.deadline_ns, now_ns()):
+                self._on_cancelled(stage)
+            raise
 
-    async def canary(self, model: Bundle, deadline_ns: int) -> bool:
+    async def canary(self, model: Bundle, terms: Terms) -> bool:
         """True if the bundle's own example gets its known label, through everything a request goes through.
 
         Raises:
             ServiceError: no answer at all.
         """
-        result = await self.predict(model, model.canary.content_type, model.canary.content, deadline_ns)
+        result = await self.predict(model, model.canary.content_type, model.canary.content, terms)
         return bool(result.predictions[0]["label"] == model.canary.label)
 
-    async def _infer(self, model: Bundle, items: Items, deadline_ns: int) -> Prediction:
+    async def _infer(self, model: Bundle, items: Items, terms: Terms) -> Frame:
         spec = model.input
         meta = {
             "model": model.name,
             "version": model.version,
             "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(items.shape)}],
         }
-        answer = await self._engines.predict(meta, np.ascontiguousarray(items).data.cast("B"), deadline_ns)
-        output = answer.meta["outputs"][0]
-        logits = np.frombuffer(answer.tensors, np.dtype(output["dtype"]).newbyteorder("<")).reshape(output["shape"])
-        return Prediction(
-            model=answer.meta["model"],
-            version=answer.meta["version"],
-            digest=answer.meta["digest"],
-            predictions=name_classes(logits, model),
-            queue_ns=answer.meta["queue_ns"],
-            compute_ns=answer.meta["compute_ns"],
-        )
+        return await self._engines.predict(meta, np.ascontiguousarray(items).data.cast("B"), terms)
+
+
+def _prediction(answer: Frame, model: Bundle, decode_ns: int) -> Prediction:
+    found = (answer.meta["model"], answer.meta["version"])
+    if found != (model.name, model.version):
+        # The labels of one version must never name the classes of another.
+        _log.error("an engine answered for %s, asked for %s", found, (model.name, model.version))
+        raise Internal("the engine answered for another model")
+    output = answer.meta["outputs"][0]
+    logits = np.frombuffer(answer.tensors, np.dtype(output["dtype"]).newbyteorder("<")).reshape(output["shape"])
+    return Prediction(
+        model=model.name,
+        version=model.version,
+        digest=answer.meta["digest"],
+        predictions=name_classes(logits, model),
+        queue_ns=answer.meta["queue_ns"],
+        compute_ns=answer.meta["compute_ns"],
+        decode_ns=decode_ns,
+        batch_ns=answer.meta.get("batch_ns", 0),
+    )
 
 
 def name_classes(logits: npt.NDArray[Any], model: Bundle) -> list[dict[str, Any]]:
@@ -95,8 +137,3 @@ def _none(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 _ACTIVATIONS = {"softmax": _softmax, "sigmoid": _sigmoid, "none": _none}
-
-
-def deadline_in(timeout_s: float) -> int:
-    """The absolute deadline, as frames carry it."""
-    return wire.now_ns() + int(timeout_s * 1e9)

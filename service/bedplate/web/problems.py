@@ -19,6 +19,8 @@ STATUS: dict[type[ServiceError], int] = {
     errors.EmptyBody: 400,
     errors.MalformedJson: 400,
     errors.MalformedMultipart: 400,
+    errors.InvalidTimeout: 400,
+    errors.InvalidPriority: 400,
     errors.MissingCredential: 401,
     errors.WrongCredential: 401,
     errors.UnknownModel: 404,

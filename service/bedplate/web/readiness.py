@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass, field
 
 from bedplate.errors import ServiceError
-from bedplate.web.engines import EnginePool
-from bedplate.web.predictor import Predictor, deadline_in
+from bedplate.web.pool import EnginePool
+from bedplate.web.predictor import Predictor
+from bedplate.web.terms import within
 
 # The route is public: many askers must not become many predictions.
 _REMEMBER_S = 1.0
@@ -47,7 +48,7 @@ class ReadinessProbe:
         for model in models.values():
             started = time.monotonic()
             try:
-                right[model.name] = await self._predictor.canary(model, deadline_in(_CANARY_TIMEOUT_S))
+                right[model.name] = await self._predictor.canary(model, within(_CANARY_TIMEOUT_S))
             except ServiceError:
                 right[model.name] = False
             latency_ms[model.name] = round((time.monotonic() - started) * 1e3, 3)

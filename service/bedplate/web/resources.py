@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import resource
+from collections.abc import Callable
 from typing import Any
 
 from falcon.asgi import Request, Response
 
 from bedplate import __version__
 from bedplate.bundle import Bundle
+from bedplate.errors import UnknownModel
 from bedplate.web.body import Limits, read_body
-from bedplate.web.cache import ResponseCache
-from bedplate.web.engines import RETRY_AFTER_S, EnginePool
+from bedplate.web.cache import Answer, ResponseCache
 from bedplate.web.observer import observation
-from bedplate.web.predictor import deadline_in
+from bedplate.web.pool import RETRY_AFTER_S, EnginePool
+from bedplate.web.predictor import Prediction
 from bedplate.web.readiness import ReadinessProbe
+from bedplate.web.served import Served
+from bedplate.web.terms import Terms, terms_of
 
 
 class Ping:
@@ -75,47 +79,73 @@ class Models:
         self._engines = engines
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        models = await self._engines.models()
-        _json(resp, {"models": [_describe(models[name]) for name in sorted(models)]})
+        defaults = await self._engines.models()
+        served = await self._engines.served()
+        _json(resp, {"models": [_describe(defaults[name], served) for name in sorted(defaults)]})
 
 
 class Predict:
-    def __init__(self, engines: EnginePool, cache: ResponseCache, limits: Limits, timeout_s: float):
+    """With a version or an alias in its path, or without: then the default answers.
+
+    Args:
+        timeout_s: where the client allows no less.
+        on_stale: told that a version was gone by the time its engine was asked, and that another is asked instead.
+    """
+
+    def __init__(
+        self,
+        engines: EnginePool,
+        cache: ResponseCache,
+        limits: Limits,
+        timeout_s: float,
+        on_stale: Callable[[], None] = lambda: None,
+    ):
         self._engines = engines
         self._cache = cache
         self._limits = limits
         self._timeout_s = timeout_s
+        self._on_stale = on_stale
 
-    async def on_post(self, req: Request, resp: Response, name: str) -> None:
-        deadline_ns = deadline_in(self._timeout_s)
+    async def on_post(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
+        terms = terms_of(req, self._timeout_s)
         seen = observation(req)
-        seen.model = model = await self._engines.model(name)
+        seen.model = await self._engines.model(name, version)
         body = await read_body(req, self._limits)
         seen.body_bytes = len(body)
-        seen.answer = answer = await self._cache.predict(
-            model, req.content_type or "", body, deadline_ns, req.get_header("Cache-Control") or ""
-        )
-        result = answer.prediction
-        _json(
-            resp,
-            {
-                "model": result.model,
-                "version": result.version,
-                "predictions": result.predictions,
-                "request_id": req.context.request_id,
-            },
-        )
-        resp.set_header(
-            "Server-Timing", f"queue;dur={result.queue_ns / 1e6:.3f}, compute;dur={result.compute_ns / 1e6:.3f}"
-        )
+        try:
+            answer = await self._answer(req, seen.model, body, terms)
+        except UnknownModel:
+            if version == seen.model.version:
+                raise
+            # An alias, or the default, means another version by now.
+            seen.model = await self._engines.model(name, version)
+            self._on_stale()
+            answer = await self._answer(req, seen.model, body, terms)
+        seen.answer = answer
+        _json(resp, {**_document(answer.prediction), "request_id": req.context.request_id})
+        resp.set_header("Server-Timing", _server_timing(answer.prediction))
         if answer.cache_status:
             resp.set_header("Cache-Status", answer.cache_status)
 
+    async def _answer(self, req: Request, model: Bundle, body: bytes, terms: Terms) -> Answer:
+        cache_control = req.get_header("Cache-Control") or ""
+        return await self._cache.predict(model, req.content_type or "", body, terms, cache_control)
 
-def _describe(model: Bundle) -> dict[str, Any]:
+
+def _document(found: Prediction) -> dict[str, Any]:
+    return {"model": found.model, "version": found.version, "predictions": found.predictions}
+
+
+def _server_timing(found: Prediction) -> str:
+    return ", ".join(f"{name};dur={part_ns / 1e6:.3f}" for name, part_ns in found.parts_ns.items())
+
+
+def _describe(model: Bundle, served: Served) -> dict[str, Any]:
     return {
         "name": model.name,
         "version": model.version,
+        "versions": served.versions(model.name),
+        "aliases": dict(served.aliases.get(model.name, {})),
         "task": model.task,
         "description": model.description,
         "inputs": [{"name": model.input.name, "dtype": model.input.dtype, "shape": model.input.document}],

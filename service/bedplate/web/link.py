@@ -1,0 +1,140 @@
+"""One connection to one engine: requests told apart by their id, each answered once, or ended by its deadline.
+
+What comes back too late, or twice, is dropped, because its id is forgotten; ids are never used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from bedplate import wire
+from bedplate.bundle import BundleError
+from bedplate.web.terms import Terms, ran_out
+from bedplate.wire import Frame, Type
+
+_log = logging.getLogger("bedplate.web.engines")
+
+# Bytes that may wait for an engine that does not read. Past it requests go elsewhere, or are refused.
+_UNSENT_BYTES = 64 << 20
+
+
+class EngineLost(Exception):
+    """The connection ended before the answer."""
+
+
+class EngineLink(asyncio.Protocol):
+    """Made again by Engine when it is lost.
+
+    Args:
+        on_description: told what each DESCRIPTION says, asked for or not, in the order they come; a BundleError of it
+            ends the connection.
+    """
+
+    def __init__(self, on_description: Callable[[dict[str, Any]], None], clock: Callable[[], int] = wire.now_ns):
+        self.outstanding: dict[int, asyncio.Future[Frame]] = {}
+        self.lost = False
+        self.congested = False
+        # A deadline passed and nothing at all had come since its request was sent: maybe the process is stopped. Then
+        # it must not look idle because what it was asked has been cancelled. Anything that comes ends this.
+        self.silent = False
+        self._frames = 0  # received
+        self._on_description = on_description
+        self._clock = clock
+        self._reader = wire.FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._ids = itertools.count(1)
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._reader.feed(data):
+                self._take(frame)
+        except (wire.FrameError, BundleError) as error:
+            _log.error("engine broke the protocol: %s", error)
+            self.close()
+
+    def _take(self, frame: Frame) -> None:
+        self._frames += 1
+        self.silent = False
+        if frame.type is Type.DESCRIPTION:
+            self._on_description(frame.meta)
+        waiting = self.outstanding.pop(frame.id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(frame)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        for waiting in self.outstanding.values():
+            if not waiting.done():
+                waiting.set_exception(EngineLost())
+        self.outstanding.clear()
+
+    async def ask(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms) -> Frame:
+        """Send one frame and wait for its answer.
+
+        Raises:
+            EngineLost: the connection ended first.
+            asyncio.TimeoutError: the deadline passed; the engine is told to forget the request.
+        """
+        if self._transport is None or self.lost:
+            raise EngineLost
+        now_ns = self._clock()
+        if terms.engine_deadline_ns <= now_ns:
+            raise asyncio.TimeoutError
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[Frame] = loop.create_future()
+        frames_before = self._frames
+        request_id = self._send(kind, meta, tensors, terms)
+        self.outstanding[request_id] = waiting
+        # Not wait_for: it would cost a task, and on Python 3.11 it can swallow a cancellation.
+        timer = loop.call_later((terms.deadline_ns - now_ns) / 1e9, _expire, waiting)
+        try:
+            return await waiting
+        except (asyncio.TimeoutError, asyncio.CancelledError):
+            # Whoever asked may have given up at the same deadline, a moment earlier than this timer.
+            if self._frames == frames_before and ran_out(terms.deadline_ns, self._clock()):
+                self._fall_silent()
+            raise
+        finally:
+            timer.cancel()
+            self._forget(request_id)
+
+    def _send(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms | None) -> int:
+        assert self._transport is not None
+        request_id = next(self._ids)
+        deadline_ns, priority = (terms.engine_deadline_ns, terms.priority) if terms else (0, wire.INTERACTIVE)
+        self._transport.writelines(wire.encode(Frame(kind, request_id, meta, tensors, deadline_ns, priority)))
+        return request_id
+
+    def _forget(self, request_id: int) -> None:
+        if self.outstanding.pop(request_id, None) is not None and self._transport is not None and not self.lost:
+            self._transport.writelines(wire.encode(Frame(Type.CANCEL, request_id, {})))
+
+    def _fall_silent(self) -> None:
+        """Ask for a sign of life, once: an engine that was only slower than an impatient client gives it at once."""
+        if not self.silent and not self.lost:
+            self.silent = True
+            self._send(Type.DESCRIBE, {}, b"", None)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+        self.lost = True
+
+
+def _expire(waiting: asyncio.Future[Frame]) -> None:
+    if not waiting.done():
+        waiting.set_exception(asyncio.TimeoutError())

@@ -1,0 +1,181 @@
+"""The engines of this host. A request goes to the one with the fewest outstanding, and stays here until it is answered.
+
+It is sent twice at most: once more, to another engine where there is one, when the first is lost, stops, is busy, or no
+longer has the version that it described.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bedplate import errors
+from bedplate.bundle import Bundle
+from bedplate.errors import Draining, EngineBusy, EngineUnavailable, UnknownModel
+from bedplate.web.engine import Engine
+from bedplate.web.link import EngineLink, EngineLost
+from bedplate.web.served import Served, find, together
+from bedplate.web.terms import Terms, too_late
+from bedplate.wire import Frame, Type
+
+# Long enough for systemd to start the engine again and for torch to load.
+RETRY_AFTER_S = 5
+_TRIES = 2
+
+
+class EnginePool:
+    """All engines of the host.
+
+    Args:
+        on_retry: told why each second attempt was made: lost, draining, busy, stale.
+    """
+
+    def __init__(self, sockets: Sequence[Path], on_retry: Callable[[str], None] = lambda reason: None):
+        self.engines = [Engine(socket) for socket in sockets]
+        self._on_retry = on_retry
+
+    async def served(self) -> Served:
+        """What the engines serve, all together; of those that are away what they said last.
+
+        Raises:
+            EngineUnavailable: no engine ever said.
+        """
+        if attempts := [attempt for engine in self.engines if (attempt := engine.connecting())]:
+            await asyncio.wait(attempts)
+        known = together(engine.served for engine in self.engines)
+        if not known.bundles:
+            raise _unavailable()
+        return known
+
+    async def models(self) -> dict[str, Bundle]:
+        """The default version of each name.
+
+        Raises:
+            EngineUnavailable: no engine ever said.
+        """
+        names = (await self.served()).names
+        found = {name: find(self._said(), name, None) for name in names}
+        return {name: bundle for name, bundle in found.items() if bundle}
+
+    async def model(self, name: str, wanted: str | None = None) -> Bundle:
+        """The bundle that `wanted` means: a version, else an alias; without it the default.
+
+        Raises:
+            UnknownModel, EngineUnavailable.
+        """
+        connected = [engine.served for engine in self.engines if engine.connected]
+        if bundle := find(connected, name, wanted):
+            return bundle
+        await self.served()
+        if bundle := find(self._said(), name, wanted):
+            return bundle
+        raise UnknownModel(
+            "no model of this name, version or alias is served here",
+            next_step="GET /v1/models lists what there is",
+        )
+
+    def _said(self) -> list[Served]:
+        return [engine.served for engine in self.engines]
+
+    async def predict(self, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms) -> Frame:
+        """One PREDICT frame in, one RESULT frame out.
+
+        Raises:
+            ServiceError: what the engine answered, DeadlineExceeded, or EngineUnavailable when none is left.
+        """
+        version = (meta["model"], meta["version"])
+        tried: set[Path] = set()
+        reason = ""
+        busy: EngineBusy | None = None
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return await self._attempt(version, meta, tensors, terms, tried, reason)
+            except EngineLost:
+                reason = "lost"
+            except Draining:
+                reason = "draining"
+            except UnknownModel:
+                if not (tries_left and self._is_served_elsewhere(version, tried)):
+                    raise
+                reason = "stale"
+            except EngineBusy as error:
+                busy = _sooner(busy, error)
+                if not self._is_served_elsewhere(version, tried):
+                    break
+                reason = "busy"
+            except asyncio.TimeoutError:
+                raise too_late() from None
+        raise busy or _unavailable()
+
+    async def _attempt(
+        self,
+        version: tuple[str, str],
+        meta: dict[str, Any],
+        tensors: bytes | memoryview,
+        terms: Terms,
+        tried: set[Path],
+        reason: str,
+    ) -> Frame:
+        engine, link = await self._least_busy(version, tried, terms)
+        if reason:
+            self._on_retry(reason)
+        tried.add(engine.socket)
+        answer = await link.ask(Type.PREDICT, meta, tensors, terms)
+        if answer.type is Type.RESULT:
+            return answer
+        error = errors.from_meta(answer.meta)
+        if isinstance(error, UnknownModel):
+            # Unloaded since it was described. Whoever asks again now is to know better.
+            await engine.describe(terms)
+        raise error
+
+    async def _least_busy(self, version: tuple[str, str], tried: set[Path], terms: Terms) -> tuple[Engine, EngineLink]:
+        """The best engine that serves `version`; one that just failed comes last, for it may be back.
+
+        Raises:
+            EngineLost: there is none.
+            EngineBusy: there is, but it does not even take what it was sent.
+            asyncio.TimeoutError: the deadline passed while engines were connecting.
+        """
+        while True:
+            attempts = [attempt for engine in self.engines if (attempt := engine.connecting())]
+            serving = [engine for engine in self.engines if engine.serves(version)]
+            fresh = [engine for engine in serving if engine.socket not in tried]
+            if fresh or (serving and not attempts):
+                return _choose(fresh or serving)
+            if not attempts:
+                raise EngineLost
+            timeout_s = max(0, terms.left_s)
+            done, _ = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise asyncio.TimeoutError
+
+    def _is_served_elsewhere(self, version: tuple[str, str], tried: set[Path]) -> bool:
+        """Now, and by an engine that gives signs of life: a refusal in time beats a silence."""
+        return any(
+            engine.serves(version) and not engine.silent and engine.socket not in tried for engine in self.engines
+        )
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()
+
+
+def _choose(engines: list[Engine]) -> tuple[Engine, EngineLink]:
+    links = [(engine, engine.link) for engine in engines if engine.link is not None and not engine.link.congested]
+    if not links:
+        raise EngineBusy("the engine does not take what it was sent", next_step="try again", retry_after_s=1)
+    return min(links, key=lambda pair: (pair[1].silent, len(pair[1].outstanding)))
+
+
+def _sooner(one: EngineBusy | None, other: EngineBusy) -> EngineBusy:
+    """Of two refusals the one that may be asked again first."""
+    if one is None:
+        return other
+    return min(one, other, key=lambda refusal: refusal.retry_after_s or 1)
+
+
+def _unavailable() -> EngineUnavailable:
+    return EngineUnavailable("no engine can answer right now", next_step="try again", retry_after_s=RETRY_AFTER_S)

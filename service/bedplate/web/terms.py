@@ -1,0 +1,98 @@
+"""What a client asks of its answer besides what is in it: by when, and how urgently."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from falcon.asgi import Request
+
+from bedplate import wire
+from bedplate.errors import DeadlineExceeded, InvalidPriority, InvalidTimeout
+
+# The engine's deadline is earlier than the client's by this share of the timeout, and by this much at most: what it
+# finishes just in time has a way to go through two event loops and nginx before it is an answer in time.
+_RESERVE_SHARE = 0.02
+_RESERVE_MAX_NS = 20_000_000
+# The event loop's timers count in milliseconds, so the end of a wait may come this much before the deadline.
+_TIMER_NS = 2_000_000
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
+_SHOWN = re.compile(r"[A-Za-z0-9.+-]{1,32}", re.ASCII)
+_PRIORITIES = {"interactive": wire.INTERACTIVE, "batch": wire.BATCH}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Of one request, from its first byte to the engine. Both deadlines are absolute, as frames carry them."""
+
+    deadline_ns: int  # for the client
+    engine_deadline_ns: int
+    priority: int = wire.INTERACTIVE
+
+    @property
+    def left_s(self) -> float:
+        return (self.deadline_ns - wire.now_ns()) / 1e9
+
+    def require_time(self) -> None:
+        """Raises: DeadlineExceeded: nobody waits for the answer any more."""
+        if self.left_s <= 0:
+            raise too_late()
+
+
+def within(timeout_s: float, priority: int = wire.INTERACTIVE) -> Terms:
+    timeout_ns = int(timeout_s * 1e9)
+    deadline_ns = wire.now_ns() + timeout_ns
+    reserve_ns = min(int(timeout_ns * _RESERVE_SHARE), _RESERVE_MAX_NS)
+    return Terms(deadline_ns, deadline_ns - reserve_ns, priority)
+
+
+def terms_of(req: Request, limit_s: float) -> Terms:
+    """What the headers ask for; `limit_s` where they ask for more, or for nothing.
+
+    Raises:
+        InvalidTimeout, InvalidPriority: a header says what it cannot say.
+    """
+    return within(min(_timeout_s(req, limit_s), limit_s), _priority(req))
+
+
+def ran_out(deadline_ns: int, now_ns: int) -> bool:
+    """True for a wait that ended now, if its deadline ended it."""
+    return now_ns >= deadline_ns - _TIMER_NS
+
+
+def too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("no answer within the deadline", next_step="send less, allow more time, or try later")
+
+
+def _timeout_s(req: Request, limit_s: float) -> float:
+    given = req.get_header("X-Request-Timeout-Ms")
+    if given is None:
+        return limit_s
+    timeout_ms = float(given) if _NUMBER.fullmatch(given) else 0.0
+    if timeout_ms <= 0:
+        raise InvalidTimeout(
+            "X-Request-Timeout-Ms is no number above 0",
+            value=_shown(given),
+            limit=round(limit_s * 1e3),
+            next_step="send milliseconds as a whole or decimal number above 0, or leave the header out",
+        )
+    return timeout_ms / 1e3
+
+
+def _priority(req: Request) -> int:
+    given = req.get_header("X-Request-Priority")
+    if given is None:
+        return wire.INTERACTIVE
+    if given.lower() not in _PRIORITIES:
+        raise InvalidPriority(
+            "X-Request-Priority is none that is known",
+            value=_shown(given),
+            limit="interactive, batch",
+            next_step="send interactive or batch, or leave the header out",
+        )
+    return _PRIORITIES[given.lower()]
+
+
+def _shown(given: str) -> str | None:
+    """What a header held, if it is short and plain enough to be said back."""
+    return given if _SHOWN.fullmatch(given) else None
