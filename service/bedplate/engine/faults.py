@@ -1,50 +1,11 @@
-"""What a device may fail with that is not the batch's fault, and how it is told from torch's errors."""
+"""What a device may do to a batch, in words that need no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
-import torch
-
-T = TypeVar("T")
-_LACK_OF_MEMORY = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-
 
 class DeviceOutOfMemory(Exception):
-    """The batch needs more memory than the device has left. What it took is given back: a smaller one may fit."""
+    """The batch did not fit into the memory of the device, which works on; fewer items may fit."""
 
 
 class DeviceLost(Exception):
-    """The device answers nothing any more, whatever is asked. Only a new process gets it back."""
-
-
-def guarded(call: Callable[[], T]) -> T:
-    """The result of `call`, with torch's errors about the device translated; others pass.
-
-    Raises:
-        DeviceOutOfMemory, DeviceLost: see there.
-    """
-    try:
-        return call()
-    except (RuntimeError, MemoryError) as error:
-        fault = _fault_of(error)
-        if fault is None:
-            raise
-    # Out here, where torch's error is gone: its traceback held the tensors of the layers that ran.
-    if isinstance(fault, DeviceOutOfMemory):
-        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
-    raise fault
-
-
-def _fault_of(error: Exception) -> Exception | None:
-    said = str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in said for sign in _LACK_OF_MEMORY):
-        return DeviceOutOfMemory(said)
-    if isinstance(error, torch.AcceleratorError) or said.startswith("CUDA error"):
-        return DeviceLost(said)
-    return None
+    """The device answers nothing any more in this process, whatever it is asked: only a new process can use it."""

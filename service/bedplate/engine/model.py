@@ -16,7 +16,7 @@ from bedplate.bundle import Bundle
 from bedplate.document import BundleError
 from bedplate.engine import network
 from bedplate.engine.cuda import Pipeline
-from bedplate.engine.faults import guarded
+from bedplate.engine.guard import guarded
 
 Array = npt.NDArray[np.float32]
 
