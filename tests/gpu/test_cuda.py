@@ -98,6 +98,17 @@ def test_a_third_batch_under_way_is_refused_and_the_first_two_are_answered(load)
         assert np.allclose(finish(), load(CPU).run(batch), atol=NEARLY)
 
 
+def test_batches_can_be_run_while_another_is_under_way(load):
+    model, reference = load(GPU), load(CPU)
+    batches = [noise(4, 1, 8, 8, seed=n) for n in range(4)]
+    under_way = model.begin(batches[0])
+
+    answers = [model.run(batch) for batch in batches[1:]]
+
+    for batch, answer in zip(batches, [under_way(), *answers], strict=True):
+        assert np.allclose(answer, reference.run(batch), atol=NEARLY)
+
+
 def test_bfloat16_answers_nearly_the_same(load):
     answer = load(GPU, "bfloat16").run(noise(8, 1, 16, 16))
 

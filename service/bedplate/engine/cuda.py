@@ -3,7 +3,7 @@
 Not run by its author, who had no GPU: trust it where `pytest tests/gpu` has run and skipped nothing.
 
 The copy stream takes inputs to the device, the compute stream computes and takes answers back; both ends of a copy on
-the host are pinned, or it would not overlap. Each of two slots keeps its buffers for the next batch but one.
+the host are pinned, or it would not overlap. Each of two slots keeps its buffers for a later batch.
 """
 
 from __future__ import annotations
@@ -92,23 +92,21 @@ class Pipeline:
         self._copy = torch.cuda.Stream(device)
         self._compute = torch.cuda.Stream(device)
         self._slots = [_Slot(device) for _ in range(_SLOTS)]
-        self._next = 0
         self.graphs: dict[tuple[int, ...], _Graph] = {}  # by the shape of the batch
         # The weights came in the stream of whoever loads, which ours do not wait for.
         torch.cuda.current_stream(device).synchronize()
 
     def begin(self, items: Array) -> Callable[[], Array]:
-        """Start a batch; the result waits for its answer and must be called before the batch after the next begins."""
-        slot = self._slots[self._next]
-        if slot.busy:
-            raise RuntimeError(f"{_SLOTS} batches are under way; finish the first before another begins")
+        """Start a batch; the result waits for its answer. Two may be under way."""
+        slot = next((slot for slot in self._slots if not slot.busy), None)
+        if slot is None:
+            raise RuntimeError(f"{_SLOTS} batches are under way; finish one before another begins")
         batch = slot.take(items, self._copy)
         with torch.cuda.stream(self._compute):
             self._compute.wait_event(slot.copied)
             result = self.graphs.get(items.shape, self._forward)(batch)
             answer = slot.give(result, self._compute)
         slot.busy = True
-        self._next = (self._next + 1) % _SLOTS
 
         def finish() -> Array:
             slot.busy = False
