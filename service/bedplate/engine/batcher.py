@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from bedplate.wire import now_ns
 
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[np.float32]
+Key = tuple[str, str]  # name and version of a model
+T = TypeVar("T")
 
 
 class Runnable(Protocol):
@@ -87,6 +89,9 @@ class Batcher:
         self._draining = False
         self._busy = False
         self._request_ns = 0.0  # of device time, a running mean; tells a refused caller when to come back
+        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._paused: set[Key] = set()
+        self._retiring: list[tuple[Key, Future[None]]] = []
         self.batches = 0  # computed without a failure: the watchdog's sign of progress
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -123,6 +128,55 @@ class Batcher:
             if work in self._queue:
                 self._queue.remove(work)
 
+    def execute(self, job: Callable[[], T]) -> Future[T]:
+        """Run `job` in the device thread, between two batches.
+
+        Raises:
+            Draining: the engine is stopping.
+        """
+        future: Future[T] = Future()
+        with self._changed:
+            if self._draining:
+                raise Draining("the engine is stopping", next_step="send it to another engine", retry_after_s=1)
+            self._jobs.append((job, future))
+            self._changed.notify()
+        return future
+
+    def pause(self, key: Key) -> None:
+        """Let the requests of one model wait, those that come too; `resume` or `dismiss` ends it."""
+        with self._changed:
+            self._paused.add(key)
+
+    def resume(self, key: Key) -> None:
+        with self._changed:
+            self._paused.discard(key)
+            self._changed.notify()
+
+    def is_paused(self, key: Key) -> bool:
+        return key in self._paused
+
+    def dismiss(self, key: Key, error: ServiceError) -> None:
+        """Answer the waiting requests of one model with `error`; a pause ends."""
+        with self._changed:
+            dismissed = [work for work in self._queue if _key(work) == key]
+            self._queue = deque(work for work in self._queue if _key(work) != key)
+            self._paused.discard(key)
+            self._changed.notify()
+        for work in dismissed:
+            work.error = error
+        self._settle(dismissed)
+
+    def retire(self, key: Key) -> Future[None]:
+        """Done once no request of a model that takes no new ones waits or is on the device; then it is forgotten."""
+        future: Future[None] = Future()
+        with self._changed:
+            self._retiring.append((key, future))
+            self._changed.notify()
+        return future
+
+    def stats(self, key: Key) -> dict[str, Any]:
+        return {}
+
     @property
     def depth(self) -> int:
         """Requests that wait; without the lock, so that asking never holds up the device."""
@@ -131,7 +185,7 @@ class Batcher:
     @property
     def idle(self) -> bool:
         with self._changed:
-            return not self._queue and not self._busy
+            return not self._takeable() and not self._busy
 
     def drain(self) -> None:
         """Take nothing new; the thread ends when the queue is empty."""
@@ -157,14 +211,50 @@ class Batcher:
         while True:
             with self._changed:
                 self._busy = False
-                self._changed.wait_for(lambda: self._queue or self._draining)
-                if not self._queue:
-                    return
+                self._let_retire()
+                self._changed.wait_for(lambda: self._jobs or self._retiring or self._takeable() or self._draining)
+                if self._draining and not self._takeable():
+                    break
+                job = self._jobs.popleft() if self._jobs else None
+                if job is None and not self._takeable():
+                    continue
                 self._busy = True
-                batch, late = self._take()
+                batch, late = ([], []) if job else self._take()
+            if job:
+                self._do(*job)
             if batch:
                 self._compute(batch)
             self._settle(batch + late)
+            del batch, late, job
+        self._end()
+
+    def _takeable(self) -> bool:
+        return bool(self._queue) and (not self._paused or any(_key(work) not in self._paused for work in self._queue))
+
+    def _let_retire(self) -> None:
+        waiting = {_key(work) for work in self._queue} if self._retiring else set()
+        done = [entry for entry in self._retiring if entry[0] not in waiting]
+        self._retiring = [entry for entry in self._retiring if entry[0] in waiting]
+        for _, future in done:
+            future.set_result(None)
+
+    def _do(self, job: Callable[[], Any], future: Future[Any]) -> None:
+        try:
+            future.set_result(job())
+        except BaseException as error:
+            future.set_exception(error)
+        self.batches += 1
+
+    def _end(self) -> None:
+        with self._changed:
+            left, self._queue = list(self._queue), deque()
+            jobs, self._jobs = list(self._jobs), deque()
+            self._let_retire()
+        for work in left:
+            work.error = Draining("the engine is stopping", next_step="send it to another engine", retry_after_s=1)
+        self._settle(left)
+        for _, future in jobs:
+            future.set_exception(Draining("the engine is stopping"))
 
     def _take(self) -> tuple[list[Work], list[Work]]:
         """What goes to the device next, and what is too late for it."""
@@ -177,7 +267,7 @@ class Batcher:
             if _is_late(work, now):
                 work.error = _too_late(work, now)
                 late.append(work)
-            elif full or (batch and work.model is not batch[0].model):
+            elif (self._paused and _key(work) in self._paused) or full or (batch and work.model is not batch[0].model):
                 later.append(work)
             elif batch and items + work.items > work.model.max_items:
                 full = True  # smaller ones behind it must not overtake
@@ -237,6 +327,11 @@ def _share_out(outputs: Array, batch: list[Work], compute_ns: int) -> None:
             work.outputs = part
         else:
             work.error = NotFinite("the model's answer is not finite", next_step="check the input for extreme values")
+
+
+def _key(work: Work) -> Key:
+    bundle = work.model.bundle  # type: ignore[attr-defined]
+    return bundle.name, bundle.version
 
 
 def _is_late(work: Work, now: int) -> bool:
