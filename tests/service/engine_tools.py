@@ -19,7 +19,7 @@ import uvloop
 import yaml
 from bedplate import endpoint, wire
 from bedplate.bundle import Bundle, write_manifest
-from bedplate.engine.intake import Catalogue
+from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.server import Server
 from bedplate.wire import Frame, FrameReader, Type
@@ -50,6 +50,7 @@ class GatedLamp:
     def __init__(self, name: str = "lamp", is_open: bool = True):
         self.bundle = Bundle.from_description(description(name=name))
         self.max_items = self.bundle.max_items
+        self.weights_bytes = 40
         self.begun: queue.SimpleQueue[Any] = queue.SimpleQueue()  # inputs of each batch, (items, 1, 2, 2)
         self.gate = threading.Event()
         if is_open:

@@ -8,21 +8,19 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import uvloop
 
 from bedplate import endpoint, log, notify
-from bedplate.bundle import BundleError, read_bundle
+from bedplate.bundle import BundleError
 from bedplate.engine import watchdog
+from bedplate.engine.admin import Admin
 from bedplate.engine.cores import cores_of
-from bedplate.engine.intake import Catalogue
 from bedplate.engine.metrics import EngineMetrics
-from bedplate.engine.model import Model
 from bedplate.engine.server import Server
 from bedplate.engine.settings import EngineSettings
+from bedplate.engine.start import start
 from bedplate.exposition import Exposition
 from bedplate.settings import SettingsError
 
@@ -67,37 +65,23 @@ def keep_to_cores(settings: EngineSettings, device: str) -> None:
         logger.info("keeps to its cores", extra={"cores": sorted(cores)})
 
 
-def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:
-    """Read, check and load every bundle.
-
-    Raises:
-        BundleError: one of them does not do, or comes twice.
-    """
-    models: dict[tuple[str, str], Model] = {}
-    for directory in directories:
-        bundle = read_bundle(directory)
-        if (bundle.name, bundle.version) in models:
-            raise BundleError(f"{directory}: {bundle.name} {bundle.version} is listed twice; remove one from 'bundles'")
-        models[bundle.name, bundle.version] = Model.load(bundle, directory, device)
-        logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version})
-    return Catalogue(list(models.values()))
-
-
 async def _serve(settings: EngineSettings, device: str, torch_device: torch.device) -> None:
     loop = asyncio.get_running_loop()
     metrics = EngineMetrics()
-    server = Server(load_models(settings.bundles, torch_device), loop, settings.queue_limit, metrics)
-    await server.start()
+    stopping = asyncio.Event()
+    server, loader = await start(settings, device, torch_device, metrics, give_up=stopping.set)
     exposition = await _expose(settings, device, metrics)
-    # Nothing loaded so far ever goes away: keep the collector from walking it while requests wait.
+    # What is loaded later comes and goes; all this stays: keep the collector from walking it while requests wait.
     gc.collect()
     gc.freeze()
     # Only from here on is there anything to drain; before, a signal simply ends the process.
-    stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, stopping.set)
     path = settings.socket_dir / f"{device}.sock"
     listener = await loop.create_unix_server(server.connection, sock=endpoint.bind(path))
+    admin = Admin(loader, settings.models_dir)
+    if settings.admin_dir:
+        await admin.start(settings.admin_dir / f"{device}.sock")
     notify.notify("READY=1", f"STATUS=serving {len(server.catalogue.models)} models on {device}")
     logger.info("ready", extra={"socket": str(path)})
     feeding = _feed_watchdog(server)
@@ -108,7 +92,9 @@ async def _serve(settings: EngineSettings, device: str, torch_device: torch.devi
     logger.info("draining")
     path.unlink(missing_ok=True)
     listener.close()
+    await admin.close()
     await server.drain()
+    loader.close()
     if exposition:
         exposition.close()
     logger.info("stopped")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ class Model:
         self.max_items = bundle.max_items
         self._module = module
         self._device = device
+        self.weights_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
 
     @classmethod
     def load(cls, bundle: Bundle, directory: Path, device: torch.device) -> Model:
@@ -61,9 +64,21 @@ class Model:
         Raises:
             BundleError: the network does not run, or does not give what bundle.yaml promises.
         """
+        for step in self.warm_up_steps():
+            step()
+
+    def warm_up_steps(self) -> list[Callable[[], None]]:
+        """The warm-up in parts of one batch each: between them the device may do something else."""
         sizes = {1, self.max_items} | {1 << power for power in range(self.max_items.bit_length())}
-        for items in sorted(sizes):
-            self._check_answer(items)
+        return [partial(self._check_answer, items) for items in sorted(sizes)]
+
+    def release(self) -> None:
+        """Give the memory of the weights back. Until `restore` there is nothing to predict with."""
+        del self._module
+
+    def restore(self, fresh: Model) -> None:
+        """Become what `fresh`, loaded from the same bundle, is; requests that hold this one go on with it."""
+        vars(self).update(vars(fresh))
 
     def _check_answer(self, items: int) -> None:
         name = f"{self.bundle.name} {self.bundle.version}"

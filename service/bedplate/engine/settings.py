@@ -18,3 +18,9 @@ class EngineSettings:
     pin: bool = True
     # Requests that may wait while the device works. Past it the answer is 'engine-busy' at once, not a late one.
     queue_limit: int = field(default=64, metadata={"unit": "requests", "min": 1, "max": 65536})
+    # Beside "default", which every name has: NAME/ALIAS=VERSION. NAME/default=VERSION chooses another default.
+    aliases: tuple[str, ...] = ()
+    admin_dir: Path | None = None  # operators reach <device>.sock here (docs/adr/0011); nobody without it
+    models_dir: Path | None = None  # operators load bundles from below here; none without it
+    # What the weights of all loaded models may take together. None: no bound on a processor; on a GPU what is free.
+    models_memory_bytes: int | None = field(default=None, metadata={"unit": "bytes", "min": 1, "max": 1 << 50})
