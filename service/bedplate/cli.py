@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bedplate import __version__
+from bedplate import __version__, models_command
 from bedplate.settings import SettingsError
 
 _BAD_SETTINGS = 2
@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     canary.add_argument("--timeout", type=float, default=30, metavar="SECONDS")
     canary.add_argument("urls", nargs="+", metavar="URL", help="http://HOST:PORT of a front end; the API key on stdin")
     canary.set_defaults(run=_canary)
+
+    models = commands.add_parser("models", help="list, load, promote and unload models of the running engines")
+    models_command.add_arguments(models)
+    models.set_defaults(run=models_command.run)
 
     metrics = commands.add_parser("metrics", help="tells Prometheus what all of them count; systemd starts it")
     metrics.add_argument("--settings", type=Path, required=True)

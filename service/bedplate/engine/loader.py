@@ -222,7 +222,7 @@ class Loader:
             if isinstance(error, (BundleError, Draining)):
                 raise
             logger.exception("a model cannot be loaded")
-            raise ModelsError(f"{directory}: cannot be loaded ({error or type(error).__name__})") from None
+            raise ModelsError(f"{directory}: cannot be loaded ({str(error) or type(error).__name__})") from None
         return model
 
     async def _serve_or_release(
