@@ -16,6 +16,7 @@ from typing import Any
 
 from bedplate import settings
 from bedplate.bundle import Bundle, BundleError, read_bundle
+from bedplate.engine.catalogue import DEFAULT, Aliases, parse_aliases
 from bedplate.engine.settings import EngineSettings
 from bedplate.settings import SettingsError
 
@@ -30,22 +31,24 @@ def run(engine_settings: Path, urls: list[str], timeout_s: float) -> int:
         SettingsError: the settings, or a bundle they name, cannot be read.
     """
     key = sys.stdin.readline().strip()
-    bundles = default_versions(settings.load(EngineSettings, engine_settings).bundles)
+    declared = settings.load(EngineSettings, engine_settings)
+    bundles = default_versions(declared.bundles, parse_aliases(declared.aliases))
     findings = [ask(url, bundle, key, timeout_s) for url in urls for bundle in bundles]
     for finding in findings:
         print(json.dumps(finding))
     return 0 if findings and all(finding["ok"] for finding in findings) else 1
 
 
-def default_versions(directories: Iterable[Path]) -> list[Bundle]:
-    """Of each name the first bundle: what clients get who ask for no version."""
+def default_versions(directories: Iterable[Path], aliases: Aliases) -> list[Bundle]:
+    """Of each name the bundle that clients get who ask for no version."""
     bundles: dict[str, Bundle] = {}
     for directory in directories:
         try:
             bundle = read_bundle(directory)
         except BundleError as error:
             raise SettingsError(str(error)) from None
-        bundles.setdefault(bundle.name, bundle)
+        if aliases.get(bundle.name, {}).get(DEFAULT, bundle.version) == bundle.version:
+            bundles.setdefault(bundle.name, bundle)
     return list(bundles.values())
 
 

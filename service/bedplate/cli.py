@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bedplate import __version__
+from bedplate import __version__, models_command
 from bedplate.settings import SettingsError
 
 _BAD_SETTINGS = 2
@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     engines.add_argument("--rounds", type=int, default=3, help="measurements of each split (default: %(default)s)")
     engines.add_argument("--seconds", type=float, default=3, help="of each measurement (default: %(default)s)")
     engines.set_defaults(run=_engines)
+
+    models = commands.add_parser("models", help="list, load, promote and unload models of the running engines")
+    models_command.add_arguments(models)
+    models.set_defaults(run=models_command.run)
 
     metrics = commands.add_parser("metrics", help="tells Prometheus what all of them count; systemd starts it")
     metrics.add_argument("--settings", type=Path, required=True)

@@ -24,7 +24,7 @@ class SettingsError(Exception):
 def load(cls: type[T], path: Path) -> T:
     """Read `path` into the dataclass `cls`.
 
-    Supported field types: int, float, str, bool, Path, Path | None, tuple[Path, ...], tuple[str, ...].
+    Supported field types: int, int | None, float, str, bool, Path, Path | None, tuple[Path, ...], tuple[str, ...].
 
     Raises:
         SettingsError: unreadable file, unknown or missing key, wrong type, value out of range.
@@ -65,6 +65,8 @@ def _convert(path: Path, field: dataclasses.Field[Any], hint: Any, value: Any) -
     def refuse(wanted: str) -> SettingsError:
         return SettingsError(f"{path}: {field.name}: {value!r} does not do, wanted {wanted}")
 
+    if hint == int | None:
+        hint = int
     if hint in (int, float):
         return _number(field, hint, value, refuse)
     if choices := field.metadata.get("choices"):

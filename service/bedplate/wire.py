@@ -32,7 +32,7 @@ class Type(IntEnum):
     CANCEL = 4
     DESCRIBE = 5
     DESCRIPTION = 6
-    ADMIN = 7
+    ADMIN = 7  # on an admin socket only
     ADMIN_ANSWER = 8
 
 
@@ -78,9 +78,14 @@ def encode(frame: Frame) -> list[bytes | memoryview]:
 
 
 class FrameReader:
-    """Collects bytes until frames are whole. One per connection."""
+    """Collects bytes until frames are whole. One per connection.
 
-    def __init__(self) -> None:
+    Args:
+        max_tensor_bytes: what one frame may carry; a peer that has no business with tensors gets less.
+    """
+
+    def __init__(self, max_tensor_bytes: int = MAX_TENSOR_BYTES) -> None:
+        self._max_tensor_bytes = max_tensor_bytes
         self._buffer = bytearray()
         self._header: tuple[Type, int, int, int, int, int] | None = None
 
@@ -106,6 +111,7 @@ class FrameReader:
             if len(self._buffer) < HEADER_BYTES:
                 return None
             self._header = _parse_header(self._buffer[:HEADER_BYTES])
+            _check_lengths(*self._header[-2:], self._max_tensor_bytes)
             del self._buffer[:HEADER_BYTES]
         kind, priority, request_id, deadline_ns, meta_bytes, tensor_bytes = self._header
         if len(self._buffer) < meta_bytes + tensor_bytes:
@@ -133,11 +139,11 @@ def _parse_header(raw: bytes | bytearray) -> tuple[Type, int, int, int, int, int
     return known, priority, request_id, deadline_ns, meta_bytes, tensor_bytes
 
 
-def _check_lengths(meta_bytes: int, tensor_bytes: int) -> None:
+def _check_lengths(meta_bytes: int, tensor_bytes: int, max_tensor_bytes: int = MAX_TENSOR_BYTES) -> None:
     if meta_bytes > MAX_META_BYTES:
         raise FrameError(f"metadata of {meta_bytes} bytes, {MAX_META_BYTES} are allowed")
-    if tensor_bytes > MAX_TENSOR_BYTES:
-        raise FrameError(f"tensors of {tensor_bytes} bytes, {MAX_TENSOR_BYTES} are allowed")
+    if tensor_bytes > max_tensor_bytes:
+        raise FrameError(f"tensors of {tensor_bytes} bytes, {max_tensor_bytes} are allowed")
 
 
 def _parse_meta(raw: bytes | bytearray) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def bind_engine_socket():
         os.remove(path)
 
 
-def connect_to_engine():
+def connect_to(path):
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect("/run/bedplate/engine/cpu0.sock")
+        sock.connect(path)
 
 
 ATTEMPTS = {
@@ -63,7 +63,8 @@ ATTEMPTS = {
     "read its credential": lambda: read(os.path.join(os.environ["CREDENTIALS_DIRECTORY"], "api-keys")),
     "read the models": lambda: os.listdir("/var/lib/bedplate/models"),
     "bind an engine's socket": bind_engine_socket,
-    "connect to the engine": connect_to_engine,
+    "connect to the engine": lambda: connect_to("/run/bedplate/engine/cpu0.sock"),
+    "connect as an operator": lambda: connect_to("/run/bedplate/admin/cpu0.sock"),
     "open an inet socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).close(),
     "open an inet6 socket": lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close(),
     "open a raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).close(),

@@ -148,13 +148,21 @@ def test_keys_reach_the_web_as_a_credential_only(host):
     assert host.file("/etc/bedplate/credentials/api-keys").mode == 0o600
 
 
-@pytest.mark.parametrize(("user", "outcome"), [("bedplate-web", "connected"), ("nobody", "PermissionError")])
-def test_only_the_web_reaches_the_engine(host, user, outcome):
-    connect = """
+@pytest.mark.parametrize(
+    ("user", "directory", "outcome"),
+    [
+        ("bedplate-web", "engine", "connected"),
+        ("nobody", "engine", "PermissionError"),
+        ("bedplate-web", "admin", "PermissionError"),
+        ("nobody", "admin", "PermissionError"),
+    ],
+)
+def test_only_the_web_reaches_the_engine_and_only_operators_change_it(host, user, directory, outcome):
+    connect = f"""
 import socket
 
 try:
-    socket.socket(socket.AF_UNIX).connect("/run/bedplate/engine/cpu0.sock")
+    socket.socket(socket.AF_UNIX).connect("/run/bedplate/{directory}/cpu0.sock")
     print("connected")
 except OSError as error:
     print(type(error).__name__)
@@ -191,6 +199,101 @@ def test_torch_uses_all_the_processor_has_inside_the_sandbox(host):
     host.check_output(f"rm -r /run/capability /run/systemd/system/{unit}.service.d && systemctl daemon-reload")
 
     assert inside == outside
+
+
+# An operator: nobody, but for the group.
+OPERATOR = "setpriv --reuid=nobody --regid=bedplate-admin --clear-groups"
+MODELS = "/opt/bedplate/current/bin/bedplate models"
+# Copies digits 1 as version 2.
+MAKE_TWO = """
+import pathlib, shutil
+from bedplate.manifest import write_manifest
+
+one, two = (pathlib.Path("/var/lib/bedplate/models/digits") / version for version in "12")
+shutil.copytree(one, two)
+document = two / "bundle.yaml"
+lines = document.read_text().splitlines()
+assert sum(line.startswith("version:") for line in lines) == 1
+document.write_text("\\n".join('version: "2"' if line.startswith("version:") else line for line in lines) + "\\n")
+write_manifest(two)
+"""
+# Sends zeros to the engine as a front end would; prints which version of digits answers.
+PREDICT = """
+import math, socket
+from bedplate.bundle import Bundle
+from bedplate.wire import Frame, FrameReader, Type, encode
+
+reader = FrameReader()
+
+def ask(sock, frame):
+    sock.sendall(b"".join(map(bytes, encode(frame))))
+    while True:
+        for answer in reader.feed(sock.recv(65536)):
+            if answer.id == frame.id:
+                return answer
+
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.settimeout(20)
+    sock.connect("/run/bedplate/engine/cpu0.sock")
+    described = ask(sock, Frame(Type.DESCRIBE, 1, {})).meta["models"]
+    spec = next(Bundle.from_description(one) for one in described if one["name"] == "digits").input
+    inputs = [{"name": spec.name, "dtype": spec.dtype, "shape": [1, *spec.shape]}]
+    meta = {"model": "digits", "version": None, "inputs": inputs}
+    answer = ask(sock, Frame(Type.PREDICT, 2, meta, bytes(4 * math.prod(spec.shape))))
+    print(answer.type.name, answer.meta.get("version"))
+"""
+
+
+def python(host, program):
+    return host.check_output("/opt/bedplate/current/bin/python -c %s", program)
+
+
+def loaded(host):
+    """Aliases of each loaded version of digits."""
+    models = json.loads(host.check_output(f"{OPERATOR} {MODELS} list --device cpu0 --json"))["models"]
+    return {model["version"]: model["aliases"] for model in models if model["name"] == "digits"}
+
+
+@pytest.fixture
+def version_two(host):
+    """On the host as an operator would put it there; in the end all is as it was."""
+    python(host, MAKE_TWO)
+    host.check_output("chown -R root:bedplate-engine /var/lib/bedplate/models/digits/2")
+    host.check_output("chmod -R u=rwX,g=rX,o= /var/lib/bedplate/models/digits/2")
+    yield
+    host.run(f"{MODELS} load digits/1; {MODELS} promote digits 1; {MODELS} unload digits 2")
+    # Started anew, so that the engine is not older than the directory that the version is gone from.
+    host.check_output(f"rm -r /var/lib/bedplate/models/digits/2 && systemctl restart {ENGINE}")
+    wait_until_ready(host, ENGINE_BACK_S)
+
+
+def test_an_operator_sees_what_is_loaded(host):
+    assert loaded(host) == {"1": ["default"]}
+    assert host.check_output(f"{MODELS} list").splitlines()[0].startswith("DEVICE")
+
+
+def test_an_operator_brings_a_version_that_outlives_a_crash_and_takes_the_old_one_out(host, version_two):
+    host.check_output(f"{OPERATOR} {MODELS} load digits/2")
+    assert python(host, PREDICT) == "RESULT 1"
+    host.check_output(f"{OPERATOR} {MODELS} promote digits 2")
+    assert python(host, PREDICT) == "RESULT 2"
+
+    host.check_output(f"systemctl kill --signal=SIGKILL {ENGINE}")
+    wait_until(lambda: host.run(f"{MODELS} list").rc == 0, ENGINE_BACK_S)
+    assert loaded(host) == {"1": [], "2": ["default"]}
+    assert python(host, PREDICT) == "RESULT 2"
+
+    host.check_output(f"{OPERATOR} {MODELS} unload digits 1")
+    assert loaded(host) == {"2": ["default"]}
+    assert python(host, PREDICT) == "RESULT 2"
+
+
+@pytest.mark.parametrize("directory", ["/etc", "../../../../etc", "digits", "/run/bedplate"])
+def test_an_operator_loads_nothing_from_elsewhere(host, directory):
+    refused = host.run(f"{OPERATOR} {MODELS} load {directory}")
+
+    assert refused.rc == 1
+    assert loaded(host) == {"1": ["default"]}
 
 
 def dropped(unit, text):

@@ -38,7 +38,7 @@ DENIED_TO_BOTH = [
     "make a namespace",
     "make a setuid file",
 ]
-DENIED_TO_WEB = ["read the models", "bind an engine's socket", "map writable code"]
+DENIED_TO_WEB = ["read the models", "bind an engine's socket", "connect as an operator", "map writable code"]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import uvloop
 import yaml
 from bedplate import endpoint, wire
 from bedplate.bundle import Bundle, write_manifest
-from bedplate.engine.intake import Catalogue
+from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.server import Server
 from bedplate.wire import Frame, FrameReader, Type
@@ -52,14 +52,15 @@ class GatedLamp:
         self.max_items = self.bundle.max_items
         self.max_cost = self.bundle.max_cost
         self.overlaps = False
+        self.weights_bytes = 40
         self.begun: queue.SimpleQueue[Any] = queue.SimpleQueue()  # inputs of each batch, (items, 1, 2, 2)
         self.gate = threading.Event()
         if is_open:
             self.gate.set()
         self.fault: Exception | None = None
 
-    def warm_up(self) -> None:
-        pass
+    def warm_up_inputs(self) -> list[Any]:
+        return []
 
     def run(self, items: Any) -> Any:
         self.begun.put(items)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from bedplate.bundle import Bundle
+from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.exposition import new_registry
 from bedplate.metrics.units import Units
@@ -50,7 +51,7 @@ def busy_web():
 def busy_engine():
     lamp = GatedLamp()
     metrics = EngineMetrics()
-    metrics.serves(lamp.bundle)
+    metrics.serves(Catalogue([lamp]))
     metrics.queue(lambda: 0, 64)
     metrics.batch_computed(lamp, 3)
     metrics.batch_failed(lamp)

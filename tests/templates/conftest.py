@@ -42,10 +42,10 @@ def plugins() -> None:
 
 
 @pytest.fixture
-def render() -> Callable[..., str]:
-    """Render a template with its role's own variables, on a release, with overrides."""
+def evaluate() -> Callable[..., Any]:
+    """What an expression or a text with expressions comes to, with a role's own variables, on a release."""
 
-    def rendered(role: str, template: str, release: str = "bookworm", **overrides: Any) -> str:
+    def evaluated(role: str, text: str, release: str = "bookworm", **overrides: Any) -> Any:
         loader = DataLoader()
         variables = {"ansible_facts": {"distribution_release": release}, **FLEET}
         # Every role depends on `fleet`.
@@ -53,7 +53,17 @@ def render() -> Callable[..., str]:
             variables["role_path"] = str(role_path)
             for name in ("defaults/main.yml", "vars/main.yml"):
                 variables |= loader.load_from_file(str(role_path / name), trusted_as_template=True)
-        text = trust_as_template((REPOSITORY / "templates" / template).read_text())
-        return Templar(loader, variables | overrides).template(text)
+        return Templar(loader, variables | overrides).template(trust_as_template(text))
+
+    return evaluated
+
+
+@pytest.fixture
+def render(evaluate: Callable[..., Any]) -> Callable[..., str]:
+    """Render a template with its role's own variables, on a release, with overrides."""
+
+    def rendered(role: str, template: str, release: str = "bookworm", **overrides: Any) -> str:
+        text: str = evaluate(role, (REPOSITORY / "templates" / template).read_text(), release, **overrides)
+        return text
 
     return rendered

@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 import yaml
+from bedplate.engine.settings import EngineSettings
+from bedplate.settings import load as load_settings
 
 UNITS = ["bedplate-web@.service", "bedplate-engine@.service", "bedplate-metrics.service"]
 FLEET = {"__bedplate_served": ["digits/2", "digits/1"], "bedplate_engines": ["cpu0", "cpu1"]}
@@ -107,7 +109,51 @@ def test_engine_settings_name_the_bundles_in_their_order(settings):
         "precision": "float32",
         "queue_limit": 7,
         "metrics_dir": "/run/bedplate/metrics/engine",
+        "admin_dir": "/run/bedplate/admin",
+        "models_dir": "/var/lib/bedplate/models",
     }
+
+
+def test_engine_settings_have_aliases_and_a_bound_where_they_are_declared(settings):
+    found = settings("engine.yaml", bedplate_aliases=["digits/fast=1", "digits/canary=2"], bedplate_models_memory_mb=3)
+
+    assert found["aliases"] == ["digits/fast=1", "digits/canary=2"]
+    assert found["models_memory_bytes"] == 3 << 20
+
+
+def test_the_program_takes_the_settings_of_a_host(render, tmp_path):
+    path = tmp_path / "engine.yaml"
+    declared = {"bedplate_aliases": ["digits/fast=1"], "bedplate_models_memory_mb": 3}
+    path.write_text(render("bedplate", "etc/bedplate/engine.yaml.j2", **FLEET | declared))
+
+    assert load_settings(EngineSettings, path).aliases == ("digits/fast=1",)
+
+
+def test_operators_find_sockets_that_only_the_engine_makes_and_no_other_program_reaches(unit, settings, render):
+    admin_dir = settings("engine.yaml")["admin_dir"]
+
+    tmpfiles = [line.split() for line in render("bedplate", "etc/tmpfiles.d/bedplate.conf.j2").splitlines()]
+
+    assert ["d", admin_dir, "2750", "bedplate-engine", "bedplate-admin"] in tmpfiles
+    assert admin_dir in values(unit("bedplate-engine@.service"), "ReadWritePaths")[0].split()
+    for other in ("bedplate-web@.service", "bedplate-metrics.service"):
+        assert f"-{admin_dir}" in values(unit(other), "InaccessiblePaths")[0].split()
+
+
+@pytest.mark.parametrize(
+    ("aliases", "refused"),
+    [
+        ([], []),
+        (["digits/fast=1", "digits/canary=2"], []),
+        (["digits/fast=3"], ["digits/3"]),
+        (["tones/fast=1"], ["tones/1"]),
+        (["digits/Fast=1", "fast=1"], ["digits/Fast=1", "fast=1"]),
+    ],
+)
+def test_preflight_knows_what_an_alias_may_point_to(evaluate, aliases, refused):
+    expression = "{{ __bedplate_aliased | difference(__bedplate_served) }}"
+
+    assert sorted(evaluate("bedplate", expression, **FLEET, bedplate_aliases=aliases)) == refused
 
 
 def test_web_settings_name_the_socket_of_every_engine(settings):

@@ -19,14 +19,13 @@ from bedplate.engine.admission import Admission
 from bedplate.engine.device import Device, DeviceObserver
 from bedplate.engine.faults import DeviceLost
 from bedplate.engine.lane import Lanes
-from bedplate.engine.schedule import Schedule, key_of
-from bedplate.engine.work import PROBE, Runnable, Work
+from bedplate.engine.schedule import Schedule
+from bedplate.engine.work import PROBE, Key, Runnable, Work, key_of
 from bedplate.errors import ServiceError
 from bedplate.wire import now_ns
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Key = tuple[str, str]  # name and version of a model
 
 
 class Observer(DeviceObserver, Protocol):

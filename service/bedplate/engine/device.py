@@ -41,7 +41,7 @@ class InHand:
 
     @property
     def model(self) -> Runnable:
-        return self.lane.model
+        return self.batch.works[0].model
 
 
 class Device:

@@ -2,63 +2,41 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.model import Model
 from bedplate.engine.work import Array
-from bedplate.errors import TooManyItems, UnknownField, UnknownModel, WrongShape, WrongSize
+from bedplate.errors import TooManyItems, UnknownField, WrongShape, WrongSize
 from bedplate.tensor import Tensor
 from bedplate.wire import Frame
 
-_PRINTABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+def open_request(frame: Frame, catalogue: Catalogue) -> tuple[Model, Array]:
+    """The model that a PREDICT frame asks for, and its input.
 
-class Catalogue:
-    """The loaded models by name and version; the first of a name answers requests without a version."""
-
-    def __init__(self, models: Sequence[Model]):
-        self.models = models
-        self._found: dict[tuple[str, str | None], Model] = {}
-        for model in models:
-            self._found.setdefault((model.bundle.name, None), model)
-            self._found[model.bundle.name, model.bundle.version] = model
-
-    def open(self, frame: Frame) -> tuple[Model, Array]:
-        """The model that a PREDICT frame asks for, and its input.
-
-        Raises:
-            InvalidRequest: what the frame says and what the model takes do not agree.
-        """
-        meta = frame.meta
-        if meta.keys() - {"model", "version", "inputs"}:
-            raise UnknownField("the request has fields beside model, version and inputs")
-        model = self._find(meta.get("model"), meta.get("version"))
-        inputs = meta.get("inputs")
-        if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-            raise WrongShape("wanted one input", next_step="send one input with name, dtype and shape")
-        shape = _checked_shape(inputs[0], model.bundle.input, model.max_items, model.max_cost)
-        wanted_bytes = shape[0] * model.bundle.input.item_bytes_of(shape[1:])
-        if len(frame.tensors) != wanted_bytes:
-            raise WrongSize(
-                f"the tensor has {len(frame.tensors)} bytes, its shape needs {wanted_bytes}",
-                value=len(frame.tensors),
-                limit=wanted_bytes,
-                next_step="send float32, little-endian, without padding",
-            )
-        return model, np.frombuffer(frame.tensors, "<f4").reshape(shape)  # (items, *input shape)
-
-    def _find(self, name: object, version: object) -> Model:
-        try:
-            return self._found[name, version]  # type: ignore[index]  # any JSON value may have come
-        except (KeyError, TypeError):
-            shown = name if isinstance(name, str) and _PRINTABLE_NAME.fullmatch(name) else None
-            raise UnknownModel(
-                "the model or its version is not loaded", value=shown, next_step="see GET /v1/models"
-            ) from None
+    Raises:
+        InvalidRequest: what the frame says and what the model takes do not agree.
+    """
+    meta = frame.meta
+    if meta.keys() - {"model", "version", "inputs"}:
+        raise UnknownField("the request has fields beside model, version and inputs")
+    model = catalogue.find(meta.get("model"), meta.get("version"))
+    inputs = meta.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise WrongShape("wanted one input", next_step="send one input with name, dtype and shape")
+    shape = _checked_shape(inputs[0], model.bundle.input, model.max_items, model.max_cost)
+    wanted_bytes = shape[0] * model.bundle.input.item_bytes_of(shape[1:])
+    if len(frame.tensors) != wanted_bytes:
+        raise WrongSize(
+            f"the tensor has {len(frame.tensors)} bytes, its shape needs {wanted_bytes}",
+            value=len(frame.tensors),
+            limit=wanted_bytes,
+            next_step="send float32, little-endian, without padding",
+        )
+    return model, np.frombuffer(frame.tensors, "<f4").reshape(shape)  # (items, *input shape)
 
 
 def _checked_shape(declared: dict[str, Any], wanted: Tensor, max_items: int, max_cost: int) -> list[int]:

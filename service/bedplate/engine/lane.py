@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bedplate.engine.curve import Curve
-from bedplate.engine.schedule import Room, key_of
-from bedplate.engine.work import Runnable, Work
+from bedplate.engine.schedule import Room
+from bedplate.engine.work import Key, Runnable, Work, key_of
 
 # Of a request's time that its own batch may take. The rest is for the batch that is on the device when it comes.
 _BATCH_SHARE = 0.5
@@ -17,11 +17,11 @@ _DEVIATIONS = 4
 class Lane:
     """One for each loaded model."""
 
-    def __init__(self, model: Runnable):
-        self.model = model
+    def __init__(self, max_items: int, max_cost: int):
         self.curve = Curve()
-        self.max_items = model.max_items  # lowered when the device runs out of memory
-        self.max_cost = model.max_cost
+        # Lowered when the device runs out of memory.
+        self.max_items = max_items
+        self.max_cost = max_cost
         self.items = 0  # computed
         self.failures = 0  # items that the model failed on
         self.out_of_memory = 0  # times
@@ -67,23 +67,26 @@ class Lanes:
     """The lanes of all models that were asked for."""
 
     def __init__(self) -> None:
-        self._by_model: dict[Runnable, Lane] = {}
+        self._by_key: dict[Key, Lane] = {}
 
     def of(self, model: Runnable) -> Lane:
-        lane = self._by_model.get(model)
+        key = key_of(model)
+        lane = self._by_key.get(key)
         if lane is None:
             # A copy, so that whoever reads the figures in another thread walks over a dictionary that stays.
-            lane = Lane(model)
-            self._by_model = {**self._by_model, model: lane}
+            lane = Lane(model.max_items, model.max_cost)
+            self._by_key = {**self._by_key, key: lane}
         return lane
 
-    def figures(self, key: tuple[str, str]) -> dict[str, Any]:
-        return next((lane.figures() for lane in self._by_model.values() if key_of(lane.model) == key), {})
+    def figures(self, key: Key) -> dict[str, Any]:
+        """Empty if nothing was learned of it."""
+        lane = self._by_key.get(key)
+        return lane.figures() if lane else {}
 
-    def forget(self, key: tuple[str, str]) -> None:
-        """Keep nothing of a (name, version) that is not served any more."""
-        self._by_model = {model: lane for model, lane in self._by_model.items() if key_of(lane.model) != key}
+    def forget(self, key: Key) -> None:
+        """Keep nothing of a model that is not served any more."""
+        self._by_key = {known: lane for known, lane in self._by_key.items() if known != key}
 
     def slowest_ns(self) -> float:
         """What the largest batch of the slowest model takes."""
-        return max((lane.expect_ns(lane.max_cost) + lane.margin_ns for lane in self._by_model.values()), default=0.0)
+        return max((lane.expect_ns(lane.max_cost) + lane.margin_ns for lane in self._by_key.values()), default=0.0)

@@ -8,22 +8,21 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import uvloop
 
 from bedplate import endpoint, log, notify
-from bedplate.bundle import BundleError, read_bundle
+from bedplate.bundle import BundleError
 from bedplate.engine import watchdog
+from bedplate.engine.admin import Admin
 from bedplate.engine.cores import cores_of
 from bedplate.engine.faults import DeviceOutOfMemory
-from bedplate.engine.intake import Catalogue
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
 from bedplate.engine.server import Server
 from bedplate.engine.settings import EngineSettings
+from bedplate.engine.start import Load, start
 from bedplate.exposition import Exposition
 from bedplate.settings import SettingsError
 
@@ -32,14 +31,18 @@ _DEVICE = re.compile(r"(cpu|gpu)[0-9]{1,3}")
 _REFUSED = 2
 
 
-def run(settings: EngineSettings, device: str) -> int:
-    """Serve until SIGTERM; the exit status is 0 after a drain, 2 when settings or a bundle were refused."""
+def run(settings: EngineSettings, device: str, load: Load = Model.load) -> int:
+    """Serve until SIGTERM; the exit status is 0 after a drain, 2 when settings or a bundle were refused.
+
+    Args:
+        load: makes a model of a checked bundle; measurements hand in models of known cost.
+    """
     log.start(f"bedplate-engine@{device}")
     try:
         torch_device = choose_device(device)
         keep_to_cores(settings, device)
         torch.set_num_threads(settings.threads)
-        uvloop.run(_serve(settings, device, torch_device))
+        uvloop.run(_serve(settings, device, torch_device, load))
     except (BundleError, SettingsError, DeviceOutOfMemory) as error:
         logger.error("refused to start: %s", error)
         return _REFUSED
@@ -68,38 +71,23 @@ def keep_to_cores(settings: EngineSettings, device: str) -> None:
         logger.info("keeps to its cores", extra={"cores": sorted(cores)})
 
 
-def load_models(directories: Sequence[Path], device: torch.device, precision: str = "float32") -> Catalogue:
-    """Read, check and load every bundle.
-
-    Raises:
-        BundleError: one of them does not do, or comes twice.
-    """
-    models: dict[tuple[str, str], Model] = {}
-    for directory in directories:
-        bundle = read_bundle(directory)
-        if (bundle.name, bundle.version) in models:
-            raise BundleError(f"{directory}: {bundle.name} {bundle.version} is listed twice; remove one from 'bundles'")
-        models[bundle.name, bundle.version] = Model.load(bundle, directory, device, precision)
-        logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version})
-    return Catalogue(list(models.values()))
-
-
-async def _serve(settings: EngineSettings, device: str, torch_device: torch.device) -> None:
+async def _serve(settings: EngineSettings, device: str, torch_device: torch.device, load: Load) -> None:
     loop = asyncio.get_running_loop()
     metrics = EngineMetrics()
-    catalogue = load_models(settings.bundles, torch_device, settings.precision)
-    server = Server(catalogue, loop, settings.queue_limit, metrics, settings.batch_wait_ms)
-    await server.start()
+    stopping = asyncio.Event()
+    server, loader = await start(settings, device, torch_device, metrics, stopping.set, load)
     exposition = await _expose(settings, device, metrics)
-    # Nothing loaded so far ever goes away: keep the collector from walking it while requests wait.
+    # What is loaded later comes and goes; all this stays: keep the collector from walking it while requests wait.
     gc.collect()
     gc.freeze()
     # Only from here on is there anything to drain; before, a signal simply ends the process.
-    stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, stopping.set)
     path = settings.socket_dir / f"{device}.sock"
     listener = await loop.create_unix_server(server.connection, sock=endpoint.bind(path))
+    admin = Admin(loader, settings.models_dir)
+    if settings.admin_dir:
+        await admin.start(settings.admin_dir / f"{device}.sock")
     notify.notify("READY=1", f"STATUS=serving {len(server.catalogue.models)} models on {device}")
     logger.info("ready", extra={"socket": str(path)})
     feeding = _feed_watchdog(server)
@@ -110,7 +98,9 @@ async def _serve(settings: EngineSettings, device: str, torch_device: torch.devi
     logger.info("draining")
     path.unlink(missing_ok=True)
     listener.close()
+    await admin.close()
     await server.drain()
+    loader.close()
     if exposition:
         exposition.close()
     logger.info("stopped")

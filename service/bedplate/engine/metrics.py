@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from bedplate import exposition
-from bedplate.bundle import Bundle
+from bedplate.engine.catalogue import Catalogue
 
 # Unit: items in a batch.
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -43,12 +43,27 @@ class EngineMetrics:
         self._model_info = Gauge(
             "bedplate_model_info", "1 for each model that is loaded", ["model", "version"], registry=self.registry
         )
+        self._model_weights = Gauge(
+            "bedplate_model_weights_bytes", "Memory of the weights", ["model", "version"], registry=self.registry
+        )
+        self._model_alias = Gauge(
+            "bedplate_model_alias", "1 for each alias", ["model", "alias", "version"], registry=self.registry
+        )
 
-    def serves(self, bundle: Bundle) -> None:
-        self._model_info.labels(bundle.name, bundle.version).set(1)
-        # Shown as 0 from the start, so that the first failure is an increase.
-        self._batch_failures.labels(bundle.name)
-        self._out_of_memory.labels(bundle.name)
+    def serves(self, catalogue: Catalogue) -> None:
+        """These models and aliases and no others. Called where figures are told, in the event loop: none sees half."""
+        for gauge in (self._model_info, self._model_weights, self._model_alias):
+            gauge.clear()
+        for model in catalogue.models:
+            bundle = model.bundle
+            self._model_info.labels(bundle.name, bundle.version).set(1)
+            self._model_weights.labels(bundle.name, bundle.version).set(model.weights_bytes)
+            # Shown as 0 from the start, so that the first failure is an increase.
+            self._batch_failures.labels(bundle.name)
+            self._out_of_memory.labels(bundle.name)
+        for name, aliases in catalogue.aliases.items():
+            for alias, version in aliases.items():
+                self._model_alias.labels(name, alias, version).set(1)
 
     def queue(self, depth: Callable[[], int], limit: int) -> None:
         self._queue_depth.set_function(depth)

@@ -36,6 +36,7 @@ class Model:
         self._precision = precision
         self._pipeline = Pipeline(self.predict, device) if device.type == "cuda" else None
         self.overlaps = self._pipeline is not None
+        self.weights_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
 
     @classmethod
     def load(cls, bundle: Bundle, directory: Path, device: torch.device, precision: str = "float32") -> Model:
@@ -98,6 +99,14 @@ class Model:
         """
         for inputs in self.warm_up_inputs():
             self.warm_up_with(inputs)
+
+    def release(self) -> None:
+        """Give the memory of the weights back. Until `restore` there is nothing to predict with."""
+        del self._module
+
+    def restore(self, fresh: Model) -> None:
+        """Become what `fresh`, loaded from the same bundle, is; requests that hold this one go on with it."""
+        vars(self).update(vars(fresh))
 
     def warm_up_inputs(self) -> list[Array]:
         """Zeros: of the smallest shape and of the largest, one item, powers of two and a full batch."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bedplate.engine.work import Runnable, Work
+from bedplate.engine.work import Key, Work, key_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Schedule:
     def __init__(self, room_for: RoomFor):
         self._room_for = room_for
         self._works: list[Work] = []
-        self.held: set[tuple[str, str]] = set()  # (name, version) of models whose requests are not taken
+        self.held: set[Key] = set()  # (name, version) of models whose requests are not taken
 
     def __len__(self) -> int:
         return len(self._works)
@@ -102,7 +102,7 @@ class Schedule:
         """True if no request that waits would go to the device after `work`."""
         return not self._works or self._works[-1].urgency <= work.urgency
 
-    def take_all(self, key: tuple[str, str] | None = None) -> list[Work]:
+    def take_all(self, key: Key | None = None) -> list[Work]:
         """All requests, or those of one model, which then wait no longer."""
         taken = [work for work in self._works if key is None or key_of(work.model) == key]
         self._works = [work for work in self._works if not (key is None or key_of(work.model) == key)]
@@ -157,7 +157,3 @@ class Schedule:
 
 def _urgency(work: Work) -> tuple[int, float, int]:
     return work.urgency
-
-
-def key_of(model: Runnable) -> tuple[str, str]:
-    return model.bundle.name, model.bundle.version

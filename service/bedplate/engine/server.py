@@ -10,12 +10,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bedplate import wire
-from bedplate.bundle import BundleError, describe
 from bedplate.engine.batcher import Batcher
+from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.faults import DeviceLost
-from bedplate.engine.intake import Catalogue
+from bedplate.engine.intake import open_request
 from bedplate.engine.metrics import EngineMetrics
-from bedplate.engine.work import PROBE, Work
+from bedplate.engine.warm_up import warm_up_steps
+from bedplate.engine.work import PROBE, Work, key_of
 from bedplate.errors import Internal, ServiceError
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
@@ -29,7 +30,7 @@ class Server:
     """The connections of one engine, and the batcher they share.
 
     Raises:
-        BundleError: the models' descriptions do not fit into one frame.
+        ModelsError: the models' descriptions do not fit into one frame.
     """
 
     def __init__(
@@ -43,12 +44,22 @@ class Server:
         wait_ns = int(batch_wait_ms * 1e6)
         self.batcher = Batcher(self._deliver, queue_limit, observer=metrics, wait_ns=wait_ns, on_lost=_end_the_process)
         metrics.queue(lambda: self.batcher.depth, queue_limit)
-        for model in catalogue.models:
-            metrics.serves(model.bundle)
-        self.catalogue = catalogue
-        self.description = _description(catalogue)
         self.connections: set[Connection] = set()
         self._loop = loop
+        self._metrics = metrics
+        self.serve(catalogue)
+
+    def serve(self, catalogue: Catalogue) -> None:
+        """From now on answer with these models and aliases; every web is told.
+
+        Raises:
+            ModelsError: they cannot be described. Nothing has changed.
+        """
+        self.description = catalogue.describe()
+        self.catalogue = catalogue
+        self._metrics.serves(catalogue)
+        for connection in list(self.connections):
+            connection.describe()
 
     def connection(self) -> Connection:
         return Connection(self)
@@ -59,11 +70,16 @@ class Server:
 
     def _warm_up(self) -> None:
         for model in self.catalogue.models:
-            model.warm_up()
+            for step in warm_up_steps(model, self.batcher):
+                step()
 
     def probe(self) -> None:
         """Send one item of zeros through the queue and the device, as a request would go."""
-        model = self.catalogue.models[0]
+        model = next((model for model in self.catalogue.models if not self.batcher.is_paused(key_of(model))), None)
+        if model is None:
+            # The only one is being swapped: that the device thread takes a job is all that can be seen.
+            self.batcher.execute(lambda: None)
+            return
         zeros = np.zeros((1, *model.bundle.input.smallest), np.float32)
         self.batcher.submit(Work(model, zeros, caller=_Nobody(), priority=PROBE))
 
@@ -86,15 +102,6 @@ class Server:
 
     def _deliver(self, works: list[Work]) -> None:
         self._loop.call_soon_threadsafe(answer, works)
-
-
-def _description(catalogue: Catalogue) -> dict[str, Any]:
-    description = {"models": [describe(model.bundle) for model in catalogue.models]}
-    try:
-        wire.encode(Frame(Type.DESCRIPTION, 0, description))
-    except FrameError as error:
-        raise BundleError(f"bundles: too much to describe in one frame ({error}); use smaller canaries") from None
-    return description
 
 
 def answer(works: list[Work]) -> None:
@@ -152,6 +159,8 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._reader = FrameReader()
         self._waiting: dict[int, Work] = {}
+        self._congested = False  # the peer does not take what it is sent
+        self._described = True  # the peer was told of the last change
 
     def connection_made(self, transport: Any) -> None:
         self._transport: asyncio.Transport = transport
@@ -175,12 +184,23 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         # Who does not take answers may not ask for more of them.
+        self._congested = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._congested = False
         if not self._transport.is_closing():
             self._transport.resume_reading()
+        if not self._described:
+            self.describe()
+
+    def describe(self, request_id: int = 0) -> None:
+        """Say what is served. Unasked, one that does not read is told once it reads again, and only the last of it."""
+        self._described = not self._congested or request_id != 0
+        if self._described:
+            frame = Frame(Type.DESCRIPTION, request_id, self._server.description)
+            self._transport.writelines(wire.encode(frame))
 
     def answer(self, works: list[Work]) -> None:
         pieces: list[bytes | memoryview] = []
@@ -204,7 +224,7 @@ class Connection(asyncio.Protocol):
             if work := self._waiting.pop(frame.id, None):
                 self._server.batcher.cancel(work)
         elif frame.type is Type.DESCRIBE:
-            self._transport.writelines(wire.encode(Frame(Type.DESCRIPTION, frame.id, self._server.description)))
+            self.describe(frame.id)
         else:
             raise FrameError(f"a web sent {frame.type.name}, which only an engine may")
 
@@ -212,7 +232,7 @@ class Connection(asyncio.Protocol):
         if frame.id in self._waiting:
             raise FrameError("a request id was used twice")
         try:
-            model, inputs = self._server.catalogue.open(frame)
+            model, inputs = open_request(frame, self._server.catalogue)
             cost = len(inputs) * model.bundle.input.cost_of(inputs.shape[1:])
             work = Work(model, inputs, frame.deadline_ns, self, frame.id, cost, frame.priority)
             self._server.batcher.submit(work)

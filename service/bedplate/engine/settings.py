@@ -23,3 +23,9 @@ class EngineSettings:
     # How long an incomplete batch waits for company. It never brought throughput where it was measured, and costs each
     # request of a quiet hour this time.
     batch_wait_ms: float = field(default=0.0, metadata={"unit": "ms", "min": 0, "max": 1000})
+    # Beside "default", which every name has: NAME/ALIAS=VERSION. NAME/default=VERSION chooses another default.
+    aliases: tuple[str, ...] = ()
+    admin_dir: Path | None = None  # operators reach <device>.sock here (docs/adr/0011); nobody without it
+    models_dir: Path | None = None  # operators load bundles from below here; none without it
+    # What the weights of all loaded models may take together. None: no bound on a processor; on a GPU what is free.
+    models_memory_bytes: int | None = field(default=None, metadata={"unit": "bytes", "min": 1, "max": 1 << 50})

@@ -14,6 +14,7 @@ from bedplate.wire import INTERACTIVE
 
 # A priority that no caller has: an item of zeros that tells whether the device still answers.
 PROBE = -1
+Key = tuple[str, str]  # name and version of a model
 Array = npt.NDArray[np.float32]
 Finish = Callable[[], Array]
 
@@ -77,3 +78,7 @@ class Work:
 
     def is_late(self, now_ns: float) -> bool:
         return 0 < self.deadline_ns <= now_ns
+
+
+def key_of(model: Runnable) -> Key:
+    return model.bundle.name, model.bundle.version
