@@ -127,22 +127,28 @@ def test_a_load_for_which_there_is_no_memory_changes_nothing(engine, peer):
 
 
 def test_requests_go_on_between_the_batches_of_a_warm_up(engine, peer):
-    steps = []
+    begun, gate = threading.Event(), threading.Event()
+    waiting = []  # requests, at the begin of each step after the first
 
-    class Watched(Model):
-        def warm_up_steps(self):
-            return [lambda: steps.append(engine.server.batcher.depth)] * 3
+    class Slow(Model):
+        def warm_up_with(self, inputs):
+            if not begun.is_set():
+                begun.set()
+                assert gate.wait(DEADLINE_S)
+            else:
+                waiting.append(engine.server.batcher.depth)
 
-    loader = Loader(engine.server, lambda bundle, directory: Watched.load(bundle, directory, CPU), Memory(None), {})
-    with engine.held_device():
-        loading = engine.do(loader.load(write_version(engine.models, "2")))
-        peer.predict(1, bright())
-        wait_until(lambda: engine.server.batcher.depth == 1)
+    loader = Loader(engine.server, lambda bundle, directory: Slow.load(bundle, directory, CPU), Memory(None), {})
+    loading = engine.do(loader.load(write_version(engine.models, "2")))
+    assert begun.wait(DEADLINE_S)
+    peer.predict(1, bright())
+    wait_until(lambda: engine.server.batcher.depth == 1)
 
+    gate.set()
     loading.result(DEADLINE_S)
 
-    # The request waited for one step at most: the others found nobody waiting.
-    assert steps[1:] == [0, 0]
+    # One item, two, four and eight: the request waited for the first alone.
+    assert waiting == [0, 0, 0]
 
 
 def test_what_waits_for_an_unloaded_version_is_answered_and_what_comes_then_is_not(engine, peer):
@@ -327,8 +333,14 @@ def test_a_promotion_waits_for_no_load(engine, peer, tight):
     loading.result(DEADLINE_S)
 
 
+def models_in_memory():
+    gc.collect()
+    return sum(type(one) is Model and hasattr(one, "_module") for one in gc.get_objects())
+
+
 def test_many_who_load_and_unload_at_once_leave_nothing_behind(engine):
     """Under load; each brings and takes a version of its own."""
+    before = models_in_memory()
     gc.freeze()  # as main does: otherwise every unload walks through all of torch
     stop, wrong, answered = threading.Event(), [], []
 
@@ -361,5 +373,4 @@ def test_many_who_load_and_unload_at_once_leave_nothing_behind(engine):
     assert len(answered) > 100
     assert engine.loaded() == {"1": ["default"]}
     gc.unfreeze()
-    gc.collect()
-    assert sum(type(one) is Model and hasattr(one, "_module") for one in gc.get_objects()) == 1
+    assert models_in_memory() == before

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, UnknownModel
-from bedplate.web import body
 from bedplate.web.body import Limits
 from bedplate.web.predictor import Predictor
 from bedplate.web.terms import within
@@ -172,7 +171,7 @@ def test_a_picture_that_waited_too_long_for_its_turn_is_not_decoded(engines):
     async def waits():
         model = await engines.model("lamp")
         terms = within(0.03)
-        async with body._one_large_decode:
+        async with predictor.large_decode:
             late = asyncio.create_task(predictor.predict(model, "image/png", large, terms))
             while terms.left_s > 0:
                 await asyncio.sleep(0.001)

@@ -7,7 +7,6 @@ import falcon.testing
 import pytest
 from bedplate.bundle import Bundle
 from bedplate.errors import EngineBusy
-from bedplate.web import body
 from bedplate.web.body import Limits
 from bedplate.web.cache import Answer
 from bedplate.web.observer import ObservedApp, observation, route_of
@@ -169,7 +168,7 @@ def given_up(metrics, engines, until, timeout_s):
         predictor = Predictor(engines, Limits(1 << 20, 1_000_000, 64), metrics.cancelled)
         terms = within(timeout_s)
         # A large picture waits for its turn to be decoded.
-        async with body._one_large_decode if until == "decode" else contextlib.nullcontext():
+        async with predictor.large_decode if until == "decode" else contextlib.nullcontext():
             picture = png_of([[255] * 400] * 400)
             request = asyncio.create_task(predictor.predict(await engines.model("lamp"), "image/png", picture, terms))
             await (asyncio.sleep(0) if until == "decode" else asked.wait())

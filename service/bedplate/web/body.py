@@ -37,8 +37,6 @@ Items = npt.NDArray[Any]
 
 # Work above this would hold up the other requests of the process for more than about a millisecond.
 _INLINE_PIXELS = 65_536
-# A large picture takes up to 12 bytes a pixel while it is decoded: one at a time, or memory has no bound.
-_one_large_decode = asyncio.Semaphore(1)
 # Digits, sign, point, exponent, brackets and blanks of a number as JSON: what a request of full size can need.
 _JSON_BYTES_PER_NUMBER = 40
 _ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
@@ -78,11 +76,13 @@ async def parse_items(
     body: bytes,
     model: Bundle,
     limits: Limits,
+    turn: asyncio.Semaphore,
     require_time: Callable[[], None] = lambda: None,
 ) -> Items:
     """Turn `body` into items of the model's input, by its declared type; pictures are known by content.
 
     Args:
+        turn: held while a large picture is decoded.
         require_time: asked after each wait; it raises when nobody needs the items any more.
 
     Returns: (items, *shape) in the input's dtype; all items have one shape.
@@ -95,10 +95,10 @@ async def parse_items(
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
     if kind.startswith("image/"):
-        return await _decode_images([body], spec, limits, require_time)
+        return await _decode_images([body], spec, limits, turn, require_time)
     if kind == "multipart/form-data":
         files = _parts(body, options.get("boundary", ""), limits)
-        return await _decode_images(files, spec, limits, require_time)
+        return await _decode_images(files, spec, limits, turn, require_time)
     if kind == "application/octet-stream":
         return _check(_from_raw(body, spec, options.get("shape")), model, limits)
     if kind == "application/json":
@@ -107,7 +107,9 @@ async def parse_items(
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
 
-async def _decode_images(files: list[bytes], spec: Tensor, limits: Limits, require_time: Callable[[], None]) -> Items:
+async def _decode_images(
+    files: list[bytes], spec: Tensor, limits: Limits, turn: asyncio.Semaphore, require_time: Callable[[], None]
+) -> Items:
     if spec.image is None:
         raise UnsupportedMediaType("this model does not take pictures", next_step="send a tensor or JSON")
     _check_count(len(files), limits)
@@ -117,7 +119,7 @@ async def _decode_images(files: list[bytes], spec: Tensor, limits: Limits, requi
         image = open_image(data, pixels_left)
         pixels_left -= image.width * image.height
         if image.width * image.height > _INLINE_PIXELS:
-            async with _one_large_decode:
+            async with turn:
                 require_time()
                 tensors.append(await asyncio.to_thread(to_tensor, image, spec.image))
         else:

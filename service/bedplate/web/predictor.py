@@ -52,6 +52,8 @@ class Predictor:
         self._engines = engines
         self._limits = limits
         self._on_cancelled = on_cancelled
+        # A large picture takes up to 12 bytes a pixel while it is decoded: one at a time, or memory has no bound.
+        self.large_decode = asyncio.Semaphore(1)
 
     async def predict(self, model: Bundle, content_type: str, body: bytes, terms: Terms) -> Prediction:
         """Parse `body`, ask an engine, name the classes.
@@ -63,7 +65,7 @@ class Predictor:
         try:
             terms.require_time()
             started_ns = now_ns()
-            items = await parse_items(content_type, body, model, self._limits, terms.require_time)
+            items = await parse_items(content_type, body, model, self._limits, self.large_decode, terms.require_time)
             decode_ns = now_ns() - started_ns
             stage = "engine"
             return _prediction(await self._infer(model, items, terms), model, decode_ns)
