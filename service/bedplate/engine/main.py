@@ -8,14 +8,14 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import uvloop
 
 from bedplate import endpoint, log, notify
-from bedplate.bundle import BundleError, read_bundle
+from bedplate.bundle import Bundle, BundleError, read_bundle
 from bedplate.engine import watchdog
 from bedplate.engine.cores import cores_of
 from bedplate.engine.intake import Catalogue
@@ -31,14 +31,21 @@ _DEVICE = re.compile(r"(cpu|gpu)[0-9]{1,3}")
 _REFUSED = 2
 
 
-def run(settings: EngineSettings, device: str) -> int:
-    """Serve until SIGTERM; the exit status is 0 after a drain, 2 when settings or a bundle were refused."""
+Load = Callable[[Bundle, Path, torch.device], Model]
+
+
+def run(settings: EngineSettings, device: str, load: Load = Model.load) -> int:
+    """Serve until SIGTERM; the exit status is 0 after a drain, 2 when settings or a bundle were refused.
+
+    Args:
+        load: from a bundle that was read to a model; measurements hand in models without weights.
+    """
     log.start(f"bedplate-engine@{device}")
     try:
         torch_device = choose_device(device)
         keep_to_cores(settings, device)
         torch.set_num_threads(settings.threads)
-        uvloop.run(_serve(settings, device, torch_device))
+        uvloop.run(_serve(settings, device, torch_device, load))
     except (BundleError, SettingsError) as error:
         logger.error("refused to start: %s", error)
         return _REFUSED
@@ -67,7 +74,7 @@ def keep_to_cores(settings: EngineSettings, device: str) -> None:
         logger.info("keeps to its cores", extra={"cores": sorted(cores)})
 
 
-def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:
+def load_models(directories: Sequence[Path], device: torch.device, load: Load = Model.load) -> Catalogue:
     """Read, check and load every bundle.
 
     Raises:
@@ -78,15 +85,15 @@ def load_models(directories: Sequence[Path], device: torch.device) -> Catalogue:
         bundle = read_bundle(directory)
         if (bundle.name, bundle.version) in models:
             raise BundleError(f"{directory}: {bundle.name} {bundle.version} is listed twice; remove one from 'bundles'")
-        models[bundle.name, bundle.version] = Model.load(bundle, directory, device)
+        models[bundle.name, bundle.version] = load(bundle, directory, device)
         logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version})
     return Catalogue(list(models.values()))
 
 
-async def _serve(settings: EngineSettings, device: str, torch_device: torch.device) -> None:
+async def _serve(settings: EngineSettings, device: str, torch_device: torch.device, load: Load) -> None:
     loop = asyncio.get_running_loop()
     metrics = EngineMetrics()
-    server = Server(load_models(settings.bundles, torch_device), loop, settings.queue_limit, metrics)
+    server = Server(load_models(settings.bundles, torch_device, load), loop, settings.queue_limit, metrics)
     await server.start()
     exposition = await _expose(settings, device, metrics)
     # Nothing loaded so far ever goes away: keep the collector from walking it while requests wait.
