@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 
 from benchmarks.engine import report
@@ -18,6 +19,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a fraction of the time; shows that it runs, no more")
     parser.add_argument("--minutes", type=float, default=30, help="of load, for 'memory' (30)")
     args = parser.parse_args()
+    # So that what was started is stopped, whoever ends this.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if (cores := os.sched_getaffinity(0)) and len(cores) > 1:
         # The load runs in this process, on a core of its own; whatever is started gets the others (stack.py).
         os.sched_setaffinity(0, {min(cores)})

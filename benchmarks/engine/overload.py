@@ -19,13 +19,13 @@ NORMAL_WITHIN_S = 30.0
 
 
 def measure(quick: bool) -> list[Row]:
-    seconds = 5 if quick else 25
+    seconds, calm_s = (5, 5) if quick else (25, NORMAL_WITHIN_S + 2)
     with scratch() as folder, stack([write_lamp(folder, max_items=MAX_ITEMS)], folder=folder) as running:
         at_capacity = _load(running, 1, seconds)
         peak_per_s = goodput_per_s(at_capacity, seconds)
         rows = [Row("goodput at 1x", f"{peak_per_s:.1f}/s of {CAPACITY_PER_S:.0f}/s; {fates(at_capacity)}")]
         for factor, share in BARS.items():
-            rows += _overload(running, factor, share, peak_per_s, seconds)
+            rows += _overload(running, factor, share, peak_per_s, seconds, calm_s)
     return rows
 
 
@@ -42,8 +42,8 @@ def _load(running: Stack, factor: float, seconds: float, calm_s: float = 0) -> l
     return load.all
 
 
-def _overload(running: Stack, factor: int, share: float, peak_per_s: float, seconds: float) -> list[Row]:
-    records = _load(running, factor, seconds, calm_s=NORMAL_WITHIN_S + 2)
+def _overload(running: Stack, factor: int, share: float, peak_per_s: float, seconds: float, calm_s: float) -> list[Row]:
+    records = _load(running, factor, seconds, calm_s)
     during = [record for record in records if record.intended < seconds]
     accepted = sorted(record.latency_s for record in during if record.status == 200)
     p99_s = percentile(accepted, 0.99)

@@ -72,7 +72,7 @@ class Operator:
             answer = self._peer.receive()
             if answer.id != self._id:
                 continue
-            if answer.type is not Type.ADMIN_ANSWER:
+            if answer.type is not Type.ADMIN_ANSWER or not answer.meta.get("ok"):
                 raise Refused(f"{meta}: {answer.meta}")
             return answer.meta
 
@@ -84,7 +84,7 @@ def predict_frame(request_id: int, model: str, item: Array) -> Frame:
 
 
 def keep_busy(path: Path, model: str, item: Array, outstanding: int, seconds: float) -> tuple[float, Counter[int]]:
-    """Always `outstanding` requests of one item each: answers per second, and how many came in batches of which size."""
+    """Always `outstanding` requests of one item each: answers per second, and by size of their batch."""
     peer = Peer(path)
     sizes: Counter[int] = Counter()
     for number in range(outstanding):

@@ -22,7 +22,7 @@ class Row:
     met: bool | None = None  # None: told, but no bar
 
 
-def publish(name: str, rows: Sequence[Row], quick: bool) -> bool:
+def publish(name: str, rows: Sequence[Row], quick: bool, folder: Path = FOLDER) -> bool:
     """Print and keep the figures; True if every bar was met."""
     met = all_met(rows)
     width = max(len(row.what) for row in rows)
@@ -36,8 +36,8 @@ def publish(name: str, rows: Sequence[Row], quick: bool) -> bool:
         "cores": os.cpu_count(),
         "rows": [asdict(row) for row in rows],
     }
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"engine-{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"engine-{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     return met
 
 

@@ -59,6 +59,12 @@ class Stack:
             time.sleep(0.1)
 
 
+def admin_settings(folder: Path) -> dict[str, Any]:
+    """Of an engine that operators may talk to."""
+    (folder / "admin").mkdir()
+    return {"admin_dir": str(folder / "admin"), "models_dir": str(folder)}
+
+
 def cores_for_programs() -> set[int]:
     """All but the one that the load keeps to, where there is more than one."""
     available = set(range(os.cpu_count() or 1))
@@ -74,6 +80,7 @@ def stack(
     engines: int = 1,
     webs: int = 1,
     watchdog_s: float = 60,
+    cores: set[int] | None = None,
     web_settings: dict[str, Any] | None = None,
     engine_settings: dict[str, Any] | None = None,
 ) -> Iterator[Stack]:
@@ -81,15 +88,16 @@ def stack(
 
     Args:
         model: what program.py takes after --model.
+        cores: that the programs keep to; without it all but the load's.
     """
     key = "bp_" + secrets.token_urlsafe(32)
     ports = [_free_port() for _ in range(webs)]
     _write_settings(folder, bundles, engines, key, web_settings or {}, engine_settings or {})
     environment = {"PYTHONPATH": f"{ROOT / 'service'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    cores = cores_for_programs()
+    kept = cores or cores_for_programs()
 
     def unit(name: str, *command: str, watchdog_s: float | None = None) -> Unit:
-        return Unit(name, [sys.executable, "-m", *command], folder, environment, cores, watchdog_s)
+        return Unit(name, [sys.executable, "-m", *command], folder, environment, kept, watchdog_s)
 
     program = ("benchmarks.engine.program", "--settings", f"{folder}/engine.yaml", "--model", *model)
     web = ("bedplate", "web", "--settings", f"{folder}/web.yaml", "--bind")
