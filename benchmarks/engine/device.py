@@ -6,24 +6,38 @@ Engine and bare loop keep to the same core, one thread each, and take turns; the
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.engine.bundles import Array, write_network
+from benchmarks.engine.bundles import write_network
 from benchmarks.engine.peer import keep_busy
 from benchmarks.engine.report import Row, at_least
-from benchmarks.engine.stack import ROOT, cores_for_programs, scratch, stack
+from benchmarks.engine.stack import ROOT, Stack, cores_for_programs, scratch, stack
 
 SHARE = 0.95
 SHAPES = {"cnn": [3, 224, 224], "transformer": [1, 1, 128]}
 BATCHES = (1, 4, 8)
 LABELS = 1000
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one side was in one turn."""
+
+    per_s: float
+    per_processor_s: float  # items for a second of the process's own computing: other work on the core does not count
+
+
+Bare = Callable[[str, int, float], Speed]
 
 
 def measure(quick: bool) -> list[Row]:
@@ -34,38 +48,50 @@ def measure(quick: bool) -> list[Row]:
         bundles = [write_network(folder, f"{kind}-{batch}", SHAPES[kind], LABELS, batch) for kind, batch in names]
         # No web: its canaries would meet a network that nobody trained.
         with stack(bundles, ("network",), folder=folder, webs=0, cores={core}) as running:
-            return [_compare(running.socket(), bare, *name, rounds, seconds) for name in names]
+            return [_compare(running, bare, *name, rounds, seconds) for name in names]
 
 
-def _compare(
-    path: Path, bare: Callable[[str, int, float], float], kind: str, batch: int, rounds: int, seconds: float
-) -> Row:
-    item = np.zeros((1, *SHAPES[kind]), np.float32)
-    pairs, sizes = [], Counter[int]()
+def _compare(running: Stack, bare: Bare, kind: str, batch: int, rounds: int, seconds: float) -> Row:
+    pairs: list[tuple[Speed, Speed]] = []
+    sizes = Counter[int]()
     for _ in range(rounds):
         alone = bare(kind, batch, seconds)
-        served, seen = _served(path, f"{kind}-{batch}", item, batch, seconds)
+        served, seen = _served(running, kind, batch, seconds)
         pairs.append((served, alone))
         sizes += seen
-    share = statistics.median(served / alone for served, alone in pairs)
-    served, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
+    share = statistics.median(served.per_s / alone.per_s for served, alone in pairs)
+    by_processor = statistics.median(served.per_processor_s / alone.per_processor_s for served, alone in pairs)
+    served_per_s, alone_per_s = (
+        statistics.median(speed.per_s for speed in column) for column in zip(*pairs, strict=True)
+    )
     row = at_least(f"{kind}, batch {batch}", share * 100, SHARE * 100, "% of bare")
-    return Row(row.what, f"{row.seen}, {served:.1f} of {alone:.1f}/s, {_shown(sizes)}", row.wanted, row.met)
+    told = f"{served_per_s:.1f} of {alone_per_s:.1f}/s, {by_processor:.1%} by processor time, {_shown(sizes)}"
+    return Row(row.what, f"{row.seen}, {told}", row.wanted, row.met)
 
 
-def _served(path: Path, model: str, item: Array, batch: int, seconds: float) -> tuple[float, Counter[int]]:
+def _served(running: Stack, kind: str, batch: int, seconds: float) -> tuple[Speed, Counter[int]]:
+    pid = running.engines[0].pid or 0
+    item = np.zeros((1, *SHAPES[kind]), np.float32)
+    before_s, started = processor_s(pid), time.perf_counter()
     # Three batches: one on the device, one ready to follow, one on its way.
-    return keep_busy(path, model, item, max(4, 3 * batch), seconds)
+    per_s, sizes = keep_busy(running.socket(), f"{kind}-{batch}", item, max(4, 3 * batch), seconds)
+    share_of_core = (processor_s(pid) - before_s) / (time.perf_counter() - started)
+    return Speed(per_s, per_s / share_of_core), sizes
+
+
+def processor_s(pid: int) -> float:
+    """What a process has computed so far, all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _shown(sizes: Counter[int]) -> str:
-    batches = {size: answers / size for size, answers in sizes.items()}
-    total = sum(batches.values())
-    return "batches of " + ", ".join(f"{size} ({batches[size] / total:.0%})" for size in sorted(batches))
+    total = sizes.total()
+    return "batches of " + ", ".join(f"{size} ({count / total:.0%})" for size, count in sorted(sizes.items()))
 
 
 @contextlib.contextmanager
-def _bare_loop(core: int) -> Iterator[Callable[[str, int, float], float]]:
+def _bare_loop(core: int) -> Iterator[Bare]:
     command = ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(core), sys.executable, "-m"]
     environment = {"PYTHONPATH": f"{ROOT / 'service'}:{ROOT}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(
@@ -74,11 +100,14 @@ def _bare_loop(core: int) -> Iterator[Callable[[str, int, float], float]]:
         assert process.stdin
         assert process.stdout
 
-        def items_per_s(kind: str, batch: int, seconds: float) -> float:
+        def speed(kind: str, batch: int, seconds: float) -> Speed:
+            before_s, started = processor_s(process.pid), time.perf_counter()
             print(kind, batch, seconds, file=process.stdin, flush=True)
-            return float(process.stdout.readline())  # type: ignore[union-attr]  # piped
+            per_s = float(process.stdout.readline())  # type: ignore[union-attr]  # piped
+            share_of_core = (processor_s(process.pid) - before_s) / (time.perf_counter() - started)
+            return Speed(per_s, per_s / share_of_core)
 
         for kind in SHAPES:
-            items_per_s(kind, max(BATCHES), 1.0)
-        yield items_per_s
+            speed(kind, max(BATCHES), 1.0)
+        yield speed
         process.stdin.close()

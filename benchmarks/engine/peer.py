@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,20 +86,38 @@ def predict_frame(request_id: int, model: str, item: Array) -> Frame:
 
 
 def keep_busy(path: Path, model: str, item: Array, outstanding: int, seconds: float) -> tuple[float, Counter[int]]:
-    """Always `outstanding` requests of one item each: answers per second, and by size of their batch."""
+    """Always `outstanding` requests of one item each: answers per second, and batches by size.
+
+    Counted from the end of the second batch to the end of the last one: parts of a batch would not be comparable.
+    """
     peer = Peer(path)
+    numbers = itertools.count(1)
+    for _ in range(outstanding):
+        peer.send(predict_frame(next(numbers), model, item))
+    for _ in range(2):
+        _one_batch(peer, numbers, model, item)
     sizes: Counter[int] = Counter()
-    for number in range(outstanding):
-        peer.send(predict_frame(number + 1, model, item))
-    number, started = outstanding, time.perf_counter()
+    started = time.perf_counter()
     while (took_s := time.perf_counter() - started) < seconds:
-        answer = peer.receive()
-        if answer.type is Type.DESCRIPTION:
-            continue
-        if answer.type is not Type.RESULT:
-            raise Refused(str(answer.meta))
-        sizes[answer.meta["batch_items"]] += 1
-        number += 1
-        peer.send(predict_frame(number, model, item))
+        sizes[_one_batch(peer, numbers, model, item)] += 1
     peer.close()
-    return sizes.total() / took_s, sizes
+    return sum(size * batches for size, batches in sizes.items()) / took_s, sizes
+
+
+def _one_batch(peer: Peer, numbers: Iterator[int], model: str, item: Array) -> int:
+    """Take the answers of a batch, which come one after another, ask for as many more, and tell how many."""
+    left = size = _answer(peer).meta["batch_items"]
+    while True:
+        peer.send(predict_frame(next(numbers), model, item))
+        left -= 1
+        if not left:
+            return int(size)
+        _answer(peer)
+
+
+def _answer(peer: Peer) -> Frame:
+    while (answer := peer.receive()).type is Type.DESCRIPTION:
+        pass
+    if answer.type is not Type.RESULT:
+        raise Refused(str(answer.meta))
+    return answer
