@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +26,8 @@ class Sleeping:
         self.bundle = bundle
         self.max_items = bundle.max_items
         self.max_cost = bundle.max_items
+        self.overlaps = False
+        self.weights_bytes = 0
         self._base_s = base_s
         self._item_s = item_s
 
@@ -36,15 +37,16 @@ class Sleeping:
             raise ValueError("a poisoned item")
         return lamp_logits(items, int(self.bundle.version))
 
-    def warm_up_inputs(self) -> Iterator[Array]:
-        size = 1
-        while size <= self.max_items:
-            yield np.zeros((size, *self.bundle.input.shape), np.float32)
-            size *= 2
+    def warm_up_inputs(self) -> list[Array]:
+        sizes = {self.max_items} | {1 << power for power in range(self.max_items.bit_length())}
+        return [np.zeros((size, *self.bundle.input.shape), np.float32) for size in sorted(sizes)]
+
+    def warm_up_with(self, inputs: Array) -> None:
+        self.run(inputs)
 
     def warm_up(self) -> None:
-        for items in self.warm_up_inputs():
-            self.run(items)
+        for inputs in self.warm_up_inputs():
+            self.warm_up_with(inputs)
 
 
 class Block(nn.Module):
@@ -108,6 +110,6 @@ def network(kind: str) -> nn.Module:
     return NETWORKS[kind][0]().requires_grad_(False).eval()
 
 
-def load_network(bundle: Bundle, directory: Path, device: torch.device) -> Model:
+def load_network(bundle: Bundle, directory: Path, device: torch.device, precision: str = "float32") -> Model:
     """The network that the bundle's name begins with; several bundles of different batch limits share one."""
     return Model(bundle, network(bundle.name.partition("-")[0]).to(device), device)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from bedplate import notify
+from bedplate.bundle import Bundle
 
 
 def main() -> int:
@@ -30,11 +31,10 @@ def main() -> int:
 
     from benchmarks.engine.models import Sleeping, load_network  # noqa: PLC0415
 
-    load = {
-        "sleeping": lambda bundle, directory, device: Sleeping(bundle, args.base_ms / 1e3, args.item_ms / 1e3),
-        "network": load_network,
-        "bundle": Model.load,
-    }[args.model]
+    def load_sleeping(bundle: Bundle, directory: Path, device: object, precision: str = "float32") -> Sleeping:
+        return Sleeping(bundle, args.base_ms / 1e3, args.item_ms / 1e3)
+
+    load = {"sleeping": load_sleeping, "network": load_network, "bundle": Model.load}[args.model]
     return run(settings.load(EngineSettings, args.settings), args.device, load)
 
 
