@@ -6,47 +6,32 @@ import time
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from bedplate.bundle import Bundle
 from bedplate.engine.model import Model
 from torch import nn
 
-from benchmarks.engine.bundles import POISON, Array, lamp_logits
+from benchmarks.engine.bundles import POISON, lamp_logits
 
 CLASSES = 1000
 TOKENS = 128
 VOCABULARY = 1000
 
 
-class Sleeping:
-    """Stands where a Model stands; a batch of n costs base_s + item_s * n, asleep, so the processor does not matter."""
+class Sleeping(nn.Module):
+    """A lamp of one version whose batch of n costs base_s + item_s * n, asleep: the processor does not matter."""
 
-    def __init__(self, bundle: Bundle, base_s: float, item_s: float):
-        self.bundle = bundle
-        self.max_items = bundle.max_items
-        self.max_cost = bundle.max_items
-        self.overlaps = False
-        self.weights_bytes = 0
+    def __init__(self, version: int, base_s: float, item_s: float):
+        super().__init__()
+        self._version = version
         self._base_s = base_s
         self._item_s = item_s
 
-    def run(self, items: Array) -> Array:
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
         time.sleep(self._base_s + self._item_s * len(items))
         if (items == POISON).any():
             raise ValueError("a poisoned item")
-        return lamp_logits(items, int(self.bundle.version))
-
-    def warm_up_inputs(self) -> list[Array]:
-        sizes = {self.max_items} | {1 << power for power in range(self.max_items.bit_length())}
-        return [np.zeros((size, *self.bundle.input.shape), np.float32) for size in sorted(sizes)]
-
-    def warm_up_with(self, inputs: Array) -> None:
-        self.run(inputs)
-
-    def warm_up(self) -> None:
-        for inputs in self.warm_up_inputs():
-            self.warm_up_with(inputs)
+        return torch.from_numpy(lamp_logits(items.numpy(), self._version))
 
 
 class Block(nn.Module):

@@ -30,7 +30,8 @@ def measure(quick: bool) -> list[Row]:
 
 
 def goodput_per_s(records: Sequence[Record], seconds: float) -> float:
-    return sum(map(is_good, records)) / seconds
+    """Good answers that came while the load lasted; what was queued at its end is not counted."""
+    return sum(is_good(record) and record.done <= seconds for record in records) / seconds
 
 
 def _load(running: Stack, factor: float, seconds: float, calm_s: float = 0) -> list[Record]:

@@ -24,6 +24,7 @@ def main() -> int:
     args = parser.parse_args()
     _tell_import_of_torch()
     # The import of torch was measured apart from everything else, so these come after it.
+    import torch  # noqa: PLC0415
     from bedplate import settings  # noqa: PLC0415
     from bedplate.engine.main import run  # noqa: PLC0415
     from bedplate.engine.model import Model  # noqa: PLC0415
@@ -31,8 +32,9 @@ def main() -> int:
 
     from benchmarks.engine.models import Sleeping, load_network  # noqa: PLC0415
 
-    def load_sleeping(bundle: Bundle, directory: Path, device: object, precision: str = "float32") -> Sleeping:
-        return Sleeping(bundle, args.base_ms / 1e3, args.item_ms / 1e3)
+    def load_sleeping(bundle: Bundle, directory: Path, device: torch.device, precision: str = "float32") -> Model:
+        sleeping = Sleeping(int(bundle.version), args.base_ms / 1e3, args.item_ms / 1e3)
+        return Model(bundle, sleeping.eval(), device)
 
     load = {"sleeping": load_sleeping, "network": load_network, "bundle": Model.load}[args.model]
     return run(settings.load(EngineSettings, args.settings), args.device, load)
