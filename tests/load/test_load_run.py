@@ -159,6 +159,20 @@ def test_wrong_body_is_failed_by_hash_and_by_label():
     }
 
 
+def test_success_that_the_plan_calls_wrong_is_failed_and_a_refusal_is_not_asked_about():
+    asked = []
+
+    def is_right(number, body):
+        asked.append(body)
+        return number % 2 == 0
+
+    records, _ = load(answering(OK), is_right=is_right)
+    load(answering(b"HTTP/1.1 503 Gone\r\nContent-Length: 4\r\n\r\nbusy"), is_right=is_right)
+
+    assert {(record.id % 2, record.error) for record in records} == {(0, None), (1, "wrong-body")}
+    assert asked == [b"ok"] * 20
+
+
 def test_tls_server_with_a_known_authority_answers(certificate):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)

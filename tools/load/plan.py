@@ -4,7 +4,7 @@ import json
 import mimetypes
 import random
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,6 +34,7 @@ class Plan:
     requests: list[bytes]  # whole requests, sent in turn
     arrivals: list[float]  # seconds after the start
     expected: dict[int, Expected]  # by position in `requests`
+    is_right: Callable[[int, bytes], bool] | None = None  # also asked, for a success: the request's number, its answer
     timeout_s: float = 30.0
     max_connections: int = 256
 

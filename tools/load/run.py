@@ -57,7 +57,7 @@ class _Sender:
             sent = self._now()
             response, error, reused = await self._exchange(self._plan.requests[body])
         done = self._now()
-        if response is not None and error is None and not _is_right(response, self._plan.expected.get(body)):
+        if response is not None and error is None and not self._is_right(number, body, response):
             error = "wrong-body"
         record = Record(
             id=number,
@@ -75,6 +75,13 @@ class _Sender:
         self.records.append(record)
         self._on_record(record)
 
+    def _is_right(self, number: int, body: int, response: Response) -> bool:
+        # A refusal is not an answer to check; its status says what it is.
+        if not 200 <= response.status < 300:
+            return True
+        asked = self._plan.is_right is None or self._plan.is_right(number, response.body)
+        return asked and _is_expected(response, self._plan.expected.get(body))
+
     async def _exchange(self, request: bytes) -> tuple[Response | None, str | None, bool]:
         connection: Connection | None = None
         reused = False
@@ -91,9 +98,8 @@ class _Sender:
         return response, None, reused
 
 
-def _is_right(response: Response, expected: Expected | None) -> bool:
-    # A refusal is not an answer to check; its status says what it is.
-    if expected is None or not 200 <= response.status < 300:
+def _is_expected(response: Response, expected: Expected | None) -> bool:
+    if expected is None:
         return True
     if expected.sha256 is not None and hashlib.sha256(response.body).hexdigest() != expected.sha256:
         return False
