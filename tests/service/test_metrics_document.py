@@ -51,7 +51,7 @@ def busy_web():
 def busy_engine():
     lamp = GatedLamp()
     metrics = EngineMetrics()
-    metrics.serves(Catalogue([lamp]))
+    metrics.serves(Catalogue([lamp]), lambda key: {})
     metrics.queue(lambda: 0, 64)
     metrics.batch_computed(lamp, 3)
     metrics.batch_failed(lamp)

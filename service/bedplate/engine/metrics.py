@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from bedplate import exposition
 from bedplate.engine.catalogue import Catalogue
+from bedplate.engine.work import Key, key_of
 
 # Unit: items in a batch.
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -40,19 +42,33 @@ class EngineMetrics:
             self._rejected.labels(reason)
         self._queue_depth = Gauge("bedplate_queue_depth", "Requests that wait for the device", registry=self.registry)
         self._queue_limit = Gauge("bedplate_queue_limit", "Requests that may wait", registry=self.registry)
-        self._model_info = Gauge(
-            "bedplate_model_info", "1 for each model that is loaded", ["model", "version"], registry=self.registry
-        )
-        self._model_weights = Gauge(
-            "bedplate_model_weights_bytes", "Memory of the weights", ["model", "version"], registry=self.registry
-        )
+        self._model_info = self._of_version("bedplate_model_info", "1 for each model that is loaded")
+        self._model_weights = self._of_version("bedplate_model_weights_bytes", "Memory of the weights")
         self._model_alias = Gauge(
             "bedplate_model_alias", "1 for each alias", ["model", "alias", "version"], registry=self.registry
         )
+        # By what it shows of `Batcher.figures`, and how many of that make its unit.
+        self._learned = {
+            name: (self._of_version(f"bedplate_batch_{metric}", told), per_unit)
+            for name, metric, told, per_unit in (
+                ("fixed_ms", "fixed_seconds", "Time of an empty batch, as learned", 1e3),
+                ("per_cost_ms", "cost_seconds", "What each unit of cost adds to a batch, as learned", 1e3),
+                ("max_items", "max_items", "Items that a batch may hold", 1),
+            )
+        }
 
-    def serves(self, catalogue: Catalogue) -> None:
-        """These models and aliases and no others. Called where figures are told, in the event loop: none sees half."""
+    def _of_version(self, name: str, told: str) -> Gauge:
+        return Gauge(name, told, ["model", "version"], registry=self.registry)
+
+    def serves(self, catalogue: Catalogue, figures: Callable[[Key], dict[str, Any]]) -> None:
+        """These models and aliases and no others. Called where figures are told, in the event loop: none sees half.
+
+        Args:
+            figures: what the batcher learned of a model.
+        """
         for gauge in (self._model_info, self._model_weights, self._model_alias):
+            gauge.clear()
+        for gauge, _ in self._learned.values():
             gauge.clear()
         for model in catalogue.models:
             bundle = model.bundle
@@ -61,6 +77,9 @@ class EngineMetrics:
             # Shown as 0 from the start, so that the first failure is an increase.
             self._batch_failures.labels(bundle.name)
             self._out_of_memory.labels(bundle.name)
+            for figure, (gauge, per_unit) in self._learned.items():
+                show = partial(_figure, figures, key_of(model), figure, per_unit)
+                gauge.labels(bundle.name, bundle.version).set_function(show)
         for name, aliases in catalogue.aliases.items():
             for alias, version in aliases.items():
                 self._model_alias.labels(name, alias, version).set(1)
@@ -83,3 +102,7 @@ class EngineMetrics:
 
     def cancelled(self, stage: str) -> None:
         self._cancelled.labels(stage).inc()
+
+
+def _figure(figures: Callable[[Key], dict[str, Any]], key: Key, name: str, per_unit: float) -> float:
+    return float(figures(key).get(name, 0)) / per_unit

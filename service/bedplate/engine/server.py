@@ -57,7 +57,7 @@ class Server:
         """
         self.description = catalogue.describe()
         self.catalogue = catalogue
-        self._metrics.serves(catalogue)
+        self._metrics.serves(catalogue, self.batcher.figures)
         for connection in list(self.connections):
             connection.describe()
 
