@@ -87,6 +87,20 @@ def test_killed_engine_makes_503_and_returns_unattended(host):
     assert show(host, WEBS[0], "MainPID") == web
 
 
+def test_a_hung_engine_is_noticed_by_the_watchdog_and_started_anew(host):
+    drop_in = "/run/systemd/system/bedplate-engine@cpu0.service.d"
+    host.check_output("mkdir -p %s && printf '[Service]\\nWatchdogSec=9s\\n' > %s/watchdog.conf", drop_in, drop_in)
+    host.check_output(f"systemctl daemon-reload && systemctl restart {ENGINE}")
+    before = show(host, ENGINE, "MainPID")
+
+    host.check_output(f"systemctl kill --signal=SIGSTOP --kill-whom=main {ENGINE}")
+    wait_until(lambda: show(host, ENGINE, "MainPID") not in ("0", before), 9 + 5)
+    wait_until_ready(host, ENGINE_BACK_S)
+
+    assert show(host, ENGINE, "NRestarts") == "1"
+    host.check_output(f"rm -r {drop_in} && systemctl daemon-reload && systemctl restart {ENGINE}")
+
+
 def test_client_of_a_stopped_web_waits_instead_of_being_refused(host):
     host.check_output(f"systemctl stop {WEBS[1]}")
 

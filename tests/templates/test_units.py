@@ -101,13 +101,14 @@ def test_programs_are_restarted_for_ever(unit, name):
 
 
 def test_engine_settings_name_the_bundles_in_their_order(settings):
-    assert settings("engine.yaml", bedplate_queue_limit=7) == {
+    assert settings("engine.yaml", bedplate_queue_limit=7, bedplate_batch_wait_ms=2) == {
         "socket_dir": "/run/bedplate/engine",
         "bundles": ["/var/lib/bedplate/models/digits/2", "/var/lib/bedplate/models/digits/1"],
         "threads": 1,
         "pin": True,
         "precision": "float32",
         "queue_limit": 7,
+        "batch_wait_ms": 2,
         "metrics_dir": "/run/bedplate/metrics/engine",
         "admin_dir": "/run/bedplate/admin",
         "models_dir": "/var/lib/bedplate/models",
