@@ -1,6 +1,7 @@
 """The admin socket answers operators, takes bundles from one place only, and suffers nothing from whoever is there."""
 
 import os
+import shutil
 import stat
 import threading
 
@@ -84,6 +85,7 @@ def test_a_question_that_does_not_do_is_refused_and_the_next_one_answered(engine
 # Beside the models there is a bundle that would load, and links to it.
 OUTSIDE = [
     "../outside",
+    "../models-beside",
     "lamp/../../outside",
     "lamp/1/../../../outside",
     "./../outside",
@@ -115,6 +117,7 @@ def test_nothing_is_loaded_from_elsewhere(engine, tmp_path, directory):
     write_version(tmp_path / "elsewhere", "2").rename(tmp_path / "outside")
     for name, target in [("link", tmp_path / "outside"), ("lamp/link", "../../outside"), ("chain", "lamp/link")]:
         os.symlink(target, engine.models / name)
+    shutil.copytree(tmp_path / "outside", tmp_path / "models-beside")
     os.symlink("..", engine.models / "up")
     os.symlink("loop", engine.models / "loop")
 
@@ -191,12 +194,15 @@ def test_what_an_operator_asked_is_done_though_he_leaves(engine, operator):
 def test_a_load_is_given_up_when_the_engine_stops(tmp_path):
     with serving_engine(tmp_path) as engine:
         write_version(engine.models, "2")
-        with engine.held_device():
+        with engine.held_device() as holding:
             asking = threading.Thread(target=engine.ask, kwargs={"do": "load", "directory": "lamp/2"})
             asking.start()
             wait_until(engine.loader._lock.locked)
             engine.loop.call_soon_threadsafe(engine._stop.set)
             asking.join(DEADLINE_S)
+            wait_until(lambda: engine.server.batcher._draining)
+            # So nobody has waited for the load, which waits for the device.
+            assert not holding.done()
 
     assert not asking.is_alive()
 

@@ -127,22 +127,30 @@ def test_a_load_for_which_there_is_no_memory_changes_nothing(engine, peer):
 
 
 def test_requests_go_on_between_the_batches_of_a_warm_up(engine, peer):
-    steps = []
+    begun, gate = threading.Event(), threading.Event()
+    waiting = []  # requests, at the begin of each step
 
-    class Watched(Model):
+    class Slow(Model):
         def warm_up_steps(self):
-            return [lambda: steps.append(engine.server.batcher.depth)] * 3
+            return [self._wait, self._look, self._look]
 
-    loader = Loader(engine.server, lambda bundle, directory: Watched.load(bundle, directory, CPU), Memory(None), {})
-    with engine.held_device():
-        loading = engine.do(loader.load(write_version(engine.models, "2")))
-        peer.predict(1, bright())
-        wait_until(lambda: engine.server.batcher.depth == 1)
+        def _wait(self):
+            begun.set()
+            assert gate.wait(DEADLINE_S)
 
+        def _look(self):
+            waiting.append(engine.server.batcher.depth)
+
+    loader = Loader(engine.server, lambda bundle, directory: Slow.load(bundle, directory, CPU), Memory(None), {})
+    loading = engine.do(loader.load(write_version(engine.models, "2")))
+    assert begun.wait(DEADLINE_S)
+    peer.predict(1, bright())
+    wait_until(lambda: engine.server.batcher.depth == 1)
+
+    gate.set()
     loading.result(DEADLINE_S)
 
-    # The request waited for one step at most: the others found nobody waiting.
-    assert steps[1:] == [0, 0]
+    assert waiting == [0, 0]
 
 
 def test_what_waits_for_an_unloaded_version_is_answered_and_what_comes_then_is_not(engine, peer):
@@ -288,12 +296,13 @@ def test_a_swap_that_fails_brings_the_old_version_back_and_its_requests_go_on(en
     assert engine.ask(do="list")["models"][0]["weights_bytes"] == WEIGHTS_BYTES
 
 
-def test_an_engine_that_lost_its_only_model_gives_up(engine, peer, tight):
+@pytest.mark.parametrize("spoil", [tamper, lambda one: write_lamp(one, description="another under this version")])
+def test_an_engine_that_lost_its_only_model_gives_up(engine, peer, tight, spoil):
     tight.fault = MemoryError()
     swapping = tight.swap()
     peer.predict(1, bright())
     wait_until(lambda: engine.server.batcher.depth == 1)
-    tamper(engine.models / "lamp" / "1")
+    spoil(engine.models / "lamp" / "1")
 
     tight.gate.set()
 
