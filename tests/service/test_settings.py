@@ -90,5 +90,5 @@ def test_a_bound_need_not_be_there(tmp_path, line, bound):
 
 @pytest.mark.parametrize("value", ["0", "-1", "much", "true", "1.5", "null"])
 def test_a_bound_that_is_there_is_a_number(tmp_path, value):
-    with pytest.raises(SettingsError, match="models_memory_bytes: .* does not do, wanted a whole number from 1"):
+    with pytest.raises(SettingsError, match=r"models_memory_bytes: .* does not do, wanted a whole number from 1"):
         settings.load(EngineSettings, write(tmp_path, f"{ENGINE}models_memory_bytes: {value}"))
