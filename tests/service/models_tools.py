@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +84,18 @@ class ServingEngine:
         assert not self._thread.is_alive()
 
     @contextlib.contextmanager
-    def held_device(self) -> Iterator[None]:
-        """The device computes nothing meanwhile."""
+    def held_device(self) -> Iterator[Future[None]]:
+        """The device computes nothing meanwhile; what is yielded is done when it goes on."""
         begun, gate = threading.Event(), threading.Event()
 
         def wait() -> None:
             begun.set()
             assert gate.wait(DEADLINE_S)
 
-        self.server.batcher.execute(wait)
+        holding = self.server.batcher.execute(wait)
         assert begun.wait(DEADLINE_S)
         try:
-            yield
+            yield holding
         finally:
             gate.set()
 

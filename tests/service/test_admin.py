@@ -194,14 +194,15 @@ def test_what_an_operator_asked_is_done_though_he_leaves(engine, operator):
 def test_a_load_is_given_up_when_the_engine_stops(tmp_path):
     with serving_engine(tmp_path) as engine:
         write_version(engine.models, "2")
-        with engine.held_device():
+        with engine.held_device() as holding:
             asking = threading.Thread(target=engine.ask, kwargs={"do": "load", "directory": "lamp/2"})
             asking.start()
             wait_until(engine.loader._lock.locked)
             engine.loop.call_soon_threadsafe(engine._stop.set)
             asking.join(DEADLINE_S)
-            # The device is still held, so nobody has waited for the load.
             wait_until(lambda: engine.server.batcher._draining)
+            # So nobody has waited for the load, which waits for the device.
+            assert not holding.done()
 
     assert not asking.is_alive()
 

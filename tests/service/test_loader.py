@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,6 +70,20 @@ def test_every_web_is_told_of_each_change(engine, peer):
     assert {(frame.type, frame.id) for frame in told} == {(Type.DESCRIPTION, 0)}
     assert [[model["version"] for model in frame.meta["models"]] for frame in told] == [["1", "2"], ["1", "2"], ["2"]]
     assert [frame.meta["aliases"]["lamp"]["default"] for frame in told] == ["1", "2", "2"]
+
+
+def test_a_web_that_does_not_read_is_told_of_the_last_change_once_it_reads(engine, peer):
+    wait_until(lambda: engine.server.connections)
+    [connection] = engine.server.connections
+    engine.loop.call_soon_threadsafe(connection.pause_writing)
+
+    for alias in ("fast", "stable"):
+        assert engine.ask(do="promote", name="lamp", version="1", alias=alias)["ok"]
+    assert peer.hears_nothing()
+    engine.loop.call_soon_threadsafe(connection.resume_writing)
+
+    assert sorted(peer.receive().meta["aliases"]["lamp"]) == ["default", "fast", "stable"]
+    assert peer.hears_nothing()
 
 
 def test_loading_again_what_is_loaded_is_no_change(engine, peer):
@@ -201,6 +216,15 @@ def test_figures_follow_what_is_loaded(engine):
     assert value("bedplate_model_alias", {"model": "lamp", "alias": "fast", "version": "1"}) == 1
 
 
+@pytest.mark.parametrize(
+    ("limit", "device", "free"), [(None, None, None), (100, None, 60), (100, 50, 50), (None, 50, 50), (10, 50, 0)]
+)
+def test_room_is_what_is_left_of_the_bound_and_on_the_device(limit, device, free):
+    model = SimpleNamespace(weights_bytes=40)
+
+    assert Memory(limit, device and (lambda: device)).free_bytes([model]) == free
+
+
 class Tight:
     """A loader of an engine that has no room for a second lamp, and that reads weights when it is let on."""
 
@@ -294,12 +318,13 @@ def test_a_swap_that_fails_brings_the_old_version_back_and_its_requests_go_on(en
     assert engine.ask(do="list")["models"][0]["weights_bytes"] == WEIGHTS_BYTES
 
 
-def test_an_engine_that_lost_its_only_model_gives_up(engine, peer, tight):
+@pytest.mark.parametrize("spoil", [tamper, lambda one: write_lamp(one, description="another under this version")])
+def test_an_engine_that_lost_its_only_model_gives_up(engine, peer, tight, spoil):
     tight.fault = MemoryError()
     swapping = tight.swap()
     peer.predict(1, bright())
     wait_until(lambda: engine.server.batcher.depth == 1)
-    tamper(engine.models / "lamp" / "1")
+    spoil(engine.models / "lamp" / "1")
 
     tight.gate.set()
 

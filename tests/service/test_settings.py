@@ -9,6 +9,10 @@ from bedplate.engine.settings import EngineSettings
 from bedplate.settings import SettingsError
 from bedplate.web.settings import WebSettings
 
+ENGINE = """\
+socket_dir: /run/bedplate/engine
+bundles: [/models/lamp/1]
+"""
 WEB = """\
 engines: [/run/bedplate/engine/cpu0.sock, /run/bedplate/engine/cpu1.sock]
 api_keys_file: /etc/keys
@@ -85,3 +89,14 @@ def test_a_program_with_bad_settings_does_not_start(tmp_path, capsys, program):
 
     assert status == 2
     assert "unknown key 'colour'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("line", "bound"), [("", None), ("models_memory_bytes: 1000", 1000)])
+def test_a_bound_need_not_be_there(tmp_path, line, bound):
+    assert settings.load(EngineSettings, write(tmp_path, ENGINE + line)).models_memory_bytes == bound
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "much", "true", "1.5", "null"])
+def test_a_bound_that_is_there_is_a_number(tmp_path, value):
+    with pytest.raises(SettingsError, match=r"models_memory_bytes: .* does not do, wanted a whole number from 1"):
+        settings.load(EngineSettings, write(tmp_path, f"{ENGINE}models_memory_bytes: {value}"))
