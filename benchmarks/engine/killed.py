@@ -36,7 +36,8 @@ def measure(quick: bool) -> list[Row]:
 def _two_engines(kills: int) -> list[Row]:
     load, lives = _kill(2, kills)
     return [
-        exactly(f"two engines, {len(lives)} kills: failed", sum(record.failed for record in load.all), 0),
+        exactly("two engines: kills", len(lives), kills),
+        exactly("  failed", sum(record.failed for record in load.all), 0),
         Row("  answers", fates(load.all)),
         *_back(lives),
     ]
@@ -47,7 +48,8 @@ def _one_engine(kills: int) -> list[Row]:
     failed = [record for record in load.all if record.failed]
     unexpected = [record for record in failed if record.status != 503 or record.retry_after is None]
     return [
-        exactly(f"one engine, {len(lives)} kills: failed but not by 503 with Retry-After", len(unexpected), 0),
+        exactly("one engine: kills", len(lives), kills),
+        exactly("  failed, but not by 503 with Retry-After", len(unexpected), 0),
         exactly("  wrong bodies", sum(record.error == "wrong-body" for record in failed), 0),
         Row("  answers", fates(load.all)),
         exactly("  Retry-After that ended before the outage", too_short(failed, load.all), 0),

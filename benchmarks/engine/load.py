@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvloop
 
@@ -40,14 +42,29 @@ class Load:
 def under_load(
     stack: Stack, arrivals: Sequence[float], deadline_s: float = DEADLINE_S, path: str = "/v1/models/lamp/predict"
 ) -> Iterator[Load]:
-    """The body runs while the load does; the load ends by its schedule, so leaving may take a while."""
+    """The body runs while the load does; leaving waits for the end of its schedule, unless by an exception."""
     load = Load()
-    thread = threading.Thread(target=lambda: uvloop.run(_run(load, stack, arrivals, deadline_s, path)), name="load")
+    given_up = threading.Event()
+    running = _until(given_up, _run(load, stack, arrivals, deadline_s, path))
+    thread = threading.Thread(target=lambda: uvloop.run(running), name="load")
     thread.start()
     try:
         yield load
+    except BaseException:
+        given_up.set()
+        raise
     finally:
         thread.join()
+
+
+async def _until(given_up: threading.Event, running: Coroutine[Any, Any, None]) -> None:
+    """Runs to its end, or until nobody wants it any more: half a load has no figures."""
+    task = asyncio.create_task(running)
+    while not task.done() and not given_up.is_set():
+        await asyncio.wait([task], timeout=0.5)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def _run(load: Load, stack: Stack, arrivals: Sequence[float], deadline_s: float, path: str) -> None:

@@ -16,6 +16,8 @@ MAX_ITEMS = 8
 CAPACITY_PER_S = MAX_ITEMS / 0.1
 BARS = {3: 0.95, 10: 0.90}  # share of the peak that has to be left
 NORMAL_WITHIN_S = 30.0
+# Later than this the machine was too busy to say anything about the engine.
+LATE_MS = 20.0
 
 
 def measure(quick: bool) -> list[Row]:
@@ -54,5 +56,5 @@ def _overload(running: Stack, factor: int, share: float, peak_per_s: float, seco
         at_most("  p99 of accepted", p99_s and p99_s * 1000, DEADLINE_S * 1000, "ms"),
         at_most("  normal again after", normal_after_s(records, seconds), NORMAL_WITHIN_S, "s"),
         Row("  answers", fates(during)),
-        Row("  the load kept its schedule", f"p99 {lag_ms} ms late, {len(during) / seconds:.0f}/s"),
+        at_most(f"  the load's own lateness at {len(during) / seconds:.0f}/s, p99", lag_ms, LATE_MS, "ms"),
     ]
