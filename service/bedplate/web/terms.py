@@ -12,8 +12,8 @@ from bedplate.errors import DeadlineExceeded, InvalidPriority, InvalidTimeout
 
 # The engine's deadline is earlier than the client's by this share of the timeout, and by this much at most: what it
 # finishes just in time has a way to go through two event loops and nginx before it is an answer in time.
-_RESERVE_SHARE = 0.02
-_RESERVE_MAX_NS = 20_000_000
+_RESERVE_SHARE = 0.05
+_RESERVE_MAX_NS = 50_000_000
 # The event loop's timers count in milliseconds, so the end of a wait may come this much before the deadline.
 _TIMER_NS = 2_000_000
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
