@@ -228,6 +228,54 @@ def test_a_deadline_that_passes_in_the_queue_never_reaches_the_device(batcher_of
     assert len(lamp.begun.get(timeout=DEADLINE_S)) == 1
 
 
+def test_the_device_lives_on_when_all_that_waited_was_too_late(batcher_of, settled, lamp):
+    clock = Clock()
+    batcher = batcher_of(clock=clock)
+    first = occupy(batcher, lamp)
+    late = Work(lamp, bright(), deadline_ns=clock.now_ns + 1)
+    batcher.submit(late)
+    clock.now_ns += 2
+    lamp.gate.set()
+    assert [settled.next(), settled.next()] == [[first], [late]]
+
+    after = Work(lamp, bright())
+    batcher.submit(after)
+
+    assert settled.next() == [after]
+
+
+def test_the_device_lives_on_when_the_one_that_waited_for_company_has_left(batcher_of, settled):
+    batcher = batcher_of(wait_ms=60_000)
+    after = Work(GatedLamp(), bright(8))
+
+    for _ in range(100):  # the thread may not have begun to wait when it leaves
+        lonely = Work(GatedLamp(), bright())
+        batcher.submit(lonely)
+        batcher.execute(lambda: None).result(DEADLINE_S)
+        batcher.cancel(lonely)
+        batcher.retire(("lamp", "0")).result(DEADLINE_S)  # wakes the thread, and tells that it has seen it
+    batcher.submit(after)
+
+    assert settled.next() == [after]
+
+
+def test_a_fault_of_the_engine_itself_ends_it_instead_of_leaving_it_hung(batcher_of):
+    reasons = queue.SimpleQueue()
+
+    class Unreadable(GatedLamp):
+        @property
+        def overlaps(self):
+            raise MemoryError("nothing left")
+
+        @overlaps.setter
+        def overlaps(self, value):
+            pass
+
+    batcher_of(on_lost=reasons.put).submit(Work(Unreadable(), bright()))
+
+    assert "nothing left" in str(reasons.get(timeout=DEADLINE_S))
+
+
 def test_only_the_request_that_the_model_fails_on_gets_an_error_and_the_device_lives_on(
     batcher_of, settled, lamp, caplog
 ):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
@@ -17,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from bedplate.engine import refusals
 from bedplate.engine.admission import Admission
 from bedplate.engine.device import Device, DeviceObserver
-from bedplate.engine.faults import DeviceLost
+from bedplate.engine.jobs import Jobs
 from bedplate.engine.lane import Lanes
 from bedplate.engine.schedule import Schedule
 from bedplate.engine.work import PROBE, Key, Runnable, Work, key_of
@@ -43,7 +42,7 @@ class Batcher:
         deliver: takes the settled works of one batch; called in the device thread.
         queue_limit: requests that may wait, beside those on the device.
         wait_ns: how long an incomplete batch waits for company; 0 sends it at once.
-        on_lost: called in the device thread when the device can compute nothing more; does not return.
+        on_lost: called at the end of the device thread, when it ends otherwise than by a drain.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Batcher:
         *,
         observer: Observer,
         wait_ns: int = 0,
-        on_lost: Callable[[DeviceLost], None],
+        on_lost: Callable[[BaseException], None],
     ):
         self._deliver = deliver
         self._queue_limit = queue_limit
@@ -66,7 +65,7 @@ class Batcher:
         self._schedule = Schedule(lambda work: self._lanes.of(work.model).room_for(work))
         self._admission = Admission(self._schedule, self._lanes)
         self._device = Device(clock, self._lanes, observer)
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs = Jobs()
         self._retiring: list[tuple[Key, Future[None]]] = []
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
@@ -123,22 +122,15 @@ class Batcher:
     def execute(self, job: Callable[[], T]) -> Future[T]:
         """Run `job` in the device thread, between two batches; requests wait meanwhile.
 
-        The future fails with what `job` raises, and with Draining when the engine stops first.
+        The future fails with what `job` raises, or with Draining.
         """
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(job())
-            except BaseException as error:
-                future.set_exception(error)
-
         with self._changed:
             if self._draining:
-                future.set_exception(refusals.draining())
-            else:
-                self._jobs.append(run)
-                self._changed.notify()
+                refused: Future[T] = Future()
+                refused.set_exception(refusals.draining())
+                return refused
+            future = self._jobs.add(job)
+            self._changed.notify()
         return future
 
     def pause(self, key: Key) -> None:
@@ -217,7 +209,8 @@ class Batcher:
         self._ready.set_result(None)
         try:
             self._work()
-        except DeviceLost as error:
+        except BaseException as error:
+            # DeviceLost, or a fault of ours. A program without this thread would look alive and answer nobody.
             self._on_lost(error)
 
     def _work(self) -> None:
@@ -234,7 +227,7 @@ class Batcher:
                     self._settle(self._device.finish())
             elif self._device.in_hand:
                 self._settle(self._device.finish())
-            else:
+            elif self._draining and not late:
                 return
 
     def _next(self) -> tuple[Callable[[], None] | None, bool, list[Work]]:
@@ -255,7 +248,7 @@ class Batcher:
             for work in late:
                 work.error = refusals.too_late(work, now)
                 self._observer.rejected(work.error.code)
-            job = self._jobs.popleft() if self._jobs else None
+            job = self._jobs.take()
             batch = None if job else self._schedule.take()
             if batch:
                 self._device.take(batch, now)

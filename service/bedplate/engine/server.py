@@ -12,7 +12,6 @@ import numpy as np
 from bedplate import wire
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.catalogue import Catalogue
-from bedplate.engine.faults import DeviceLost
 from bedplate.engine.intake import open_request
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.warm_up import warm_up_steps
@@ -139,9 +138,9 @@ def _error(request_id: int, error: ServiceError) -> Frame:
     return Frame(Type.ERROR, request_id, error.to_meta())
 
 
-def _end_the_process(reason: DeviceLost) -> NoReturn:
+def _end_the_process(reason: BaseException) -> NoReturn:
     """The webs find their connections closed and ask another engine; systemd starts this one anew."""
-    logger.critical("the device is lost: %s", reason)
+    logger.critical("the device is lost: %s", reason, exc_info=reason)
     os._exit(_DEVICE_LOST)
 
 
