@@ -140,6 +140,21 @@ def test_who_is_late_already_keeps_nobody_out(desk):
     desk.come(timeout_ms=500)
 
 
+def test_a_job_that_is_late_already_keeps_no_person_out(desk):
+    late = Work(desk.lamp, np.zeros((8, 1, 2, 2), np.float32), NOW + 450 * MS, priority=BATCH, submitted_ns=NOW)
+    desk.schedule.add(late)
+
+    desk.come(timeout_ms=2000, free_in_ms=400)
+
+
+def test_a_person_in_no_hurry_does_not_come_in_at_the_cost_of_a_job_that_is(desk):
+    for _ in range(24):
+        desk.come(timeout_ms=480, priority=BATCH)
+
+    with pytest.raises(EngineBusy):
+        desk.come(timeout_ms=60_000)
+
+
 def test_requests_of_another_model_count_with_their_own_times(desk):
     slow = GatedLamp("slow")
     for items in (1, 2, 4, 8):

@@ -8,7 +8,7 @@ import pytest
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
 from bedplate.engine.metrics import EngineMetrics
-from bedplate.engine.work import Work
+from bedplate.engine.work import PROBE, Work
 from bedplate.errors import (
     DeadlineExceeded,
     Draining,
@@ -318,6 +318,73 @@ def test_of_several_items_the_one_to_blame_is_named(batcher_of, settled):
     assert "item 3" in str(work.error)
 
 
+def test_the_item_is_named_by_its_place_in_its_own_request(batcher_of, settled):
+    batcher = batcher_of()
+    batcher.pause(("lamp", "1"))
+    good, bad = Work(GatedLamp(), bright(3)), Work(GatedLamp(), bright(2))
+    bad.model = good.model
+    bad.inputs[1] = np.nan
+    batcher.submit(good)
+    batcher.submit(bad)
+
+    batcher.resume(("lamp", "1"))
+
+    assert settled.next() == [good, bad]
+    assert good.outputs is not None
+    assert "item 1 of the request" in str(bad.error)
+
+
+def test_a_batch_that_failed_teaches_nothing(batcher_of, settled):
+    lamp = GatedLamp()
+    lamp.fault = ValueError("broken")
+    batcher = batcher_of()
+
+    batcher.submit(Work(lamp, bright()))
+    settled.next()
+
+    figures = batcher.figures(("lamp", "1"))
+    assert (figures["batches"], figures["failures"]) == (0, 1)
+
+
+def test_what_is_overdue_is_expected_to_take_that_time_again(batcher_of, settled, lamp):
+    clock = Clock()
+    batcher = batcher_of(clock=clock)
+    batcher.learn(lamp, 1, 1_000_000_000)
+    batcher.learn(lamp, 8, 1_000_000_000)
+    occupy(batcher, lamp)
+    clock.now_ns += 4_000_000_000  # three seconds more than expected
+
+    with pytest.raises(EngineBusy):
+        batcher.submit(Work(lamp, bright(), deadline_ns=clock.now_ns + 3_500_000_000))
+
+    batcher.submit(Work(lamp, bright(), deadline_ns=clock.now_ns + 7_000_000_000))
+
+
+def test_an_idle_device_takes_what_it_is_thought_too_slow_for(batcher_of, settled):
+    lamp = GatedLamp()
+    batcher = batcher_of()
+    batcher.learn(lamp, 1, 60_000_000_000)
+    work = Work(lamp, bright(), deadline_ns=now_ns() + 10_000_000_000)
+
+    batcher.submit(work)
+
+    assert settled.next() == [work]
+    assert work.outputs is not None
+
+
+def test_a_probe_comes_in_past_a_full_queue_and_goes_first(batcher_of, settled, lamp):
+    batcher = batcher_of(queue_limit=1)
+    occupy(batcher, lamp)
+    person, probe = Work(lamp, bright(8)), Work(lamp, bright(), priority=PROBE)
+    batcher.submit(person)
+
+    batcher.submit(probe)
+    lamp.gate.set()
+
+    settled.next()
+    assert [settled.next(), settled.next()] == [[probe], [person]]
+
+
 def test_after_running_out_of_memory_batches_are_half_as_large(batcher_of, settled, lamp):
     class Small(GatedLamp):
         def run(self, items):
@@ -391,6 +458,17 @@ def test_a_job_that_fails_tells_who_asked_and_harms_nobody(batcher_of, settled):
 
     batcher.submit(work)
     assert settled.next() == [work]
+
+
+def test_a_job_is_progress_and_none_comes_in_while_draining(batcher_of):
+    batcher = batcher_of()
+
+    batcher.execute(lambda: None).result(DEADLINE_S)
+    wait_until(lambda: batcher.batches == 1)
+    batcher.drain()
+
+    with pytest.raises(Draining):
+        batcher.execute(lambda: None).result(DEADLINE_S)
 
 
 def test_requests_of_a_paused_model_wait_until_it_is_resumed(batcher_of, settled):
@@ -505,6 +583,23 @@ def test_a_device_that_overlaps_gets_the_next_batch_while_it_computes(batcher_of
     assert np.array_equal(begun, [work.inputs for work in works[:2]])
     assert [settled.next() for _ in works] == [[work] for work in works]
     assert all(np.array_equal(work.outputs, lamp_logits(work.inputs)) for work in works)
+
+
+def test_a_job_waits_for_all_that_is_on_the_device(batcher_of, settled):
+    model = Overlapping()
+    batcher = batcher_of()
+    batcher.pause(("lamp", "1"))
+    works = [Work(model, bright(8)) for _ in range(2)]
+    for work in works:
+        batcher.submit(work)
+    batcher.resume(("lamp", "1"))
+    for _ in works:
+        model.begun.get(timeout=DEADLINE_S)
+
+    job = batcher.execute(lambda: [work.outputs is not None for work in works])
+    model.gate.set()
+
+    assert job.result(DEADLINE_S) == [True, True]
 
 
 def test_a_batch_that_fails_while_another_is_on_the_device_is_taken_apart_in_its_turn(batcher_of, settled):

@@ -69,6 +69,15 @@ def test_a_failed_batch_is_a_failure_and_no_batch(peer, lamp, value):
     assert value("bedplate_batch_items_count", model="lamp") is None
 
 
+def test_a_probe_of_the_watchdog_is_no_batch(engine, lamp, value):
+    lamp.gate.set()
+
+    engine.loop.call_soon_threadsafe(engine.server.probe)
+    wait_until(lambda: engine.server.batcher.batches == 1)
+
+    assert value("bedplate_batch_items_count", model="lamp") is None
+
+
 def test_loaded_models_are_told_by_version(value):
     assert value("bedplate_model_info", model="lamp", version="1") == 1
 

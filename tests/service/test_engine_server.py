@@ -1,5 +1,6 @@
 """Frames on a real unix socket: right answers, clear refusals, and nothing that a peer does costs the others."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -69,6 +70,7 @@ def test_a_request_is_answered_under_its_own_id(peer):
     assert (answer.meta["model"], answer.meta["version"], answer.meta["batch_items"]) == ("lamp", "1", 3)
     assert answer.meta["compute_ns"] > 0
     assert answer.meta["queue_ns"] > 0
+    assert answer.meta["batch_ns"] > 0
 
 
 def test_a_request_that_arrives_byte_by_byte_is_answered(peer):
@@ -247,6 +249,21 @@ def test_a_full_queue_is_answered_engine_busy_at_once(engine, lamp, peer):
     assert refusal.meta["retry_after_s"] >= 1
     lamp.gate.set()
     assert sorted(peer.receive().id for _ in range(5)) == [1, 2, 3, 4, 5]
+
+
+def test_an_interactive_request_goes_before_a_job_that_came_first(lamp, peer):
+    lamp.gate.clear()
+    peer.predict(1, bright())
+    lamp.begun.get(timeout=DEADLINE_S)
+    job = predict_frame(2, bright(8))
+    peer.send(dataclasses.replace(job, priority=wire.BATCH))
+    peer.predict(3, bright(8))
+
+    peer.send(Frame(Type.DESCRIBE, 4, {}))
+    assert peer.receive().id == 4  # the engine has read all of the above
+    lamp.gate.set()
+
+    assert [peer.receive().id for _ in range(3)] == [1, 3, 2]
 
 
 def test_a_deadline_that_has_passed_is_answered(peer):
