@@ -29,8 +29,8 @@ class Peer:
         self._frames: list[Frame] = []
 
     def send(self, frame: Frame) -> None:
-        for piece in wire.encode(frame):
-            self._socket.sendall(piece)
+        # In one write, as a web does: the engine wakes up for each.
+        self._socket.sendall(b"".join(wire.encode(frame)))
 
     def receive(self) -> Frame:
         while not self._frames:

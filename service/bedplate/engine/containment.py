@@ -85,6 +85,8 @@ class Containment:
             if self.outcome.outputs is None:
                 self.outcome.outputs = np.zeros((self._items, *outputs.shape[1:]), outputs.dtype)
             self.outcome.outputs[start : start + len(outputs)] = outputs
-        finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)  # (items,)
-        for position in np.flatnonzero(~finite):
+        finite = np.isfinite(outputs)  # (items, *output shape)
+        if finite.all():
+            return
+        for position in np.flatnonzero(~finite.reshape(len(outputs), -1).all(axis=1)):
             self.outcome.faults[start + int(position)] = NotFiniteOutput()
