@@ -159,7 +159,7 @@ def test_a_busy_client_is_not_sent_to_a_silent_engine(tmp_path):
     run(tmp_path, [right, busy_for(3)], check)
 
 
-@pytest.mark.parametrize(("timeout_s", "reserve_ms"), [(0.5, 10), (1, 20), (30, 20)])
+@pytest.mark.parametrize(("timeout_s", "reserve_ms"), [(0.5, 25), (1, 50), (30, 50)])
 def test_the_engine_has_a_little_less_time_than_the_client(tmp_path, timeout_s, reserve_ms):
     async def check(pool, peers):
         terms = within(timeout_s, wire.BATCH)
