@@ -49,6 +49,16 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             self.settle()
         self.now_ns = end_ns
 
+    def collide(self, callback: Callable[[], None]) -> None:
+        """Run `callback` in the very turn in which the next timer goes off, just before it."""
+        self.settle()
+        if not self._timers:
+            return
+        self.call_soon(callback)
+        self.now_ns, _, handle = heapq.heappop(self._timers)
+        self._ready.append(handle)
+        self.settle()
+
     def time(self) -> float:
         return self.now_ns / 1e9
 
