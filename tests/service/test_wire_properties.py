@@ -119,7 +119,7 @@ class Web:
         self.link = EngineLink(lambda meta: None, self.loop.clock)
         self.transport = Wire(lambda: self.loop.call_soon(self._end))
         self.link.connection_made(self.transport)
-        self.asks = []  # (task, tensors, deadline in ns, list of the times it ended)
+        self.asks = []  # (task, tensors, asked and deadline in ns, list of the times it ended)
         self.cancelled = set()  # indices of asks
         self._incoming = b""  # written by the engine, not read yet
         self._ended_ns = None
@@ -130,9 +130,9 @@ class Web:
             self.transport.closing = True
             self.link.connection_lost(None)
 
-    def must_end_by(self, deadline_ns):
+    def must_end_by(self, asked_ns, deadline_ns):
         """The peer's end is that of every request, too; one that comes later ends as it comes."""
-        return deadline_ns if self._ended_ns is None else min(deadline_ns, self._ended_ns)
+        return deadline_ns if self._ended_ns is None else min(deadline_ns, max(asked_ns, self._ended_ns))
 
     def ask(self, timeout_ms):
         tensors = struct.pack("<Q", len(self.asks))
@@ -141,7 +141,7 @@ class Web:
         task = self.loop.create_task(self.link.ask(Type.PREDICT, {}, tensors, terms))
         ends = []
         task.add_done_callback(lambda _: ends.append(self.loop.now_ns))
-        self.asks.append((task, tensors, deadline_ns, ends))
+        self.asks.append((task, tensors, self.loop.now_ns, deadline_ns, ends))
 
     def cancel(self, which):
         if self.asks and not self.asks[which % len(self.asks)][0].done():
@@ -221,9 +221,9 @@ def test_each_ask_ends_once_in_time_and_with_its_own_answer_or_an_error(chosen):
         getattr(web, name)(number)
     web.wait(2000)
 
-    for index, (task, tensors, deadline_ns, ends) in enumerate(web.asks):
+    for index, (task, tensors, asked_ns, deadline_ns, ends) in enumerate(web.asks):
         assert len(ends) == 1
-        assert ends[0] <= deadline_ns
+        assert ends[0] <= web.must_end_by(asked_ns, deadline_ns)
         if task.cancelled():
             assert index in web.cancelled
         elif task.exception() is None:
@@ -232,6 +232,7 @@ def test_each_ask_ends_once_in_time_and_with_its_own_answer_or_an_error(chosen):
             assert isinstance(task.exception(), (EngineLost, asyncio.TimeoutError))
     assert web.link.outstanding == {}
     assert web.loop.faults == []
+    assert not web.transport.written_too_late
     forgotten = Counter(frame.id for frame in web.transport.frames if frame.type is Type.CANCEL)
     assert forgotten.keys() <= {frame.id for frame in web.seen}
     assert set(forgotten.values()) <= {1}
@@ -287,6 +288,7 @@ class Engine:
         self._is_full = False
         self._queue = []
         self._settled = []
+        self._returned = []
 
     def find(self, name, version):
         return self._model
@@ -298,6 +300,7 @@ class Engine:
 
     def cancel(self, work):
         """As the real one: what is on its way back already comes back all the same."""
+        assert work not in self._returned, "forgotten after its answer, so it was kept for ever"
         if work in self._queue:
             self._queue.remove(work)
 
@@ -320,6 +323,7 @@ class Engine:
     def answer(self, _):
         works, self._settled = self._settled, []
         server.answer(works)
+        self._returned += works
 
     def fill(self, number):
         self._is_full = bool(number % 2)
@@ -355,6 +359,7 @@ def test_each_request_is_answered_once_by_its_own_and_never_after_its_cancel(cho
         getattr(engine, name)(number)
 
     for peer in engine.everybody:
+        assert not peer.transport.written_too_late
         asked = {frame.id: frame for frame, _ in peer.arrived if frame.type is Type.PREDICT}
         answered = Counter(frame.id for frame in peer.transport.frames)
         assert answered.keys() <= asked.keys()

@@ -80,7 +80,6 @@ class EngineLink(asyncio.Protocol):
         for waiting in self.outstanding.values():
             if not waiting.done():
                 waiting.set_exception(EngineLost())
-        self.outstanding.clear()
 
     async def ask(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms) -> Frame:
         """Send one frame and wait for its answer.
