@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from tools.load.ledger import summarise
 from tools.load.plan import Plan, constant_arrivals, read_target
 from tools.load.run import run
 
-DIGITS = ROOT / "examples" / "digits" / "bundle"
+DIGITS = ROOT / "build" / "bundles" / "digits" / "1"
 SHARE = 0.8
 CLIENTS = 16
 WEB_LIMIT_MB = 80.0
@@ -52,10 +53,15 @@ def measure(quick: bool, minutes: float) -> list[Row]:
             request = _request(running, bundle)
             rate_per_s = SHARE * uvloop.run(_capacity_per_s(running, request, 3 if quick else 15))
             sampler = Sampler(processes(running))
-            failed, sent = _load(running, request, rate_per_s, seconds, sampler)
+            failed, became = _load(running, request, rate_per_s, seconds, sampler)
             restarts = sum(len(unit.lives) - 1 for unit in (*running.engines, *running.webs))
     what = f"{read_bundle(bundle).name if bundle == DIGITS else 'lamp'}, {rate_per_s:.0f}/s for {seconds / 60:.0f} min"
-    return [exactly(f"{what}: failed of {sent}", failed, 0), exactly("restarts", restarts, 0), *_rows(sampler, warm_s)]
+    return [
+        exactly(f"{what}: failed of {became.total()}", failed, 0),
+        Row("  answers", ", ".join(f"{word}: {count}" for word, count in sorted(became.items()))),
+        exactly("restarts", restarts, 0),
+        *_rows(sampler, warm_s),
+    ]
 
 
 def processes(running: Stack) -> dict[str, int]:
@@ -144,17 +150,21 @@ def _request(running: Stack, bundle: Path) -> bytes:
     return raw_request(running.key, f"/v1/models/{spec.name}/predict", item.tobytes(), DEADLINE_S)
 
 
-def _load(running: Stack, request: bytes, rate_per_s: float, seconds: float, sampler: Sampler) -> tuple[int, int]:
-    """Failed and sent."""
-    failed = sent = 0
+def _load(
+    running: Stack, request: bytes, rate_per_s: float, seconds: float, sampler: Sampler
+) -> tuple[int, Counter[str]]:
+    """How many failed, and what became of all."""
+    failed = 0
+    became = Counter[str]()
     end = time.monotonic() + seconds
     while (left_s := end - time.monotonic()) > 0.1:
         arrivals = constant_arrivals(rate_per_s, min(LOAD_S, left_s))
         target = read_target(f"http://127.0.0.1:{running.ports[0]}", None, None)
-        summary = summarise(uvloop.run(run(Plan(target, [request], arrivals, {}))))
-        failed, sent = failed + summary["failed"], sent + summary["sent"]
+        records = uvloop.run(run(Plan(target, [request], arrivals, {})))
+        failed += summarise(records)["failed"]
+        became.update(str(record.status or record.error) for record in records)
     sampler.stop()
-    return failed, sent
+    return failed, became
 
 
 async def _capacity_per_s(running: Stack, request: bytes, seconds: float) -> float:
