@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
 
 from bedplate import exposition
 from bedplate.bundle import Bundle
 from bedplate.errors import CODES
+from bedplate.histogram import Histogram, Series
 
 # Unit: seconds. A prediction takes a millisecond at best, and its deadline is 30 s unless told otherwise.
 _WHOLE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
@@ -34,9 +35,9 @@ class WebMetrics:
         self.registry = exposition.new_registry()
         self._requests = Counter("bedplate_requests", "Requests answered", ["route", "status"], registry=self.registry)
         self._request_seconds = self._histogram("bedplate_request_seconds", "Whole requests", ["route"], _WHOLE_S)
-        self.in_flight = Gauge(
-            "bedplate_requests_in_flight", "Requests that are being answered", registry=self.registry
-        )
+        self.in_flight = 0
+        in_flight = Gauge("bedplate_requests_in_flight", "Requests that are being answered", registry=self.registry)
+        in_flight.set_function(lambda: self.in_flight)
         self._predictions = Counter(
             "bedplate_predictions", "Items predicted, by their label", [*_BY_VERSION, "label"], registry=self.registry
         )
@@ -48,7 +49,7 @@ class WebMetrics:
             for part, help_ in _PARTS.items()
         }
         self._errors = Counter("bedplate_errors", "Errors answered, by their code", ["type"], registry=self.registry)
-        self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._routes: dict[tuple[str, int], tuple[Counter, Series]] = {}
         for status in _FAILURES:
             self._request_counters("predict", status)
         for code in CODES:
@@ -77,7 +78,7 @@ class WebMetrics:
         count.inc()
         histogram.observe(seconds)
 
-    def _request_counters(self, route: str, status: int) -> tuple[Counter, Histogram]:
+    def _request_counters(self, route: str, status: int) -> tuple[Counter, Series]:
         found = self._routes.get((route, status))
         if found is None:
             found = self._requests.labels(route, str(status)), self._request_seconds.labels(route)
@@ -125,7 +126,7 @@ class WebMetrics:
         gauge.set_function(is_available)
 
     def _histogram(self, name: str, help_: str, labels: Sequence[str], buckets_s: Sequence[float]) -> Histogram:
-        return Histogram(name, f"{help_}, s", labels, buckets=buckets_s, registry=self.registry)
+        return Histogram(name, f"{help_}, s", labels, buckets_s, self.registry)
 
     def _of(self, model: Bundle) -> _OfVersion:
         found = self._models.get(model.digest)

@@ -14,6 +14,7 @@ from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
 from bedplate.web.cache import Answer
+from bedplate.web.http.connection import Direct
 from bedplate.web.metrics import WebMetrics
 
 _performance = logging.getLogger("bedplate.performance")
@@ -44,6 +45,7 @@ class ObservedApp(App[Request, Response]):
     def __init__(self, metrics: WebMetrics, **options: Any):
         super().__init__(**options)
         self._metrics = metrics
+        self.direct: Direct = lambda exchange: None
 
     # Falcon's own type ignores that its ASGI application is no WSGI application.
     async def __call__(  # type: ignore[override]
@@ -59,11 +61,11 @@ class ObservedApp(App[Request, Response]):
                 seen.status = event["status"]
             await send(event)
 
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
             await super().__call__(scope, receive, noting_the_status)
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
             self._count(route_of(scope["path"]), seen)
 
     def _count(self, route: str, seen: Observation) -> None:
