@@ -17,6 +17,7 @@ from bedplate.web.cache import ResponseCache
 from bedplate.web.lifespan import Lifespan
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import ObservedApp, observation
+from bedplate.web.oip import resources as oip
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
@@ -82,6 +83,7 @@ def create_app(
     )
     app.add_route("/v1/models/{name}/predict", predict)
     app.add_route("/v1/models/{name}/versions/{version}/predict", predict)
+    oip.install(app, engines, predictor, probe, limits, settings.request_timeout_s, metrics)
     return app
 
 

@@ -22,6 +22,21 @@ _KEY = "bedplate.observation"
 _CLIENT_LEFT = 499
 
 
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What an engine was asked by /v2, and what it took."""
+
+    items: int
+    queue_ns: int
+    decode_ns: int
+    batch_ns: int
+    compute_ns: int
+
+    @property
+    def parts_ns(self) -> dict[str, int]:
+        return {"queue": self.queue_ns, "decode": self.decode_ns, "batch": self.batch_ns, "compute": self.compute_ns}
+
+
 @dataclass(slots=True)
 class Observation:
     """One request, as far as it came. What its parts find out they write here."""
@@ -31,7 +46,8 @@ class Observation:
     request_id: str | None = None
     model: Bundle | None = None  # known, so it is safe to tell; a name from a URL is not
     body_bytes: int | None = None
-    answer: Answer | None = None
+    answer: Answer | None = None  # of /v1
+    inference: Inference | None = None  # of /v2
     problem: str | None = None  # code of the error that was answered
 
 
@@ -73,20 +89,29 @@ class ObservedApp(App[Request, Response]):
             self._metrics.error(seen.problem)
         if seen.model is None:
             return
-        if seen.answer and seen.status == 200:
+        if seen.status != 200:
+            self._metrics.failed(seen.model, seconds)
+        elif seen.answer:
             found = seen.answer.prediction
             self._metrics.prediction(seen.model, [item["label"] for item in found.predictions], seconds)
             if seen.answer.was_computed:
                 self._metrics.inference(seen.model, found.parts_ns)
+        elif seen.inference:
+            self._metrics.answered(seen.model, seen.inference.items, seconds)
+            self._metrics.inference(seen.model, seen.inference.parts_ns)
         _performance.info("prediction", extra=_line(seen, seen.model, seconds))
 
 
 def route_of(path: str) -> str:
-    """One of four words, whatever strangers ask for: each is a series in Prometheus."""
+    """One of six words, whatever strangers ask for: each is a series in Prometheus."""
     if path.startswith("/v1/models/") and path.endswith("/predict"):
         return "predict"
+    if path.startswith("/v2/models/") and path.endswith("/infer"):
+        return "infer"
     if path == "/v1/models":
         return "models"
+    if path == "/v2" or path.startswith("/v2/"):
+        return "v2"
     return "health" if path in ("/ping", "/health") or path.startswith("/health/") else "other"
 
 
@@ -102,9 +127,11 @@ def _line(seen: Observation, model: Bundle, seconds: float) -> dict[str, Any]:
     }
     if seen.answer:
         found = seen.answer.prediction
-        line |= {
-            "items": len(found.predictions),
-            **{f"{name}_ms": round(part_ns / 1e6, 3) for name, part_ns in found.parts_ns.items()},
-            "cache": seen.answer.lookup,
-        }
+        line |= {"items": len(found.predictions), **_in_ms(found.parts_ns), "cache": seen.answer.lookup}
+    elif seen.inference:
+        line |= {"items": seen.inference.items, **_in_ms(seen.inference.parts_ns), "cache": "off"}
     return line
+
+
+def _in_ms(parts_ns: dict[str, int]) -> dict[str, float]:
+    return {f"{name}_ms": round(part_ns / 1e6, 3) for name, part_ns in parts_ns.items()}

@@ -76,6 +76,10 @@ class EnginePool:
             next_step="GET /v1/models lists what there is",
         )
 
+    def is_connected(self, model: Bundle) -> bool:
+        """Whether an engine that serves this version can be asked right now."""
+        return any(engine.serves((model.name, model.version)) for engine in self.engines)
+
     def _said(self) -> list[Served]:
         return [engine.served for engine in self.engines]
 

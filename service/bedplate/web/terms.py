@@ -38,10 +38,22 @@ class Terms:
         if self.left_s <= 0:
             raise too_late()
 
+    def narrowed(self, started_ns: int, timeout_us: int | None, priority: int | None) -> Terms:
+        """The same, ending `timeout_us` after `started_ns` if that is sooner; None leaves a term as it is."""
+        if timeout_us is None and priority is None:
+            return self
+        priority = self.priority if priority is None else priority
+        if timeout_us is None or started_ns + timeout_us * 1000 >= self.deadline_ns:
+            return Terms(self.deadline_ns, self.engine_deadline_ns, priority)
+        return _ending(started_ns, timeout_us * 1000, priority)
+
 
 def within(timeout_s: float, priority: int = wire.INTERACTIVE) -> Terms:
-    timeout_ns = int(timeout_s * 1e9)
-    deadline_ns = wire.now_ns() + timeout_ns
+    return _ending(wire.now_ns(), int(timeout_s * 1e9), priority)
+
+
+def _ending(started_ns: int, timeout_ns: int, priority: int) -> Terms:
+    deadline_ns = started_ns + timeout_ns
     reserve_ns = min(int(timeout_ns * _RESERVE_SHARE), _RESERVE_MAX_NS)
     return Terms(deadline_ns, deadline_ns - reserve_ns, priority)
 
