@@ -2,9 +2,9 @@
 
 ServiceError                    code, value, limit, next step
 ├── InvalidRequest              the caller can fix it
-│   ├── EmptyBody  MalformedJson  MalformedMultipart
+│   ├── EmptyBody  MalformedJson  MalformedMultipart  MalformedEncoding
 │   ├── MissingCredential  WrongCredential
-│   ├── InvalidTimeout  InvalidPriority
+│   ├── InvalidTimeout  InvalidPriority  InvalidParameter
 │   ├── UnknownModel  UnknownRoute  MethodNotAllowed
 │   ├── BodyTooLarge  TooManyItems  TooManyPixels
 │   ├── UnsupportedMediaType
@@ -90,6 +90,11 @@ class MalformedMultipart(InvalidRequest):
     title = "Malformed multipart body"
 
 
+class MalformedEncoding(InvalidRequest):
+    code = "malformed-encoding"
+    title = "Malformed compressed body"
+
+
 class MissingCredential(InvalidRequest):
     code = "missing-credential"
     title = "Missing credential"
@@ -108,6 +113,11 @@ class InvalidTimeout(InvalidRequest):
 class InvalidPriority(InvalidRequest):
     code = "invalid-priority"
     title = "Invalid priority"
+
+
+class InvalidParameter(InvalidRequest):
+    code = "invalid-parameter"
+    title = "Invalid parameter"
 
 
 class UnknownModel(InvalidRequest):

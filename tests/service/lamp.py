@@ -103,6 +103,9 @@ class FakeEngines:
             raise UnknownModel("no such model")
         return bundle
 
+    def is_connected(self, model: Bundle) -> bool:
+        return not isinstance(self.error, EngineUnavailable)
+
     async def predict(self, meta: dict[str, Any], tensors: Any, terms: Terms) -> Frame:
         if self.error:
             raise self.error

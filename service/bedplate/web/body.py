@@ -50,8 +50,11 @@ class Limits:
     items: int
 
 
-async def read_body(req: Request, limits: Limits) -> bytes:
+async def read_body(req: Request, limits: Limits, types: str = _TYPES) -> bytes:
     """The whole body.
+
+    Args:
+        types: what the route takes, for who sent nothing.
 
     Raises:
         BodyTooLarge: announced or, without an announcement, received more than allowed.
@@ -67,7 +70,7 @@ async def read_body(req: Request, limits: Limits) -> bytes:
             _refuse_length(received, limits.body_bytes)
         chunks.append(chunk)
     if received == 0:
-        raise EmptyBody("the body is empty", value=0, next_step=f"send {_TYPES}")
+        raise EmptyBody("the body is empty", value=0, next_step=f"send {types}")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -95,24 +98,29 @@ async def parse_items(
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
     if kind.startswith("image/"):
-        return await _decode_images([body], spec, limits, turn, require_time)
+        return await decode_images([body], spec, limits, turn, require_time)
     if kind == "multipart/form-data":
         files = _parts(body, options.get("boundary", ""), limits)
-        return await _decode_images(files, spec, limits, turn, require_time)
+        return await decode_images(files, spec, limits, turn, require_time)
     if kind == "application/octet-stream":
-        return _check(_from_raw(body, spec, options.get("shape")), model, limits)
+        return check_items(from_raw(body, spec, options.get("shape")), model, limits)
     if kind == "application/json":
-        _check_json_length(len(body), model, limits)
-        return _check(_from_json(body, spec), model, limits)
+        check_json_length(len(body), model, limits)
+        return check_items(_from_json(body, spec), model, limits)
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
 
-async def _decode_images(
+async def decode_images(
     files: list[bytes], spec: Tensor, limits: Limits, turn: asyncio.Semaphore, require_time: Callable[[], None]
 ) -> Items:
+    """Encoded pictures as items; see `parse_items`.
+
+    Args:
+        limits: the model's own among them.
+    """
     if spec.image is None:
         raise UnsupportedMediaType("this model does not take pictures", next_step="send a tensor or JSON")
-    _check_count(len(files), limits)
+    check_count(len(files), limits)
     tensors = []
     pixels_left = limits.pixels  # of the whole request, or many pictures would do what one may not
     for data in files:
@@ -140,7 +148,7 @@ def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:
             files.append(part.get_data())
     except MultipartParseError as error:
         if len(files) > limits.items:
-            _check_count(len(files), limits)
+            check_count(len(files), limits)
         raise MalformedMultipart(f"the form cannot be parsed: {error.description}") from None
     except UnicodeDecodeError:
         raise MalformedMultipart("the form's headers are not UTF-8") from None
@@ -149,7 +157,8 @@ def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:
     return files
 
 
-def _from_raw(body: bytes, spec: Tensor, declared: str | None) -> Items:
+def from_raw(body: bytes, spec: Tensor, declared: str | None) -> Items:
+    """Items from their bytes, one after another; they are not checked yet."""
     shape = _item_shape(spec, declared)
     item_bytes = spec.item_bytes_of(shape)
     if len(body) % item_bytes:
@@ -200,11 +209,16 @@ def _from_json(body: bytes, spec: Tensor) -> Items:
     return converted[np.newaxis] if spec.accepts(converted.shape) else converted
 
 
-def _check_json_length(body_bytes: int, model: Bundle, limits: Limits) -> None:
-    """Parsing holds up every other request, so no more is parsed than the model can take."""
+def json_limit(model: Bundle, limits: Limits) -> int:
+    """Bytes of JSON that a request of full size can need."""
     spec = model.input
     cost = min(limits.items * spec.cost_of(spec.largest), model.max_cost)
-    allowed = cost * spec.numbers_per_cost * _JSON_BYTES_PER_NUMBER + 4096
+    return cost * spec.numbers_per_cost * _JSON_BYTES_PER_NUMBER + 4096
+
+
+def check_json_length(body_bytes: int, model: Bundle, limits: Limits) -> None:
+    """Parsing holds up every other request, so no more is parsed than the model can take."""
+    allowed = json_limit(model, limits)
     if body_bytes > allowed:
         raise BodyTooLarge(
             f"the JSON has {body_bytes} bytes, {allowed} are allowed for this model",
@@ -218,17 +232,30 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _check(items: Items, model: Bundle, limits: Limits) -> Items:
-    shape = items.shape[1:]
-    if not model.input.accepts(shape) or not len(items):
-        raise _wrong_shape(str(list(items.shape)), model.input)
-    _check_count(len(items), replace(limits, items=model.input.most_items(shape, limits.items, model.max_cost)))
+def check_items(items: Items, model: Bundle, limits: Limits) -> Items:
+    """`items`, if the model takes them.
+
+    Raises:
+        WrongShape, TooManyItems, NotFinite.
+    """
+    check_shape(items.shape, model, limits)
+    return check_finite(items)
+
+
+def check_shape(shape: tuple[int, ...], model: Bundle, limits: Limits) -> None:
+    """Raises: WrongShape, TooManyItems: the model does not take items of this shape, or not so many."""
+    if not model.input.accepts(shape[1:]) or shape[0] < 1:
+        raise _wrong_shape(str(list(shape)), model.input)
+    check_count(shape[0], replace(limits, items=model.input.most_items(shape[1:], limits.items, model.max_cost)))
+
+
+def check_finite(items: Items) -> Items:
     if items.dtype.kind == "f" and not np.isfinite(items).all():
         raise NotFinite("an input is NaN or infinite", next_step="send finite numbers")
     return items
 
 
-def _check_count(count: int, limits: Limits) -> None:
+def check_count(count: int, limits: Limits) -> None:
     if count > limits.items:
         raise TooManyItems(
             f"{count} items, {limits.items} are allowed in a request",

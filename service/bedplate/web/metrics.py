@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Summary
+from prometheus_client.samples import Sample
 
 from bedplate import exposition
 from bedplate.bundle import Bundle
@@ -48,10 +50,17 @@ class WebMetrics:
             part: self._histogram(f"bedplate_prediction_{part}_seconds", help_, _BY_VERSION, _PART_S)
             for part, help_ in _PARTS.items()
         }
+        self._failed_s = Summary(
+            "bedplate_prediction_failed_seconds",
+            "Whole requests of a model that gave none, s",
+            _BY_VERSION,
+            registry=self.registry,
+        )
         self._errors = Counter("bedplate_errors", "Errors answered, by their code", ["type"], registry=self.registry)
         self._routes: dict[tuple[str, int], tuple[Counter, Series]] = {}
         for status in _FAILURES:
-            self._request_counters("predict", status)
+            for route in ("predict", "infer"):
+                self._request_counters(route, status)
         for code in CODES:
             # Shown as 0 from the start, so that the first error is an increase.
             self._errors.labels(code)
@@ -92,15 +101,43 @@ class WebMetrics:
             labels: of its items.
         """
         of_version = self._of(model)
-        of_version.total_s.observe(total_s)
+        of_version.took(total_s)
         for label in labels:
             of_version.count(label)
+
+    def answered(self, model: Bundle, items: int, total_s: float) -> None:
+        """One answered request of `items`, whose labels nobody looked at."""
+        of_version = self._of(model)
+        of_version.took(total_s)
+        of_version.count_unnamed(items)
+
+    def failed(self, model: Bundle, total_s: float) -> None:
+        """One request that gave no prediction, for whatever reason."""
+        self._failed_s.labels(model.name, model.version).observe(total_s)
 
     def inference(self, model: Bundle, parts_ns: Mapping[str, int]) -> None:
         """What was done for it, by part; a cached answer has none of this."""
         of_version = self._of(model)
         for part, part_ns in parts_ns.items():
             of_version.parts_s[part].observe(part_ns / 1e9)
+
+    def timed(self, name: str, model: Bundle) -> tuple[int, float]:
+        """How many `bedplate_<name>_seconds` of a model were observed, and their sum."""
+        labels = {"model": model.name, "version": model.version}
+        count, total_s = (
+            self.registry.get_sample_value(f"bedplate_{name}_seconds_{kind}", labels) for kind in ("count", "sum")
+        )
+        return int(count or 0), total_s or 0.0
+
+    def items(self, model: Bundle) -> int:
+        """That were predicted, whatever their label."""
+        samples = (sample for family in self._predictions.collect() for sample in family.samples)
+        return int(sum(sample.value for sample in samples if _is_count_of(sample, model)))
+
+    def last_ms(self, model: Bundle) -> int:
+        """When it answered last, since 1970; 0 if never."""
+        found = self._models.get(model.digest)
+        return int(found.last_s * 1e3) if found else 0
 
     def engine_retry(self, reason: str) -> None:
         """lost, draining, busy or stale."""
@@ -136,6 +173,11 @@ class WebMetrics:
         return found
 
 
+def _is_count_of(sample: Sample, model: Bundle) -> bool:
+    labels = sample.labels
+    return sample.name.endswith("_total") and (labels["model"], labels["version"]) == (model.name, model.version)
+
+
 class _OfVersion:
     """The series of one version of a model, looked up once: finding a series costs more than counting in it."""
 
@@ -143,9 +185,17 @@ class _OfVersion:
         version = (model.name, model.version)
         self.total_s = total_s.labels(*version)
         self.parts_s = {part: histogram.labels(*version) for part, histogram in parts_s.items()}
+        self.last_s = 0.0  # since 1970
         shown = model.labels if len(model.labels) <= _MAX_LABELS else ()
         self._by_label = {label: predictions.labels(*version, label) for label in shown}
-        self._any_label = None if shown else predictions.labels(*version, "*")
+        self._any_label = predictions.labels(*version, "*")
+
+    def took(self, total_s: float) -> None:
+        self.total_s.observe(total_s)
+        self.last_s = time.time()
 
     def count(self, label: str) -> None:
-        (self._any_label or self._by_label[label]).inc()
+        (self._by_label.get(label) or self._any_label).inc()
+
+    def count_unnamed(self, items: int) -> None:
+        self._any_label.inc(items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,19 +61,48 @@ class Predictor:
         Raises:
             ServiceError: see errors.py.
         """
-        stage = "decode"
+        terms.require_time()
+        started_ns = now_ns()
+        items = await self.decode(
+            parse_items(content_type, body, model, self._limits, self.large_decode, terms.require_time), terms
+        )
+        decode_ns = now_ns() - started_ns
+        return _prediction(await self.infer(model, items, terms), model, decode_ns)
+
+    async def decode(self, items: Awaitable[Items], terms: Terms) -> Items:
+        """What `items` gives; if nobody waits for it any more, that is counted."""
         try:
-            terms.require_time()
-            started_ns = now_ns()
-            items = await parse_items(content_type, body, model, self._limits, self.large_decode, terms.require_time)
-            decode_ns = now_ns() - started_ns
-            stage = "engine"
-            return _prediction(await self._infer(model, items, terms), model, decode_ns)
+            return await items
         except asyncio.CancelledError:
-            # By whoever waited for it; at its deadline it is late, and told as that.
-            if not ran_out(terms.deadline_ns, now_ns()):
-                self._on_cancelled(stage)
+            self._cancelled("decode", terms)
             raise
+
+    async def infer(self, model: Bundle, items: Items, terms: Terms) -> Frame:
+        """Ask an engine for the outputs of `items`, (items, *shape) in the input's dtype.
+
+        Returns: a RESULT frame of this very version.
+
+        Raises:
+            ServiceError: see errors.py.
+        """
+        spec = model.input
+        meta = {
+            "model": model.name,
+            "version": model.version,
+            "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(items.shape)}],
+        }
+        try:
+            # As bytes before it becomes a memoryview, which cannot be cast where numbers lie at odd addresses.
+            tensors = np.ascontiguousarray(items).view(np.uint8).data.cast("B")
+            return _of(model, await self._engines.predict(meta, tensors, terms))
+        except asyncio.CancelledError:
+            self._cancelled("engine", terms)
+            raise
+
+    def _cancelled(self, stage: str, terms: Terms) -> None:
+        """By whoever waited for it; at its deadline it is late, and told as that."""
+        if not ran_out(terms.deadline_ns, now_ns()):
+            self._on_cancelled(stage)
 
     async def canary(self, model: Bundle, terms: Terms) -> bool:
         """True if the bundle's own example gets its known label, through everything a request goes through.
@@ -84,22 +113,17 @@ class Predictor:
         result = await self.predict(model, model.canary.content_type, model.canary.content, terms)
         return bool(result.predictions[0]["label"] == model.canary.label)
 
-    async def _infer(self, model: Bundle, items: Items, terms: Terms) -> Frame:
-        spec = model.input
-        meta = {
-            "model": model.name,
-            "version": model.version,
-            "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(items.shape)}],
-        }
-        return await self._engines.predict(meta, np.ascontiguousarray(items).data.cast("B"), terms)
 
-
-def _prediction(answer: Frame, model: Bundle, decode_ns: int) -> Prediction:
+def _of(model: Bundle, answer: Frame) -> Frame:
     found = (answer.meta["model"], answer.meta["version"])
     if found != (model.name, model.version):
         # The labels of one version must never name the classes of another.
         _log.error("an engine answered for %s, asked for %s", found, (model.name, model.version))
         raise Internal("the engine answered for another model")
+    return answer
+
+
+def _prediction(answer: Frame, model: Bundle, decode_ns: int) -> Prediction:
     output = answer.meta["outputs"][0]
     logits = np.frombuffer(answer.tensors, np.dtype(output["dtype"]).newbyteorder("<")).reshape(output["shape"])
     return Prediction(

@@ -10,13 +10,13 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 import httptools
 
-from bedplate.web.http.exchange import Exchange
+from bedplate.web.http.exchange import Asgi, Exchange
 from bedplate.web.http.head import MAX_HEAD_BYTES, BadRequest, Fields, checked_head
 from bedplate.web.http.reply import render_head
 
@@ -27,7 +27,6 @@ _LINGER_S = 2.0
 _LINGER_BYTES = 64 << 20
 _SWEEP_S = 1.0
 
-Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 Direct = Callable[[Exchange], Coroutine[Any, Any, None] | None]
 
 
@@ -172,7 +171,7 @@ class Connection(asyncio.Protocol):
         if answering is None:
             if not exchange.received and exchange.head.get(b"expect") is not None:
                 self._continue(exchange)
-            answering = self._run_app(exchange)
+            answering = exchange.run(self._listener.app)
         exchange.task = self._loop.create_task(answering)
         exchange.task.add_done_callback(exchange_ended(exchange))
 
@@ -180,16 +179,16 @@ class Connection(asyncio.Protocol):
         if (exchange.head.get(b"expect") or b"").lower() == b"100-continue" and exchange.head.version == "1.1":
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    async def _run_app(self, exchange: Exchange) -> None:
-        assert self._transport is not None
-        server = self._transport.get_extra_info("sockname")
-        client = self._transport.get_extra_info("peername")
-        scope = exchange.scope(
-            server[:2] if isinstance(server, tuple) else None,
-            client[:2] if isinstance(client, tuple) else None,
-            self._listener.state,
-        )
-        await self._listener.app(scope, exchange.receive, exchange.send)
+    @property
+    def addresses(self) -> tuple[Any, Any]:
+        """Host and port of this end and of the client's; None for a unix socket or once it is closed."""
+        names = [self._transport and self._transport.get_extra_info(name) for name in ("sockname", "peername")]
+        server, client = (name[:2] if isinstance(name, tuple) else None for name in names)
+        return server, client
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self._listener.state
 
     def answered(self, exchange: Exchange, close: bool) -> None:
         """The answer of the first exchange was written."""

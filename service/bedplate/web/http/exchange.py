@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from bedplate.web.http.head import Fields, Head
@@ -11,6 +11,8 @@ from bedplate.web.http.reply import render_head
 
 if TYPE_CHECKING:
     from bedplate.web.http.connection import Connection
+
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 # Of a body that nobody has read yet. Past it the connection is not read, and TCP slows the sender down.
 _UNREAD_BYTES = 256 << 10
@@ -101,7 +103,12 @@ class Exchange:
         self.answered = True
         self.connection.abort()
 
-    def scope(self, server: Any, client: Any, state: MutableMapping[str, Any]) -> dict[str, Any]:
+    async def run(self, app: Asgi) -> None:
+        """Have an ASGI application answer."""
+        server, client = self.connection.addresses
+        await app(self._scope(server, client, self.connection.state), self.receive, self.send)
+
+    def _scope(self, server: Any, client: Any, state: MutableMapping[str, Any]) -> dict[str, Any]:
         head = self.head
         return {
             "type": "http",
