@@ -39,6 +39,8 @@ Items = npt.NDArray[Any]
 _INLINE_PIXELS = 65_536
 # Digits, sign, point, exponent, brackets and blanks of a number as JSON: what a request of full size can need.
 _JSON_BYTES_PER_NUMBER = 40
+# All its bits are set in a number that is not finite; bfloat16 is held as its 16 bits.
+_BFLOAT16_EXPONENT = np.uint16(0x7F80)
 _ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
 _TYPES = "image/png, image/jpeg, image/webp, multipart/form-data, application/octet-stream, application/json"
 
@@ -239,7 +241,7 @@ def check_items(items: Items, model: Bundle, limits: Limits) -> Items:
         WrongShape, TooManyItems, NotFinite.
     """
     check_shape(items.shape, model, limits)
-    return check_finite(items)
+    return check_finite(items, model.input)
 
 
 def check_shape(shape: tuple[int, ...], model: Bundle, limits: Limits) -> None:
@@ -249,8 +251,13 @@ def check_shape(shape: tuple[int, ...], model: Bundle, limits: Limits) -> None:
     check_count(shape[0], replace(limits, items=model.input.most_items(shape[1:], limits.items, model.max_cost)))
 
 
-def check_finite(items: Items) -> Items:
-    if items.dtype.kind == "f" and not np.isfinite(items).all():
+def check_finite(items: Items, spec: Tensor) -> Items:
+    """Raises: NotFinite: a number among `items` is NaN or infinite."""
+    if spec.dtype == "bfloat16":
+        finite = (items & _BFLOAT16_EXPONENT != _BFLOAT16_EXPONENT).all()
+    else:
+        finite = items.dtype.kind != "f" or np.isfinite(items).all()
+    if not finite:
         raise NotFinite("an input is NaN or infinite", next_step="send finite numbers")
     return items
 
