@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,32 +12,48 @@ from bedplate.engine.model import Model
 from bedplate.engine.work import Array
 from bedplate.errors import TooManyItems, UnknownField, WrongShape, WrongSize
 from bedplate.tensor import Tensor
-from bedplate.wire import Frame
 
 
-def open_request(frame: Frame, catalogue: Catalogue) -> tuple[Model, Array]:
-    """The model that a PREDICT frame asks for, and its input.
+@dataclass(slots=True)
+class Question:
+    """What metadata ask for, and have been found fit for; the same for all frames that carry them."""
+
+    model: Model
+    shape: list[int]  # [items, *input shape]
+    cost: int  # of all items
+    wanted_bytes: int
+
+    def read(self, tensors: bytes | memoryview) -> Array:
+        """The input of one frame, (items, *input shape).
+
+        Raises:
+            WrongSize: the tensor does not have the shape that was declared.
+        """
+        if len(tensors) != self.wanted_bytes:
+            raise WrongSize(
+                f"the tensor has {len(tensors)} bytes, its shape needs {self.wanted_bytes}",
+                value=len(tensors),
+                limit=self.wanted_bytes,
+                next_step="send float32, little-endian, without padding",
+            )
+        return np.frombuffer(tensors, "<f4").reshape(self.shape)
+
+
+def understand(meta: dict[str, Any], catalogue: Catalogue) -> Question:
+    """What the metadata of a PREDICT frame ask for.
 
     Raises:
-        InvalidRequest: what the frame says and what the model takes do not agree.
+        InvalidRequest: they do not agree with what the model takes.
     """
-    meta = frame.meta
     if meta.keys() - {"model", "version", "inputs"}:
         raise UnknownField("the request has fields beside model, version and inputs")
     model = catalogue.find(meta.get("model"), meta.get("version"))
     inputs = meta.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise WrongShape("wanted one input", next_step="send one input with name, dtype and shape")
-    shape = _checked_shape(inputs[0], model.bundle.input, model.max_items, model.max_cost)
-    wanted_bytes = shape[0] * model.bundle.input.item_bytes_of(shape[1:])
-    if len(frame.tensors) != wanted_bytes:
-        raise WrongSize(
-            f"the tensor has {len(frame.tensors)} bytes, its shape needs {wanted_bytes}",
-            value=len(frame.tensors),
-            limit=wanted_bytes,
-            next_step="send float32, little-endian, without padding",
-        )
-    return model, np.frombuffer(frame.tensors, "<f4").reshape(shape)  # (items, *input shape)
+    spec = model.bundle.input
+    shape = _checked_shape(inputs[0], spec, model.max_items, model.max_cost)
+    return Question(model, shape, shape[0] * spec.cost_of(shape[1:]), shape[0] * spec.item_bytes_of(shape[1:]))
 
 
 def _checked_shape(declared: dict[str, Any], wanted: Tensor, max_items: int, max_cost: int) -> list[int]:
