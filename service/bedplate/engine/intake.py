@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from bedplate import dtypes
+from bedplate.bundle import Bundle
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.model import Model
+from bedplate.engine.network import id_limit
 from bedplate.engine.work import Array
-from bedplate.errors import TooManyItems, UnknownField, WrongShape, WrongSize
+from bedplate.errors import OutOfRange, TooManyItems, UnknownField, WrongShape, WrongSize
 from bedplate.tensor import Tensor
 from bedplate.wire import Frame
 
@@ -34,9 +35,23 @@ def open_request(frame: Frame, catalogue: Catalogue) -> tuple[Model, Array]:
             f"the tensor has {len(frame.tensors)} bytes, its shape needs {wanted_bytes}",
             value=len(frame.tensors),
             limit=wanted_bytes,
-            next_step="send float32, little-endian, without padding",
+            next_step=f"send {model.bundle.input.dtype}, little-endian, without padding",
         )
-    return model, np.frombuffer(frame.tensors, "<f4").reshape(shape)  # (items, *input shape)
+    items = dtypes.from_bytes(model.bundle.input.dtype, frame.tensors).reshape(shape)  # (items, *input shape)
+    _check_ids(items, model.bundle)
+    return model, items
+
+
+def _check_ids(items: Array, bundle: Bundle) -> None:
+    """An id that no embedding has would fail on a processor, and on a GPU take the whole process down."""
+    limit = id_limit(bundle.network)
+    if limit is not None and (items.min() < 0 or items.max() >= limit):
+        raise OutOfRange(
+            f"an id of input '{bundle.input.name}' is not known to the model",
+            value=int(items.min() if items.min() < 0 else items.max()),
+            limit=limit - 1,
+            next_step=f"send ids from 0 to {limit - 1}",
+        )
 
 
 def _checked_shape(declared: dict[str, Any], wanted: Tensor, max_items: int, max_cost: int) -> list[int]:

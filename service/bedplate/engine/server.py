@@ -79,7 +79,7 @@ class Server:
             # The only one is being swapped: that the device thread takes a job is all that can be seen.
             self.batcher.execute(lambda: None)
             return
-        zeros = np.zeros((1, *model.bundle.input.smallest), np.float32)
+        zeros = np.zeros((1, *model.bundle.input.smallest), model.bundle.input.numpy_dtype)
         self.batcher.submit(Work(model, zeros, caller=_Nobody(), priority=PROBE))
 
     async def drain(self, flush_s: float = FLUSH_S) -> None:
@@ -131,7 +131,7 @@ def _reply(work: Work) -> Frame:
         "compute_ns": work.compute_ns,
         "batch_items": work.batch_items,
     }
-    return Frame(Type.RESULT, work.request_id, meta, work.outputs.data.cast("B"))
+    return Frame(Type.RESULT, work.request_id, meta, work.outputs.reshape(-1).view(np.uint8).data)
 
 
 def _error(request_id: int, error: ServiceError) -> Frame:

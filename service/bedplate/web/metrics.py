@@ -84,11 +84,11 @@ class WebMetrics:
             self._routes[route, status] = found
         return found
 
-    def prediction(self, model: Bundle, labels: Sequence[str], total_s: float) -> None:
+    def prediction(self, model: Bundle, labels: Sequence[str | None], total_s: float) -> None:
         """One answered request.
 
         Args:
-            labels: of its items.
+            labels: of its items; None where the model names no classes.
         """
         of_version = self._of(model)
         of_version.total_s.observe(total_s)
@@ -142,9 +142,9 @@ class _OfVersion:
         version = (model.name, model.version)
         self.total_s = total_s.labels(*version)
         self.parts_s = {part: histogram.labels(*version) for part, histogram in parts_s.items()}
-        shown = model.labels if len(model.labels) <= _MAX_LABELS else ()
+        shown = model.labels if model.names_classes and len(model.labels) <= _MAX_LABELS else ()
         self._by_label = {label: predictions.labels(*version, label) for label in shown}
         self._any_label = None if shown else predictions.labels(*version, "*")
 
-    def count(self, label: str) -> None:
-        (self._any_label or self._by_label[label]).inc()
+    def count(self, label: str | None) -> None:
+        (self._any_label or self._by_label[label or ""]).inc()

@@ -75,7 +75,7 @@ class ObservedApp(App[Request, Response]):
             return
         if seen.answer and seen.status == 200:
             found = seen.answer.prediction
-            self._metrics.prediction(seen.model, [item["label"] for item in found.predictions], seconds)
+            self._metrics.prediction(seen.model, [item.get("label") for item in found.predictions], seconds)
             if seen.answer.was_computed:
                 self._metrics.inference(seen.model, found.parts_ns)
         _performance.info("prediction", extra=_line(seen, seen.model, seconds))
