@@ -100,7 +100,10 @@ class Device:
         """
         current = self.in_hand[0]
         assert current.inputs is not None
-        containment = Containment(current.model.run, lambda: _nobody_waits(current.batch.works, self._clock()))
+        model = current.model
+        containment = Containment(
+            model.run, lambda: _nobody_waits(current.batch.works, self._clock()), model.bundle.output.finite
+        )
         outcome = containment.compute(current.inputs, current.first)
         end_ns = self._clock()
         took_ns = end_ns - max(current.started_ns, self._last_end_ns)

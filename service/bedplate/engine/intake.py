@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from bedplate import dtypes
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.model import Model
+from bedplate.engine.network import id_limit
 from bedplate.engine.work import Array
-from bedplate.errors import TooManyItems, UnknownField, WrongShape, WrongSize
+from bedplate.errors import OutOfRange, TooManyItems, UnknownField, WrongShape, WrongSize
 from bedplate.tensor import Tensor
 
 
@@ -22,21 +22,27 @@ class Question:
     shape: list[int]  # [items, *input shape]
     cost: int  # of all items
     wanted_bytes: int
+    id_limit: int | None  # of a model whose input are ids
 
     def read(self, tensors: bytes | memoryview) -> Array:
         """The input of one frame, (items, *input shape).
 
         Raises:
             WrongSize: the tensor does not have the shape that was declared.
+            OutOfRange: an id that the model does not know.
         """
+        spec = self.model.bundle.input
         if len(tensors) != self.wanted_bytes:
             raise WrongSize(
                 f"the tensor has {len(tensors)} bytes, its shape needs {self.wanted_bytes}",
                 value=len(tensors),
                 limit=self.wanted_bytes,
-                next_step="send float32, little-endian, without padding",
+                next_step=f"send {spec.dtype}, little-endian, without padding",
             )
-        return np.frombuffer(tensors, "<f4").reshape(self.shape)
+        items = dtypes.from_bytes(spec.dtype, tensors).reshape(self.shape)
+        if self.id_limit is not None:
+            _check_ids(items, self.id_limit, spec.name)
+        return items
 
 
 def understand(meta: dict[str, Any], catalogue: Catalogue) -> Question:
@@ -51,9 +57,22 @@ def understand(meta: dict[str, Any], catalogue: Catalogue) -> Question:
     inputs = meta.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise WrongShape("wanted one input", next_step="send one input with name, dtype and shape")
-    spec = model.bundle.input
+    bundle = model.bundle
+    spec = bundle.input
     shape = _checked_shape(inputs[0], spec, model.max_items, model.max_cost)
-    return Question(model, shape, shape[0] * spec.cost_of(shape[1:]), shape[0] * spec.item_bytes_of(shape[1:]))
+    cost, wanted_bytes = shape[0] * spec.cost_of(shape[1:]), shape[0] * spec.item_bytes_of(shape[1:])
+    return Question(model, shape, cost, wanted_bytes, id_limit(bundle.network))
+
+
+def _check_ids(items: Array, limit: int, name: str) -> None:
+    """An id that no embedding has would fail on a processor, and on a GPU take the whole process down."""
+    if items.min() < 0 or items.max() >= limit:
+        raise OutOfRange(
+            f"an id of input '{name}' is not known to the model",
+            value=int(items.min() if items.min() < 0 else items.max()),
+            limit=limit - 1,
+            next_step=f"send ids from 0 to {limit - 1}",
+        )
 
 
 def _checked_shape(declared: dict[str, Any], wanted: Tensor, max_items: int, max_cost: int) -> list[int]:

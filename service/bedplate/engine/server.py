@@ -89,7 +89,7 @@ class Server:
             # The only one is being swapped: that the device thread takes a job is all that can be seen.
             self.batcher.execute(lambda: None)
             return
-        zeros = np.zeros((1, *model.bundle.input.smallest), np.float32)
+        zeros = np.zeros((1, *model.bundle.input.smallest), model.bundle.input.numpy_dtype)
         self.batcher.submit(Work(model, zeros, caller=_Nobody(), priority=PROBE))
 
     async def drain(self, flush_s: float = FLUSH_S) -> None:
@@ -138,7 +138,7 @@ def _reply(work: Work) -> list[bytes | memoryview]:
     fixed = _fixed_meta(bundle.name, bundle.version, bundle.digest, bundle.output.name, bundle.output.dtype, shape)
     times = b'"queue_ns":%d,"batch_ns":%d,"compute_ns":%d,' % (work.queue_ns, work.batch_ns, work.compute_ns)
     meta = b'%s%s"batch_items":%d}' % (fixed, times, work.batch_items)
-    return wire.assemble(Type.RESULT, work.request_id, meta, work.outputs.data.cast("B"))
+    return wire.assemble(Type.RESULT, work.request_id, meta, work.outputs.reshape(-1).view(np.uint8).data)
 
 
 @lru_cache(maxsize=256)

@@ -94,11 +94,11 @@ class WebMetrics:
             self._routes[route, status] = found
         return found
 
-    def prediction(self, model: Bundle, labels: Sequence[str], total_s: float) -> None:
+    def prediction(self, model: Bundle, labels: Sequence[str | None], total_s: float) -> None:
         """One answered request.
 
         Args:
-            labels: of its items.
+            labels: of its items; None where the model names no classes.
         """
         of_version = self._of(model)
         of_version.took(total_s)
@@ -186,7 +186,7 @@ class _OfVersion:
         self.total_s = total_s.labels(*version)
         self.parts_s = {part: histogram.labels(*version) for part, histogram in parts_s.items()}
         self.last_s = 0.0  # since 1970
-        shown = model.labels if len(model.labels) <= _MAX_LABELS else ()
+        shown = model.labels if model.names_classes and len(model.labels) <= _MAX_LABELS else ()
         self._by_label = {label: predictions.labels(*version, label) for label in shown}
         self._any_label = predictions.labels(*version, "*")
 
@@ -194,8 +194,8 @@ class _OfVersion:
         self.total_s.observe(total_s)
         self.last_s = time.time()
 
-    def count(self, label: str) -> None:
-        (self._by_label.get(label) or self._any_label).inc()
+    def count(self, label: str | None) -> None:
+        (self._by_label.get(label or "") or self._any_label).inc()
 
     def count_unnamed(self, items: int) -> None:
         self._any_label.inc(items)

@@ -91,7 +91,7 @@ class Observer:
             self.metrics.failed(seen.model, seconds)
         elif seen.answer:
             found = seen.answer.prediction
-            self.metrics.prediction(seen.model, [item["label"] for item in found.predictions], seconds)
+            self.metrics.prediction(seen.model, [item.get("label") for item in found.predictions], seconds)
             if seen.answer.was_computed:
                 self.metrics.inference(seen.model, found.parts_ns)
         elif seen.inference:

@@ -38,6 +38,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.WrongSize: 422,
     errors.UnreadableImage: 422,
     errors.NotFinite: 422,
+    errors.OutOfRange: 422,
     errors.EngineBusy: 429,
     errors.Internal: 500,
     errors.EngineUnavailable: 503,
