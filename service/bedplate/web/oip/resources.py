@@ -145,7 +145,8 @@ class Infer:
     async def _answer(self, req: Request, model: Bundle, sent: bytes, terms: Terms, started_ns: int) -> Reply:
         plan = plan_of(model, self._limits)
         decoding_ns = now_ns()
-        body = await encoding.inflated(sent, req.get_header("Content-Encoding"), plan.body_bytes)
+        kind, turn = req.get_header("Content-Encoding"), self._predictor.large_decode
+        body = await self._predictor.decode(encoding.inflated(sent, kind, plan.body_bytes, turn), terms)
         asked = parse(body, _json_bytes(req), model, self._limits)
         terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
