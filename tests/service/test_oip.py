@@ -19,6 +19,7 @@ from tests.service.oip_tools import request
 
 URL = "/v2/models/lamp/infer"
 LENGTH = "Inference-Header-Content-Length"
+GZIP = {"Content-Encoding": "gzip"}
 ONES = np.ones((1, 1, 2, 2), "<f4")
 
 
@@ -180,10 +181,22 @@ def bomb(size):
 def test_a_bomb_is_refused_at_what_the_model_can_take(client_of):
     client = client_of(FakeEngines(**varying()))
 
-    result = client.simulate_post(URL, body=bomb(20 << 20), headers={"Content-Encoding": "gzip"})
+    result = client.simulate_post(URL, body=bomb(20 << 20), headers=GZIP)
 
     assert result.status_code == 413
     assert "8320 bytes" in said(result)  # 96 numbers, 40 bytes each as JSON and 4 as they are, and 4096 beside them
+
+
+def test_pictures_may_be_four_times_what_came(client_of):
+    client = client_of(FakeEngines())
+    random_picture = png_of(np.random.default_rng(0).integers(0, 256, (90, 90)))  # larger than any tensor of the model
+    sent = pictures(random_picture)
+    padded = pictures(random_picture + b" " * 50_000)  # decoders do not mind
+
+    whole = client.simulate_post(URL, body=gzip.compress(sent["body"]), headers={**sent["headers"], **GZIP})
+    bomb = client.simulate_post(URL, body=gzip.compress(padded["body"]), headers={**padded["headers"], **GZIP})
+
+    assert (whole.status_code, bomb.status_code) == (200, 413)
 
 
 def test_a_bomb_is_not_inflated_further_than_it_may_be():
@@ -217,7 +230,7 @@ def malformed(seed):
 
 @pytest.mark.parametrize("seed", range(100))
 def test_a_malformed_stream_is_400(client, seed):
-    result = client.simulate_post(URL, body=malformed(seed), headers={"Content-Encoding": "gzip"})
+    result = client.simulate_post(URL, body=malformed(seed), headers=GZIP)
 
     assert result.status_code == 400
     assert "gzip" in said(result)

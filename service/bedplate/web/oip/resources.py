@@ -146,7 +146,8 @@ class Infer:
         plan = plan_of(model, self._limits)
         decoding_ns = now_ns()
         kind, turn = req.get_header("Content-Encoding"), self._predictor.large_decode
-        body = await self._predictor.decode(encoding.inflated(sent, kind, plan.body_bytes, turn), terms)
+        inflating = encoding.inflated(sent, kind, plan.inflated_bytes(len(sent)), turn)
+        body = await self._predictor.decode(inflating, terms)
         asked = parse(body, _json_bytes(req), model, self._limits)
         terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
