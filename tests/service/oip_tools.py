@@ -53,6 +53,8 @@ def request(
         tensor["parameters"] = {"binary_data_size": items.nbytes}
     else:
         tensor["data"] = items.tolist() if nested else items.ravel().tolist()
+    if datatype == "BF16":
+        fields.setdefault("parameters", {"binary_data_output": True})  # its answers have no form as JSON
     text = json.dumps({"inputs": [tensor], **fields}).encode()
     return (text + items.tobytes(), len(text)) if binary else (text, None)
 

@@ -222,10 +222,10 @@ def test_a_bool_is_one_of_two_bytes():
 def test_bfloat16_has_no_form_as_json():
     model = MODELS["bfloat16", False]
 
-    refused(WrongShape, model, datatype="BF16")
+    refused(WrongShape, model, datatype="BF16", parameters={"binary_data_output": True})
     ones = np.ones((1, 1, 2, 2), DATATYPES["bfloat16"][1])
-    body, json_bytes = request(ones, "BF16", binary=True)
-    with pytest.raises(InvalidParameter, match="binary_data"):
+    body, json_bytes = request(ones, "BF16", binary=True, parameters={})
+    with pytest.raises(InvalidParameter, match="no form as JSON"):
         parse(body, json_bytes, model, LIMITS)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from bedplate.web.pool import EnginePool
 from bedplate.web.terms import Terms, ran_out
 from bedplate.wire import Frame, now_ns
 
+T = TypeVar("T")
 _log = logging.getLogger("bedplate.web")
 
 # Scores in an answer, best first; a classifier of a thousand labels need not send them all.
@@ -53,7 +54,8 @@ class Predictor:
         self._engines = engines
         self._limits = limits
         self._on_cancelled = on_cancelled
-        # A large picture takes up to 12 bytes a pixel while it is decoded: one at a time, or memory has no bound.
+        # A large picture takes up to 12 bytes a pixel while it is decoded, a small body may inflate to the largest one:
+        # one at a time, or memory has no bound.
         self.large_decode = asyncio.Semaphore(1)
 
     async def predict(self, model: Bundle, content_type: str, body: bytes, terms: Terms) -> Prediction:
@@ -70,10 +72,10 @@ class Predictor:
         decode_ns = now_ns() - started_ns
         return _prediction(await self.infer(model, items, terms), model, decode_ns)
 
-    async def decode(self, items: Awaitable[Items], terms: Terms) -> Items:
-        """What `items` gives; if nobody waits for it any more, that is counted."""
+    async def decode(self, decoding: Awaitable[T], terms: Terms) -> T:
+        """What `decoding` gives; if nobody waits for it any more, that is counted."""
         try:
-            return await items
+            return await decoding
         except asyncio.CancelledError:
             self._cancelled("decode", terms)
             raise

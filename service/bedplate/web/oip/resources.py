@@ -145,7 +145,9 @@ class Infer:
     async def _answer(self, req: Request, model: Bundle, sent: bytes, terms: Terms, started_ns: int) -> Reply:
         plan = plan_of(model, self._limits)
         decoding_ns = now_ns()
-        body = await encoding.inflated(sent, req.get_header("Content-Encoding"), plan.body_bytes)
+        kind, turn = req.get_header("Content-Encoding"), self._predictor.large_decode
+        inflating = encoding.inflated(sent, kind, plan.inflated_bytes(len(sent)), turn)
+        body = await self._predictor.decode(inflating, terms)
         asked = parse(body, json_bytes_of(req.get_header(HEADER)), model, self._limits)
         terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
