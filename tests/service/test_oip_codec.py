@@ -337,3 +337,11 @@ def test_what_json_cannot_say_is_our_fault_and_binary_says_it(value):
     with pytest.raises(Internal, match="NaN or infinite"):
         encode(answer(outputs), LAMP, as_json)
     np.testing.assert_array_equal(decoded(encode(answer(outputs), LAMP, as_binary)).as_numpy("logits"), outputs)
+
+
+def test_classes_are_in_no_order_where_a_score_is_none():
+    outputs = [{"name": "logits", "parameters": {"classification": 1}}]
+    asked = parse(*request(PIXELS, "FP32", outputs=outputs), LAMP, LIMITS)
+
+    with pytest.raises(Internal, match="NaN"):
+        encode(answer(np.array([[1, np.nan]], "<f4")), LAMP, asked)

@@ -43,7 +43,7 @@ def encode(frame: Frame, model: Bundle, asked: InferRequest) -> Reply:
     """The answer to `asked`, from the RESULT frame of an engine.
 
     Raises:
-        Internal: the model gave NaN or an infinity, and JSON has neither.
+        Internal: the model gave NaN or an infinity, and JSON has neither; classes cannot be in the order of NaN.
     """
     texts = _texts_of(model)
     wanted = asked.outputs[0]
@@ -72,6 +72,8 @@ def _classified(frame: Frame, model: Bundle, wanted: Wanted, head: bytes, texts:
     items, classes = frame.meta["outputs"][0]["shape"]
     count = min(wanted.classes, classes)
     values = _values(frame.tensors, texts.given).reshape(items, classes)
+    if np.isnan(values).any():
+        raise Internal("an output is NaN, which has no place in an order", next_step="ask without 'classification'")
     named = [text for row in values for text in _best(row, count, model.labels)]
     text = orjson.dumps({"name": wanted.name, "datatype": BYTES, "shape": [items, count]})[:-1]
     opening = b'%b"outputs":[%b' % (head, text)
