@@ -72,9 +72,8 @@ class Frame:
     priority: int = INTERACTIVE
 
 
-def now_ns() -> int:
-    """The clock deadlines are written in; the same for every process of a host."""
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+# The clock deadlines are written in, CLOCK_MONOTONIC; the same for every process of a host.
+now_ns = time.monotonic_ns
 
 
 def to_json(meta: dict[str, Any]) -> bytes:
@@ -145,7 +144,6 @@ class FrameReader:
 
     def _take(self, data: bytes | bytearray) -> list[Frame]:
         frames, start, length = [], 0, len(data)
-        view = memoryview(data)
         while True:
             self._wanted = HEADER_BYTES
             if length - start < HEADER_BYTES:
@@ -157,11 +155,12 @@ class FrameReader:
             if end > length:
                 self._wanted = end - start
                 break
-            meta = self._meta(kind, view[meta_at:tensors_at])
-            tensors = view[tensors_at:end] if tensor_bytes >= _KEPT_BYTES else bytes(view[tensors_at:end])
+            meta = self._meta(kind, bytes(data[meta_at:tensors_at]))
+            kept = tensor_bytes >= _KEPT_BYTES
+            tensors = memoryview(data)[tensors_at:end] if kept else bytes(data[tensors_at:end])
             frames.append(Frame(kind, request_id, meta, tensors, deadline_ns, priority))
             start = end
-        self._buffer += view[start:]
+        self._buffer += memoryview(data)[start:]
         return frames
 
     def _parse_header(self, data: bytes | bytearray, start: int) -> tuple[Type, int, int, int, int, int]:
@@ -175,16 +174,15 @@ class FrameReader:
             raise _too_long(meta_bytes, tensor_bytes, self._max_tensor_bytes)
         return kind, priority, request_id, deadline_ns, meta_bytes, tensor_bytes
 
-    def _meta(self, kind: Type, raw: memoryview) -> dict[str, Any]:
+    def _meta(self, kind: Type, raw: bytes) -> dict[str, Any]:
         if kind is not Type.PREDICT or len(raw) > _REMEMBERED_BYTES:
-            return _parse_meta(bytes(raw))
-        key = bytes(raw)
-        meta = self._questions.get(key)
+            return _parse_meta(raw)
+        meta = self._questions.get(raw)
         if meta is None:
-            meta = _parse_meta(key)
+            meta = _parse_meta(raw)
             if len(self._questions) >= _REMEMBERED:
                 self._questions.clear()
-            self._questions[key] = meta
+            self._questions[raw] = meta
         return meta
 
 

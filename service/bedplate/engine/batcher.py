@@ -76,7 +76,8 @@ class Batcher:
         self._device = Device(clock, self._lanes, observer)
         self._jobs = Jobs()
         self._retiring: list[tuple[Key, Future[None]]] = []
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
         self._jobs_done = 0
         self._draining = False
@@ -94,7 +95,7 @@ class Batcher:
     def submit(self, work: Work) -> None:
         """`queue`, and wake the device thread."""
         self.queue(work)
-        with self._changed:
+        with self._lock:
             self._changed.notify()
 
     def queue(self, work: Work) -> None:
@@ -107,7 +108,7 @@ class Batcher:
         """
         work.submitted_ns = now = self._clock()
         work.number = next(self._numbers)
-        with self._changed:
+        with self._lock:
             try:
                 self._admit(work, now)
             except ServiceError as refusal:
@@ -133,7 +134,7 @@ class Batcher:
 
     def _borrow(self, until_ns: int, settled: list[Work]) -> bool:
         """True if a short batch is in hand for the caller to compute; the thread rests until the caller asks again."""
-        with self._changed:
+        with self._lock:
             self._lent = False
             now = self._clock()
             if self._may_rest() and self._is_short(until_ns - now):
@@ -169,7 +170,7 @@ class Batcher:
 
     def cancel(self, work: Work) -> None:
         """Forget a request; on the device already, its answer is dropped."""
-        with self._changed:
+        with self._lock:
             work.cancelled = True
             waited = self._schedule.remove(work)
         self._observer.cancelled("queue" if waited else "device")
@@ -179,7 +180,7 @@ class Batcher:
 
         The future fails with what `job` raises, or with Draining.
         """
-        with self._changed:
+        with self._lock:
             if self._draining:
                 refused: Future[T] = Future()
                 refused.set_exception(refusals.draining())
@@ -190,11 +191,11 @@ class Batcher:
 
     def pause(self, key: Key) -> None:
         """Take no request of this (name, version); those that come wait, within the limits of the queue."""
-        with self._changed:
+        with self._lock:
             self._schedule.held.add(key)
 
     def resume(self, key: Key) -> None:
-        with self._changed:
+        with self._lock:
             self._schedule.held.discard(key)
             self._changed.notify()
 
@@ -203,7 +204,7 @@ class Batcher:
 
     def dismiss(self, key: Key, error: ServiceError) -> None:
         """Answer every request of a model that waits with `error`; a pause ends."""
-        with self._changed:
+        with self._lock:
             works = self._schedule.take_all(key)
             self._schedule.held.discard(key)
             self._changed.notify()
@@ -212,14 +213,14 @@ class Batcher:
     def retire(self, key: Key) -> Future[None]:
         """Done once no request of a model that takes no new ones waits or is on the device; then it is forgotten."""
         future: Future[None] = Future()
-        with self._changed:
+        with self._lock:
             self._retiring.append((key, future))
             self._changed.notify()
         return future
 
     def learn(self, model: Runnable, cost: int, took_ns: int) -> None:
         """A batch that the model computed outside of the queue, while it was warmed up."""
-        self._lanes.of(model).learn(cost, took_ns)
+        self._lanes.learn(model, cost, took_ns)
 
     def figures(self, key: Key) -> dict[str, Any]:
         """For operators: what was computed and learned, and what waits; empty before the first batch."""
@@ -238,12 +239,12 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        with self._changed:
+        with self._lock:
             return not self._busy and not self._has_something_to_do()
 
     def drain(self) -> None:
         """Take nothing new; the thread ends when the queue is empty."""
-        with self._changed:
+        with self._lock:
             self._draining = True
             held = [work for key in self._schedule.held for work in self._schedule.take_all(key)]
             self._schedule.held.clear()
@@ -290,7 +291,7 @@ class Batcher:
 
         Also those that are too late for the device.
         """
-        with self._changed:
+        with self._lock:
             self._busy = False
             self._let_retire()
             if self._offer and self._may_rest() and self._is_short(_SHORT_NS):

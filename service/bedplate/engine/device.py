@@ -83,8 +83,11 @@ class Device:
         """Send the batch that was taken last to the device; one that does not overlap is computed in `finish`."""
         current = self.in_hand[-1]
         model = current.model
-        # A copy even of one: torch wants memory that it may write.
-        inputs = np.concatenate([work.inputs for work in current.batch.works])
+        # A copy even of one: torch wants memory that it may write. For many small ones thrice as fast as concatenate.
+        first = current.batch.works[0]
+        parts: list[Any] = [work.inputs for work in current.batch.works]  # buffers, which numpy's types do not say
+        joined = bytearray().join(parts)
+        inputs = np.frombuffer(joined, first.inputs.dtype).reshape(current.batch.items, *first.shape)
         current.inputs = inputs
         current.started_ns = self._clock()
         for work in current.batch.works:
@@ -124,7 +127,7 @@ class Device:
             self._observer.out_of_memory(model)
             logger.warning("out of memory", extra={"items": outcome.too_many, "items_from_now": lane.max_items})
         elif not faults:
-            lane.learn(current.batch.cost, took_ns)
+            self._lanes.learn(model, current.batch.cost, took_ns)
         if faults:
             self._observer.batch_failed(model)
             # Once for the batch: a model that is broken fails each of its items.

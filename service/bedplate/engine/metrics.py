@@ -24,6 +24,7 @@ class EngineMetrics:
         self._batch_items = Histogram(
             "bedplate_batch_items", "Items in a batch", ["model"], buckets=_ITEMS, registry=self.registry
         )
+        self._sizes: dict[str, Histogram] = {}  # by model: looking a series up takes as long as counting
         self._batch_failures = Counter(
             "bedplate_batch_failures", "Batches that the model failed on", ["model"], registry=self.registry
         )
@@ -89,7 +90,11 @@ class EngineMetrics:
         self._queue_limit.set(limit)
 
     def batch_computed(self, model: Any, items: int) -> None:
-        self._batch_items.labels(model.bundle.name).observe(items)
+        name = model.bundle.name
+        series = self._sizes.get(name)
+        if series is None:
+            series = self._sizes[name] = self._batch_items.labels(name)
+        series.observe(items)
 
     def batch_failed(self, model: Any) -> None:
         self._batch_failures.labels(model.bundle.name).inc()

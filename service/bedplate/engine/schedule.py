@@ -112,7 +112,12 @@ class Schedule:
 
     def comes_last(self, work: Work) -> bool:
         """True if no request that waits would go to the device after `work`."""
-        return not self._works or self._works[-1].urgency <= work.urgency
+        if not self._works:
+            return True
+        last = self._works[-1]
+        # What nearly always holds, first: tuples take longer.
+        alike = last.priority == work.priority and 0 < last.deadline_ns < work.deadline_ns
+        return alike or last.urgency <= work.urgency
 
     def take_all(self, key: Key | None = None) -> list[Work]:
         """All requests, or those of one model, which then wait no longer."""
@@ -138,7 +143,7 @@ class Schedule:
         model, shape = first.bucket
         left: list[Work] = []
         for place, work in enumerate(self._works):
-            if work.model is not model or work.inputs.shape[1:] != shape:
+            if work.model is not model or work.shape != shape:
                 left.append(work)
             elif batch.fits(work):
                 batch.add(work)

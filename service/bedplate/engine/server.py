@@ -136,17 +136,17 @@ def _reply(work: Work) -> list[bytes | memoryview]:
         return wire.encode(_error(work.request_id, work.error or Internal("the model gave no answer")))
     bundle, shape = work.model.bundle, work.outputs.shape
     fixed = _fixed_meta(bundle.name, bundle.version, bundle.digest, bundle.output.name, bundle.output.dtype, shape)
-    times = b'"queue_ns":%d,"batch_ns":%d,"compute_ns":%d,' % (work.queue_ns, work.batch_ns, work.compute_ns)
-    meta = b'%s%s"batch_items":%d}' % (fixed, times, work.batch_items)
+    meta = fixed % (work.queue_ns, work.batch_ns, work.compute_ns, work.batch_items)
     return wire.assemble(Type.RESULT, work.request_id, meta, work.outputs.reshape(-1).view(np.uint8).data)
 
 
 @lru_cache(maxsize=256)
 def _fixed_meta(name: str, version: str, digest: str, output: str, dtype: str, shape: tuple[int, ...]) -> bytes:
-    """The metadata of an answer, up to the numbers that no other answer has."""
+    """The metadata of an answer but for the numbers that no other answer has."""
     outputs = [{"name": output, "dtype": dtype, "shape": shape}]
     meta = {"model": name, "version": version, "digest": digest, "outputs": outputs}
-    return wire.to_json(meta)[:-1] + b","
+    numbers = b'"queue_ns":%d,"batch_ns":%d,"compute_ns":%d,"batch_items":%d'
+    return wire.to_json(meta)[:-1].replace(b"%", b"%%") + b"," + numbers + b"}"
 
 
 def _error(request_id: int, error: ServiceError) -> Frame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -47,6 +47,8 @@ class Work:
     request_id: int = 0
     cost: int = 0  # of all its items; as many as there are items unless the bundle counts otherwise
     priority: int = INTERACTIVE
+    items: int = field(init=False)
+    shape: tuple[int, ...] = field(init=False)  # of one item
     cancelled: bool = False
     submitted_ns: int = 0
     number: int = 0  # in the order of arrival
@@ -59,16 +61,14 @@ class Work:
     batch_items: int = 0
 
     def __post_init__(self) -> None:
-        self.cost = self.cost or len(self.inputs)
-
-    @property
-    def items(self) -> int:
-        return len(self.inputs)
+        shape = self.inputs.shape
+        self.items, self.shape = shape[0], shape[1:]
+        self.cost = self.cost or self.items
 
     @property
     def bucket(self) -> tuple[Any, ...]:
         """Requests of one bucket may share a batch: one model, one shape."""
-        return self.model, self.inputs.shape[1:]
+        return self.model, self.shape
 
     @property
     def urgency(self) -> tuple[int, float, int]:

@@ -36,6 +36,10 @@ class EngineLink(asyncio.Protocol):
 
     def __init__(self, on_description: Callable[[dict[str, Any]], None], clock: Callable[[], int] = wire.now_ns):
         self.outstanding: dict[int, asyncio.Future[Frame]] = {}
+        self._deadlines_ns: dict[int, int] = {}  # of those, by the same id
+        # One for all of them, at the earliest deadline or before: it may have been that of a request answered since.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
         self.lost = False
         self.congested = False
         # A deadline passed and nothing at all had come since its request was sent: maybe the process is stopped. Then
@@ -77,6 +81,8 @@ class EngineLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        if self._timer is not None:
+            self._timer.cancel()
         for waiting in self.outstanding.values():
             if not waiting.done():
                 waiting.set_exception(EngineLost())
@@ -93,13 +99,12 @@ class EngineLink(asyncio.Protocol):
         now_ns = self._clock()
         if terms.engine_deadline_ns <= now_ns:
             raise asyncio.TimeoutError
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Future[Frame] = loop.create_future()
+        waiting: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         frames_before = self._frames
         request_id = self._send(kind, meta, tensors, terms)
         self.outstanding[request_id] = waiting
         # Not wait_for: it would cost a task, and on Python 3.11 it can swallow a cancellation.
-        timer = loop.call_later((terms.deadline_ns - now_ns) / 1e9, _expire, waiting)
+        self._expire_by(request_id, terms.deadline_ns, now_ns)
         try:
             return await waiting
         except (asyncio.TimeoutError, asyncio.CancelledError):
@@ -108,8 +113,29 @@ class EngineLink(asyncio.Protocol):
                 self._fall_silent()
             raise
         finally:
-            timer.cancel()
+            del self._deadlines_ns[request_id]
             self._forget(request_id)
+
+    def _expire_by(self, request_id: int, deadline_ns: int, now_ns: int) -> None:
+        self._deadlines_ns[request_id] = deadline_ns
+        if self._timer is None or deadline_ns < self._timer_ns:
+            self._set_timer(deadline_ns, now_ns)
+
+    def _set_timer(self, deadline_ns: int, now_ns: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ns = deadline_ns
+        self._timer = asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now_ns = self._clock()
+        for request_id, deadline_ns in self._deadlines_ns.items():
+            if ran_out(deadline_ns, now_ns) and (waiting := self.outstanding.get(request_id)) and not waiting.done():
+                waiting.set_exception(asyncio.TimeoutError())
+        left = [deadline_ns for deadline_ns in self._deadlines_ns.values() if not ran_out(deadline_ns, now_ns)]
+        if left:
+            self._set_timer(min(left), now_ns)
 
     def _send(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms | None) -> int:
         assert self._transport is not None
@@ -132,8 +158,3 @@ class EngineLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self.lost = True
-
-
-def _expire(waiting: asyncio.Future[Frame]) -> None:
-    if not waiting.done():
-        waiting.set_exception(asyncio.TimeoutError())
