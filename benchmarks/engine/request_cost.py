@@ -1,7 +1,6 @@
 """What one request costs the engine: two small layers, so that nearly all of it is the way in and out.
 
-One peer on a core of its own keeps some requests outstanding and asks anew for each answer. Besides by the bar, what
-the engine may cost is judged by the whole service, beside its peers.
+One peer on a core of its own keeps some requests outstanding and asks anew for each answer.
 """
 
 from __future__ import annotations
@@ -18,13 +17,15 @@ from bedplate.wire import Frame
 from benchmarks.engine.bundles import write_layers
 from benchmarks.engine.device import processor_s
 from benchmarks.engine.peer import Peer, predict_frame
-from benchmarks.engine.report import Row
+from benchmarks.engine.report import Row, at_most
 from benchmarks.engine.stack import scratch, stack
 
 OUTSTANDING = (1, 8, 64, 256)
 FEATURES = [64, 128, 10]
 MAX_ITEMS = 64
 ROUNDS = 3
+# What is left for the engine of the time that a request may cost two cores: as many a second as the fastest peer.
+LIMIT_US = {64: 18.0}
 QUEUE = {"queue_limit": 1024}
 
 
@@ -40,7 +41,11 @@ def measure(quick: bool) -> list[Row]:
 def _cost(path: Path, pid: int, outstanding: int, seconds: float) -> Row:
     turns = [_turn(path, pid, outstanding, seconds) for _ in range(ROUNDS)]
     engine_us, per_s, items = (statistics.median(column) for column in zip(*turns, strict=True))
-    return Row(f"{outstanding} outstanding", f"{engine_us:.1f} us of processor, {per_s:.0f}/s, batches of {items:.1f}")
+    what, told = f"{outstanding} outstanding", f"{per_s:.0f}/s, batches of {items:.1f}"
+    if outstanding not in LIMIT_US:
+        return Row(what, f"{engine_us:.4g} us of processor, {told}")
+    row = at_most(what, engine_us, LIMIT_US[outstanding], "us of processor")
+    return Row(what, f"{row.seen}, {told}", row.wanted, row.met)
 
 
 def _turn(path: Path, pid: int, outstanding: int, seconds: float) -> tuple[float, float, float]:

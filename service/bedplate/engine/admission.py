@@ -53,7 +53,7 @@ class Admission:
             return False
         if not work.deadline_ns:
             return True
-        longest_ns = (len(self._schedule) + 1) * self._lanes.slowest_ns
+        longest_ns = (len(self._schedule) + 1) * self._lanes.slowest_ns()
         return free_ns + longest_ns * (1 + _DOUBT) <= work.deadline_ns
 
     def _late_ns(self, work: Work, free_ns: float) -> float:

@@ -220,7 +220,7 @@ class Batcher:
 
     def learn(self, model: Runnable, cost: int, took_ns: int) -> None:
         """A batch that the model computed outside of the queue, while it was warmed up."""
-        self._lanes.learn(model, cost, took_ns)
+        self._lanes.of(model).learn(cost, took_ns)
 
     def figures(self, key: Key) -> dict[str, Any]:
         """For operators: what was computed and learned, and what waits; empty before the first batch."""

@@ -127,7 +127,7 @@ class Device:
             self._observer.out_of_memory(model)
             logger.warning("out of memory", extra={"items": outcome.too_many, "items_from_now": lane.max_items})
         elif not faults:
-            self._lanes.learn(model, current.batch.cost, took_ns)
+            lane.learn(current.batch.cost, took_ns)
         if faults:
             self._observer.batch_failed(model)
             # Once for the batch: a model that is broken fails each of its items.

@@ -78,12 +78,6 @@ class Lanes:
 
     def __init__(self) -> None:
         self._by_key: dict[Key, Lane] = {}
-        self.slowest_ns = 0.0  # what the largest batch of the slowest model takes
-
-    def learn(self, model: Runnable, cost: int, took_ns: float) -> None:
-        """A batch was computed."""
-        self.of(model).learn(cost, took_ns)
-        self.slowest_ns = max(lane.expect_ns(lane.max_cost) + lane.margin_ns for lane in self._by_key.values())
 
     def of(self, model: Runnable) -> Lane:
         key = key_of(model)
@@ -102,3 +96,10 @@ class Lanes:
     def forget(self, key: Key) -> None:
         """Keep nothing of a model that is not served any more."""
         self._by_key = {known: lane for known, lane in self._by_key.items() if known != key}
+
+    def slowest_ns(self) -> float:
+        """What the largest batch of the slowest model takes."""
+        slowest = 0.0
+        for lane in self._by_key.values():
+            slowest = max(slowest, lane.expect_ns(lane.max_cost) + lane.margin_ns)
+        return slowest
