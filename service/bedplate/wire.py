@@ -14,6 +14,8 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
+import orjson
+
 MAGIC = b"BEDP"
 VERSION = 1
 MAX_META_BYTES = 1 << 20
@@ -24,7 +26,6 @@ _HEADER = struct.Struct("<4sBBBBQQII")
 HEADER_BYTES = _HEADER.size
 # Made once: json.dumps with options of its own builds an encoder for each call.
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-_from_json = json.JSONDecoder().raw_decode
 # Questions for one model and shape carry the same metadata again and again; answers do not.
 _REMEMBERED = 64
 _REMEMBERED_BYTES = 1024
@@ -204,11 +205,8 @@ def _too_long(meta_bytes: int, tensor_bytes: int, max_tensor_bytes: int) -> Fram
 
 def _parse_meta(raw: bytes) -> dict[str, Any]:
     try:
-        text = raw.decode()
-        meta, end = _from_json(text)
-        if end != len(text):
-            meta = json.loads(text)  # space around it, or more than one value
-    except (ValueError, RecursionError):
+        meta = orjson.loads(raw)
+    except ValueError:
         raise FrameError("metadata is not JSON") from None
     if not isinstance(meta, dict):
         raise FrameError(f"metadata is a JSON {type(meta).__name__}, wanted an object")

@@ -18,7 +18,7 @@ from bedplate.web.oip import resources as oip
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
-from bedplate.web.request_id import RequestId
+from bedplate.web.request_id import RequestId, RequestIds
 from bedplate.web.settings import WebSettings
 from bedplate.web.shared_cache import SharedCache
 
@@ -53,7 +53,8 @@ def create_app(
         metrics.cache_lookup,
     )
     exposition = Exposition(metrics_socket, metrics.registry) if metrics_socket else None
-    middleware: list[Any] = [RequestId(), RequireKey(keys), Lifespan(engines, exposition, notify_address)]
+    ids = RequestIds()
+    middleware: list[Any] = [RequestId(ids), RequireKey(keys), Lifespan(engines, exposition, notify_address)]
     if shared:
         middleware.append(shared)
     observer = Observer(metrics, settings.performance_lines_per_s)
@@ -71,7 +72,7 @@ def create_app(
     app.add_route("/v1/models/{name}/predict", predict)
     app.add_route("/v1/models/{name}/versions/{version}/predict", predict)
     oip.install(app, engines, predictor, probe, limits, settings.request_timeout_s, metrics)
-    app.direct = DirectInfer(app, observer, keys, engines, predictor, limits, settings.request_timeout_s)
+    app.direct = DirectInfer(app, observer, ids, keys, engines, predictor, limits, settings.request_timeout_s)
     return app
 
 

@@ -25,12 +25,12 @@ from bedplate.web.oip.resources import HEADER, inference_of, json_bytes_of
 from bedplate.web.oip.response import Reply, encode
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor
-from bedplate.web.request_id import request_id
+from bedplate.web.request_id import RequestIds
 from bedplate.web.terms import Terms, terms_of
 from bedplate.wire import now_ns
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
-_UNUSUAL = (b"content-encoding", b"expect")
+_UNUSUAL = frozenset({b"content-encoding", b"expect"})
 
 
 class DirectInfer:
@@ -45,6 +45,7 @@ class DirectInfer:
         self,
         app: Asgi,
         observer: Observer,
+        ids: RequestIds,
         keys: ApiKeys,
         engines: EnginePool,
         predictor: Predictor,
@@ -53,6 +54,7 @@ class DirectInfer:
     ):
         self._app = app
         self._observer = observer
+        self._ids = ids
         self._keys = keys
         self._engines = engines
         self._predictor = predictor
@@ -66,7 +68,7 @@ class DirectInfer:
         if found is None or head.method != "POST":
             return None
         fields = dict(head.fields)
-        if len(fields) != len(head.fields) or any(name in fields for name in _UNUSUAL) or not self._is_known(fields):
+        if len(fields) != len(head.fields) or not _UNUSUAL.isdisjoint(fields) or not self._is_known(fields):
             return None
         model = self._engines.connected_model(*found.groups())
         if model is None or not 0 < len(exchange.body) <= self._limits.body_bytes:
@@ -104,7 +106,7 @@ class DirectInfer:
     ) -> None:
         seen = self._observer.begins()
         seen.model, seen.body_bytes = model, len(exchange.body)
-        seen.request_id = request_id(_text(fields, b"x-request-id"))
+        seen.request_id = self._ids.of(_text(fields, b"x-request-id"))
         is_left = False
         try:
             assert asked.items is not None

@@ -50,10 +50,12 @@ class EngineLink(asyncio.Protocol):
         self._clock = clock
         self._reader = wire.FrameReader()
         self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes | memoryview] = []  # asked in this turn of the loop: one write for all of it
         self._ids = itertools.count(1)
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self._loop = asyncio.get_running_loop()
         transport.set_write_buffer_limits(high=_UNSENT_BYTES)
 
     def pause_writing(self) -> None:
@@ -99,7 +101,7 @@ class EngineLink(asyncio.Protocol):
         now_ns = self._clock()
         if terms.engine_deadline_ns <= now_ns:
             raise asyncio.TimeoutError
-        waiting: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Frame] = self._loop.create_future()
         frames_before = self._frames
         request_id = self._send(kind, meta, tensors, terms)
         self.outstanding[request_id] = waiting
@@ -125,7 +127,7 @@ class EngineLink(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = deadline_ns
-        self._timer = asyncio.get_running_loop().call_later((deadline_ns - now_ns) / 1e9, self._expire)
+        self._timer = self._loop.call_later((deadline_ns - now_ns) / 1e9, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
@@ -138,15 +140,24 @@ class EngineLink(asyncio.Protocol):
             self._set_timer(min(left), now_ns)
 
     def _send(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms | None) -> int:
-        assert self._transport is not None
         request_id = next(self._ids)
         deadline_ns, priority = (terms.engine_deadline_ns, terms.priority) if terms else (0, wire.INTERACTIVE)
-        self._transport.writelines(wire.encode(Frame(kind, request_id, meta, tensors, deadline_ns, priority)))
+        self._write(Frame(kind, request_id, meta, tensors, deadline_ns, priority))
         return request_id
+
+    def _write(self, frame: Frame) -> None:
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent += wire.encode(frame)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._transport is not None and not self.lost:
+            self._transport.writelines(unsent)
 
     def _forget(self, request_id: int) -> None:
         if self.outstanding.pop(request_id, None) is not None and self._transport is not None and not self.lost:
-            self._transport.writelines(wire.encode(Frame(Type.CANCEL, request_id, {})))
+            self._write(Frame(Type.CANCEL, request_id, {}))
 
     def _fall_silent(self) -> None:
         """Ask for a sign of life, once: an engine that was only slower than an impatient client gives it at once."""

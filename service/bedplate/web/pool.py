@@ -174,6 +174,8 @@ def _choose(engines: list[Engine]) -> tuple[Engine, EngineLink]:
     links = [(engine, engine.link) for engine in engines if engine.link is not None and not engine.link.congested]
     if not links:
         raise EngineBusy("the engine does not take what it was sent", next_step="try again", retry_after_s=1)
+    if len(links) == 1:
+        return links[0]
     return min(links, key=lambda pair: (pair[1].silent, len(pair[1].outstanding)))
 
 

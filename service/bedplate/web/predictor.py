@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from bedplate.errors import Internal
 from bedplate.web.body import Items, Limits, parse_items
 from bedplate.web.pool import EnginePool
 from bedplate.web.terms import Terms, ran_out
-from bedplate.wire import Frame, now_ns
+from bedplate.wire import FixedMeta, Frame, now_ns
 
 T = TypeVar("T")
 _log = logging.getLogger("bedplate.web")
@@ -89,11 +90,7 @@ class Predictor:
             ServiceError: see errors.py.
         """
         spec = model.input
-        meta = {
-            "model": model.name,
-            "version": model.version,
-            "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(items.shape)}],
-        }
+        meta = _question(model.name, model.version, spec.name, spec.dtype, items.shape)
         try:
             tensors = np.ascontiguousarray(items).reshape(-1).view(np.uint8).data
             return _of(model, await self._engines.predict(meta, tensors, terms))
@@ -114,6 +111,18 @@ class Predictor:
         """
         result = await self.predict(model, model.canary.content_type, model.canary.content, terms)
         return model.canary.found_in(result.predictions) == model.canary.wanted
+
+
+@lru_cache(maxsize=256)
+def _question(name: str, version: str, input_name: str, dtype: str, shape: tuple[int, ...]) -> FixedMeta:
+    """The metadata of a PREDICT frame: the same for all requests of one model and shape, so encoded once."""
+    return FixedMeta(
+        {
+            "model": name,
+            "version": version,
+            "inputs": [{"name": input_name, "dtype": dtype, "shape": list(shape)}],
+        }
+    )
 
 
 def _of(model: Bundle, answer: Frame) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 
@@ -12,14 +13,24 @@ from bedplate.web.observer import observation
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
+class RequestIds:
+    """Of one process. It asks the kernel for randomness once instead of with every request."""
+
+    def __init__(self) -> None:
+        self._process = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
+
+    def of(self, given: str | None) -> str:
+        """What came, if it is an id; else a new one."""
+        return given if given and _REQUEST_ID.fullmatch(given) else f"{self._process}{next(self._numbers):016x}"
+
+
 class RequestId:
-    """Falcon middleware: takes the id that came, and says it back."""
+    """Falcon middleware: takes the id that came, or a new one, and says it back."""
+
+    def __init__(self, ids: RequestIds):
+        self._ids = ids
 
     async def process_request(self, req: Request, resp: Response) -> None:
-        req.context.request_id = observation(req).request_id = request_id(req.get_header("X-Request-ID"))
+        req.context.request_id = observation(req).request_id = self._ids.of(req.get_header("X-Request-ID"))
         resp.set_header("X-Request-ID", req.context.request_id)
-
-
-def request_id(given: str | None) -> str:
-    """What came, if it is one; else a new one."""
-    return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

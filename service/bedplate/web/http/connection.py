@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ import httptools
 from bedplate.web.http.exchange import Asgi, Exchange
 from bedplate.web.http.head import MAX_HEAD_BYTES, BadRequest, Fields, checked_head
 from bedplate.web.http.reply import render_head
-
-_log = logging.getLogger("bedplate.web")
 
 # How long and how much is still read of a client that was refused, so that it can read why.
 _LINGER_S = 2.0
@@ -173,7 +170,7 @@ class Connection(asyncio.Protocol):
                 self._continue(exchange)
             answering = exchange.run(self._listener.app)
         exchange.task = self._loop.create_task(answering)
-        exchange.task.add_done_callback(exchange_ended(exchange))
+        exchange.task.add_done_callback(exchange.ended)
 
     def _continue(self, exchange: Exchange) -> None:
         if (exchange.head.get(b"expect") or b"").lower() == b"100-continue" and exchange.head.version == "1.1":
@@ -280,14 +277,3 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-
-def exchange_ended(exchange: Exchange) -> Callable[[asyncio.Task[None]], None]:
-    def note(task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            _log.error("fault while answering", exc_info=error)
-        if not exchange.answered:
-            exchange.abort()
-
-    return note

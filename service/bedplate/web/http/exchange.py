@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from bedplate.web.http.reply import render_head
 if TYPE_CHECKING:
     from bedplate.web.http.connection import Connection
 
+_log = logging.getLogger("bedplate.web")
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 # Of a body that nobody has read yet. Past it the connection is not read, and TCP slows the sender down.
@@ -97,6 +99,14 @@ class Exchange:
         self.answered = True
         self._wake()
         self.connection.answered(self, close)
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Whoever answered has returned: a client that got no whole answer must not wait for the rest."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("fault while answering", exc_info=error)
+        if not self.answered:
+            self.abort()
 
     def abort(self) -> None:
         """No answer, or no whole one: the client finds the connection closed."""
