@@ -213,10 +213,13 @@ def test_binary_numbers_that_are_not_finite_are_refused(dtype, value):
     refused(NotFinite, MODELS[dtype, False], json_bytes, body)
 
 
-def test_a_bool_is_one_of_two_bytes():
-    body, json_bytes = request(np.full((1, 1, 2, 2), 2, "u1"), "BOOL", binary=True)
+def test_a_bool_is_true_where_its_byte_is_not_zero():
+    body, json_bytes = request(np.array([0, 1, 2, 255], "u1").reshape(1, 1, 2, 2), "BOOL", binary=True)
 
-    refused(WrongSize, MODELS["bool", False], json_bytes, body)
+    asked = parse(body, json_bytes, MODELS["bool", False], LIMITS)
+
+    assert asked.items.ravel().tolist() == [False, True, True, True]
+    assert asked.items.tobytes() == bytes([0, 1, 1, 1])
 
 
 def test_bfloat16_has_no_form_as_json():

@@ -1,4 +1,4 @@
-"""A prediction without HTTP: items in, labels and scores out. Resources and the canary both come through here."""
+"""A prediction without HTTP: items in, classes or numbers out. Resources and the canary both come through here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from bedplate import dtypes
 from bedplate.bundle import Bundle
 from bedplate.errors import Internal
 from bedplate.web.body import Items, Limits, parse_items
@@ -58,7 +59,7 @@ class Predictor:
         self.large_decode = asyncio.Semaphore(1)
 
     async def predict(self, model: Bundle, content_type: str, body: bytes, terms: Terms) -> Prediction:
-        """Parse `body`, ask an engine, name the classes.
+        """Parse `body`, ask an engine, name the classes where the model has some.
 
         Raises:
             ServiceError: see errors.py.
@@ -94,8 +95,7 @@ class Predictor:
             "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(items.shape)}],
         }
         try:
-            # As bytes before it becomes a memoryview, which cannot be cast where numbers lie at odd addresses.
-            tensors = np.ascontiguousarray(items).view(np.uint8).data.cast("B")
+            tensors = np.ascontiguousarray(items).reshape(-1).view(np.uint8).data
             return _of(model, await self._engines.predict(meta, tensors, terms))
         except asyncio.CancelledError:
             self._cancelled("engine", terms)
@@ -107,13 +107,13 @@ class Predictor:
             self._on_cancelled(stage)
 
     async def canary(self, model: Bundle, terms: Terms) -> bool:
-        """True if the bundle's own example gets its known label, through everything a request goes through.
+        """True if the bundle's own example gets its known answer, through everything a request goes through.
 
         Raises:
             ServiceError: no answer at all.
         """
         result = await self.predict(model, model.canary.content_type, model.canary.content, terms)
-        return bool(result.predictions[0]["label"] == model.canary.label)
+        return model.canary.found_in(result.predictions) == model.canary.wanted
 
 
 def _of(model: Bundle, answer: Frame) -> Frame:
@@ -127,12 +127,15 @@ def _of(model: Bundle, answer: Frame) -> Frame:
 
 def _prediction(answer: Frame, model: Bundle, decode_ns: int) -> Prediction:
     output = answer.meta["outputs"][0]
-    logits = np.frombuffer(answer.tensors, np.dtype(output["dtype"]).newbyteorder("<")).reshape(output["shape"])
+    flat = dtypes.to_numbers(output["dtype"], dtypes.from_bytes(output["dtype"], answer.tensors))
+    outputs = flat.reshape(output["shape"])  # (items, *output shape)
     return Prediction(
         model=model.name,
         version=model.version,
         digest=answer.meta["digest"],
-        predictions=name_classes(logits, model),
+        predictions=name_classes(outputs, model)
+        if model.names_classes
+        else [{"output": one} for one in outputs.tolist()],
         queue_ns=answer.meta["queue_ns"],
         compute_ns=answer.meta["compute_ns"],
         decode_ns=decode_ns,
