@@ -248,6 +248,7 @@ def test_bfloat16_has_no_form_as_json():
         (WrongSize, {"data": []}),
         (WrongShape, {"data": [FLAT]}),
         (WrongShape, {"data": [[[FLAT[:2], FLAT[2:], 1]]]}),
+        (WrongShape, {"data": [[[FLAT[:3], FLAT[3:]]]]}),
         (WrongShape, {"data": ...}),
         (WrongShape, {"datatype": "BYTES", "shape": [1], "data": ["x"]}),
         (InvalidParameter, {"id": 7}),
@@ -270,6 +271,10 @@ def test_bfloat16_has_no_form_as_json():
 )
 def test_what_is_no_request_of_this_model_is_refused(kind, changes):
     assert refused(kind, **changes).detail
+
+
+def test_numbers_that_are_too_few_are_counted():
+    assert (refused(WrongSize, data=FLAT[:3]).value, refused(WrongSize, data=FLAT[:3]).limit) == (3, 4)
 
 
 def test_a_request_may_say_when_how_urgently_and_what_nobody_knows():
