@@ -30,7 +30,7 @@ MIXED = np.concatenate([BRIGHT, -BRIGHT, 0.5 * BRIGHT])
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    """Where `bedplate serve` serves a lamp in two versions, and a model of each datatype that gives back what it took."""
+    """Where `bedplate serve` serves a lamp twice, and of each datatype a model that gives back what it took."""
     folder = tmp_path_factory.mktemp("triton")
     bundles = [write_lamp(folder / "1"), write_lamp(folder / "2", version="2")]
     bundles += [write_bundle(folder / dtype, {}, numbers(dtype, name=f"same-{dtype}")) for dtype in DATATYPES]
