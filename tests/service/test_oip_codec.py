@@ -213,10 +213,13 @@ def test_binary_numbers_that_are_not_finite_are_refused(dtype, value):
     refused(NotFinite, MODELS[dtype, False], json_bytes, body)
 
 
-def test_a_bool_is_one_of_two_bytes():
-    body, json_bytes = request(np.full((1, 1, 2, 2), 2, "u1"), "BOOL", binary=True)
+def test_a_bool_is_true_where_its_byte_is_not_zero():
+    body, json_bytes = request(np.array([0, 1, 2, 255], "u1").reshape(1, 1, 2, 2), "BOOL", binary=True)
 
-    refused(WrongSize, MODELS["bool", False], json_bytes, body)
+    asked = parse(body, json_bytes, MODELS["bool", False], LIMITS)
+
+    assert asked.items.ravel().tolist() == [False, True, True, True]
+    assert asked.items.tobytes() == bytes([0, 1, 1, 1])
 
 
 def test_bfloat16_has_no_form_as_json():
@@ -245,6 +248,7 @@ def test_bfloat16_has_no_form_as_json():
         (WrongSize, {"data": []}),
         (WrongShape, {"data": [FLAT]}),
         (WrongShape, {"data": [[[FLAT[:2], FLAT[2:], 1]]]}),
+        (WrongShape, {"data": [[[FLAT[:3], FLAT[3:]]]]}),
         (WrongShape, {"data": ...}),
         (WrongShape, {"datatype": "BYTES", "shape": [1], "data": ["x"]}),
         (InvalidParameter, {"id": 7}),
@@ -267,6 +271,10 @@ def test_bfloat16_has_no_form_as_json():
 )
 def test_what_is_no_request_of_this_model_is_refused(kind, changes):
     assert refused(kind, **changes).detail
+
+
+def test_numbers_that_are_too_few_are_counted():
+    assert (refused(WrongSize, data=FLAT[:3]).value, refused(WrongSize, data=FLAT[:3]).limit) == (3, 4)
 
 
 def test_a_request_may_say_when_how_urgently_and_what_nobody_knows():

@@ -18,8 +18,9 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.http import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from tests.service.engine_tools import write_lamp
-from tests.service.lamp import lamp_logits, png_of
+from tests.service.engine_tools import write_bundle, write_lamp
+from tests.service.lamp import lamp_logits, numbers, png_of
+from tests.service.oip_tools import DATATYPES
 from tests.service.test_processes import SERVICE, free_port, status_of, wait_until
 
 KEY = "bp_triton-test"
@@ -29,9 +30,10 @@ MIXED = np.concatenate([BRIGHT, -BRIGHT, 0.5 * BRIGHT])
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    """Where `bedplate serve` serves a lamp in two versions."""
+    """Where `bedplate serve` serves a lamp twice, and of each datatype a model that gives back what it took."""
     folder = tmp_path_factory.mktemp("triton")
     bundles = [write_lamp(folder / "1"), write_lamp(folder / "2", version="2")]
+    bundles += [write_bundle(folder / dtype, {}, numbers(dtype, name=f"same-{dtype}")) for dtype in DATATYPES]
     port = free_port()
     with (folder / "log").open("w") as log:
         serve = subprocess.Popen(
@@ -149,6 +151,7 @@ def test_the_repository_lists_what_is_served(client):
     assert [(entry["name"], entry["version"], entry["state"]) for entry in index] == [
         ("lamp", "1", "READY"),
         ("lamp", "2", "READY"),
+        *[(f"same-{dtype}", "1", "READY") for dtype in sorted(DATATYPES)],
     ]
 
 
@@ -165,6 +168,31 @@ def test_infer_gives_what_the_model_computes(client, version, binary_in, binary_
     assert (response["id"], response["model_name"]) == ("my request", "lamp")
     assert response["model_version"] == (version or "1")
     assert result.get_output("logits")["datatype"] == "FP32"
+
+
+# bfloat16 has no form as JSON: the client itself refuses to send it.
+FORMS = [
+    (dtype, binary_in, binary_out)
+    for dtype in DATATYPES
+    for binary_in in (True, False)
+    for binary_out in (True, False)
+    if dtype != "bfloat16" or (binary_in and binary_out)
+]
+
+
+@pytest.mark.parametrize(("dtype", "binary_in", "binary_out"), FORMS)
+def test_every_datatype_comes_back_as_it_was_sent(client, dtype, binary_in, binary_out):
+    datatype, held = DATATYPES[dtype]
+    least, most = (np.iinfo(held).min, np.iinfo(held).max) if held.kind in "iu" else (-0.333, 1e4)
+    items = np.array([[[least, most, 1], [0, 2, 3]], [[0, 0, 0], [1, 1, 1]]], held)
+
+    result = client.infer(
+        f"same-{dtype}", sent(items, binary_in, "numbers", datatype), outputs=wanted(binary_out, name="same")
+    )
+
+    found = result.as_numpy("same")
+    assert found.dtype == items.dtype
+    np.testing.assert_array_equal(found, items)
 
 
 @pytest.mark.parametrize("there", ["gzip", "deflate", None])
@@ -277,7 +305,7 @@ def test_statistics_count_what_was_asked(client):
         assert grown("inference_stats", part, "ns") > 0
     assert after["last_inference"] > 1_600_000_000_000
     everything = client.get_inference_statistics()["model_stats"]
-    assert {(stats["name"], stats["version"]) for stats in everything} == {("lamp", "1"), ("lamp", "2")}
+    assert {(stats["name"], stats["version"]) for stats in everything} >= {("lamp", "1"), ("lamp", "2")}
 
 
 def test_the_log_can_be_looked_at_and_not_changed(client):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import Counter, Gauge, Summary
-from prometheus_client.samples import Sample
 
 from bedplate import exposition
 from bedplate.bundle import Bundle
@@ -121,18 +121,13 @@ class WebMetrics:
         for part, part_ns in parts_ns.items():
             of_version.parts_s[part].observe(part_ns / 1e9)
 
-    def timed(self, name: str, model: Bundle) -> tuple[int, float]:
-        """How many `bedplate_<name>_seconds` of a model were observed, and their sum."""
-        labels = {"model": model.name, "version": model.version}
-        count, total_s = (
-            self.registry.get_sample_value(f"bedplate_{name}_seconds_{kind}", labels) for kind in ("count", "sum")
-        )
-        return int(count or 0), total_s or 0.0
-
-    def items(self, model: Bundle) -> int:
-        """That were predicted, whatever their label."""
-        samples = (sample for family in self._predictions.collect() for sample in family.samples)
-        return int(sum(sample.value for sample in samples if _is_count_of(sample, model)))
+    def by_version(self) -> Mapping[tuple[str, str, str], float]:
+        """What was counted, by name of the sample, model and version; over all labels."""
+        found: dict[tuple[str, str, str], float] = defaultdict(float)
+        for collector in (self._predictions, self._total_s, self._failed_s, *self._parts_s.values()):
+            for sample in (sample for family in collector.collect() for sample in family.samples):
+                found[sample.name, sample.labels["model"], sample.labels["version"]] += sample.value
+        return found
 
     def last_ms(self, model: Bundle) -> int:
         """When it answered last, since 1970; 0 if never."""
@@ -171,11 +166,6 @@ class WebMetrics:
             found = _OfVersion(self._predictions, self._total_s, self._parts_s, model)
             self._models[model.digest] = found
         return found
-
-
-def _is_count_of(sample: Sample, model: Bundle) -> bool:
-    labels = sample.labels
-    return sample.name.endswith("_total") and (labels["model"], labels["version"]) == (model.name, model.version)
 
 
 class _OfVersion:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bedplate.dtypes import HOLDERS
 from bedplate.tensor import Tensor
 
 
@@ -21,21 +22,21 @@ class Datatype:
 BYTES = "BYTES"
 
 _BY_DTYPE = {
-    dtype: Datatype(name, np.dtype(numpy), code)
-    for dtype, name, numpy, code in (
-        ("bool", "BOOL", "?", "?"),
-        ("uint8", "UINT8", "u1", "B"),
-        ("uint16", "UINT16", "<u2", "H"),
-        ("uint32", "UINT32", "<u4", "I"),
-        ("uint64", "UINT64", "<u8", "Q"),
-        ("int8", "INT8", "i1", "b"),
-        ("int16", "INT16", "<i2", "h"),
-        ("int32", "INT32", "<i4", "i"),
-        ("int64", "INT64", "<i8", "q"),
-        ("float16", "FP16", "<f2", "e"),
-        ("float32", "FP32", "<f4", "f"),
-        ("float64", "FP64", "<f8", "d"),
-        ("bfloat16", "BF16", "<u2", None),
+    dtype: Datatype(name, HOLDERS[dtype], code)
+    for dtype, name, code in (
+        ("bool", "BOOL", "?"),
+        ("uint8", "UINT8", "B"),
+        ("uint16", "UINT16", "H"),
+        ("uint32", "UINT32", "I"),
+        ("uint64", "UINT64", "Q"),
+        ("int8", "INT8", "b"),
+        ("int16", "INT16", "h"),
+        ("int32", "INT32", "i"),
+        ("int64", "INT64", "q"),
+        ("float16", "FP16", "e"),
+        ("float32", "FP32", "f"),
+        ("float64", "FP64", "d"),
+        ("bfloat16", "BF16", None),
     )
 }
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 import orjson
 
-from bedplate import wire
+from bedplate import dtypes, wire
 from bedplate.bundle import Bundle
 from bedplate.errors import (
     InvalidParameter,
@@ -63,7 +63,7 @@ def parse(body: bytes, json_bytes: int | None, model: Bundle, limits: Limits) ->
     elif json_bytes == 0:
         items = from_raw(body, model.input, None)
         plan.shape(items.shape)
-        return InferRequest(_checked(items, plan), None, plan.all_as_binary)
+        return InferRequest(check_finite(items, model.input), None, plan.all_as_binary)
     elif json_bytes > len(body):
         raise WrongSize(
             f"Inference-Header-Content-Length says {json_bytes} bytes, the body has {len(body)}",
@@ -194,14 +194,8 @@ def _from_binary(size: int, data: memoryview | None, shape: Shape, plan: Plan) -
             limit=wanted,
             next_step=f"send {plan.taken.name} little-endian, items one after another",
         )
-    return _checked(np.frombuffer(data, plan.taken.numpy).reshape(shape.sizes), plan)
-
-
-def _checked(items: Items, plan: Plan) -> Items:
-    """Bytes can be anything."""
-    if plan.taken.code == "?" and (items.view(np.uint8) > 1).any():
-        raise WrongSize("a byte of a BOOL is neither 0 nor 1", limit=1, next_step="send one byte a value, 0 or 1")
-    return check_finite(items, plan.model.input)
+    spec = plan.model.input
+    return check_finite(dtypes.from_bytes(spec.dtype, data).reshape(shape.sizes), spec)
 
 
 def _binary_size(parameters: Any) -> int | None:

@@ -17,7 +17,7 @@ from bedplate.web.oip import encoding, metadata
 from bedplate.web.oip.plan import plan_of
 from bedplate.web.oip.request import InferRequest, parse
 from bedplate.web.oip.response import Reply, encode
-from bedplate.web.oip.statistics import model_statistics
+from bedplate.web.oip.statistics import statistics
 from bedplate.web.pool import RETRY_AFTER_S, EnginePool
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
@@ -78,7 +78,7 @@ class Model:
         model = await self._engines.model(name, version)
         served = await self._engines.served()
         models = [model] if version else [found for found in served.bundles.values() if found.name == name]
-        _json(resp, {"model_stats": [model_statistics(one, self._metrics) for one in models]})
+        _json(resp, {"model_stats": statistics(models, self._metrics)})
 
 
 class Statistics:
@@ -90,7 +90,7 @@ class Statistics:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         served = await self._engines.served()
-        _json(resp, {"model_stats": [model_statistics(model, self._metrics) for model in served.bundles.values()]})
+        _json(resp, {"model_stats": statistics(served.bundles.values(), self._metrics)})
 
 
 class Index:

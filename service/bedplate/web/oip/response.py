@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from bedplate import dtypes
 from bedplate.bundle import Bundle
 from bedplate.errors import Internal
 from bedplate.web.oip.datatypes import BYTES, Datatype, datatype_of
@@ -50,7 +51,7 @@ def encode(frame: Frame, model: Bundle, asked: InferRequest) -> Reply:
     shape: list[int] = frame.meta["outputs"][0]["shape"]
     head = texts.head if asked.id is None else b'%b"id":%b,' % (texts.head, orjson.dumps(asked.id))
     if wanted.classes:
-        return _classified(frame, model, wanted, head, texts)
+        return _classified(frame, model, wanted, head)
     opening = b'%b"outputs":[%b%b' % (head, texts.output, orjson.dumps(shape))
     if wanted.binary:
         return _with_data(b'%b,"parameters":{"binary_data_size":%d}}]}', opening, frame.tensors)
@@ -68,10 +69,11 @@ def _with_data(form: bytes, opening: bytes, data: bytes | memoryview) -> Reply:
     return Reply(text + data, len(text), BINARY)
 
 
-def _classified(frame: Frame, model: Bundle, wanted: Wanted, head: bytes, texts: _Texts) -> Reply:
+def _classified(frame: Frame, model: Bundle, wanted: Wanted, head: bytes) -> Reply:
     items, classes = frame.meta["outputs"][0]["shape"]
     count = min(wanted.classes, classes)
-    values = _values(frame.tensors, texts.given).reshape(items, classes)
+    dtype = model.output.dtype
+    values = dtypes.to_numbers(dtype, dtypes.from_bytes(dtype, frame.tensors)).reshape(items, classes)
     if np.isnan(values).any():
         raise Internal("an output is NaN, which has no place in an order", next_step="ask without 'classification'")
     named = [text for row in values for text in _best(row, count, model.labels)]
@@ -88,12 +90,6 @@ def _best(row: npt.NDArray[Any], count: int, labels: tuple[str, ...]) -> list[st
     # Not by negation: what is unsigned has no negative. The first of equals is the better one.
     order = len(row) - 1 - np.argsort(row[::-1], kind="stable")[::-1]
     return [f"{row[i]!s}:{i}:{labels[i]}" if labels else f"{row[i]!s}:{i}" for i in order[:count]]
-
-
-def _values(data: bytes | memoryview, given: Datatype) -> npt.NDArray[Any]:
-    values = np.frombuffer(data, given.numpy)
-    # bfloat16 is the upper half of a float32.
-    return values if given.code else (values.astype("<u4") << 16).view("<f4")
 
 
 _kept: dict[int, _Texts] = {}
