@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import signal
 import socket
@@ -14,6 +16,9 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from tests.service.engine_tools import write_lamp
 
@@ -35,24 +40,45 @@ class RunningService:
 
     def web_rss_bytes(self) -> int:
         """Memory of the front end's worker."""
-        return sum(_rss_bytes(pid) for web in _children(self.pid, " web ") for pid in _children(web, ""))
+        [web] = _children(self.pid, " web ")
+        [worker] = _children(web, "")
+        return _rss_bytes(worker)
 
 
 @contextlib.contextmanager
 def running_service(folder: Path, port: int = 0) -> Iterator[RunningService]:
-    """Serve the lamp from `folder`; on a free port unless one is given."""
+    """Serve the lamp from `folder`, both programs; on a free port unless one is given."""
     port = port or _free_port()
+    bundle = write_lamp(folder / "lamp")
+    with _program(folder, port, "serve", bundle, "--port", port) as program:
+        yield RunningService(port, program.pid)
+
+
+@contextlib.contextmanager
+def running_web(folder: Path, **settings: Any) -> Iterator[int]:
+    """A front end alone, with an engine that listens on cpu0.sock in `folder`; yields its port."""
+    port = _free_port()
+    keys = [{"client": "tests", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]
+    (folder / "api-keys").write_text(json.dumps(keys))
+    files = {"engines": [f"{folder}/cpu0.sock"], "api_keys_file": f"{folder}/api-keys"}
+    (folder / "web.yaml").write_text(yaml.safe_dump(files | settings))
+    with _program(folder, port, "web", "--settings", folder / "web.yaml", "--bind", f"127.0.0.1:{port}"):
+        yield port
+
+
+@contextlib.contextmanager
+def _program(folder: Path, port: int, *arguments: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """`bedplate` with these arguments, from when it is ready until it is stopped."""
     with (folder / "service.log").open("w") as log:
         program = subprocess.Popen(
-            [sys.executable, "-m", "bedplate", "serve", write_lamp(folder / "lamp"), "--port", str(port)],
+            [sys.executable, "-m", "bedplate", *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(SERVICE), "BEDPLATE_API_KEY": KEY, "TMPDIR": str(folder)},
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
     try:
-        service = RunningService(port, program.pid)
-        _wait_until_ready(service, program)
-        yield service
+        _wait_until_ready(f"http://127.0.0.1:{port}/health/ready", program)
+        yield program
     finally:
         program.send_signal(signal.SIGTERM)
         program.wait(STOP_S)
@@ -64,12 +90,11 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _wait_until_ready(service: RunningService, program: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(url: str, program: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_S
     while program.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            if urllib.request.urlopen(f"{service.url}/health/ready", timeout=5).status == 200:
-                return
+        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url, timeout=5):
+            return
         time.sleep(0.1)
     raise AssertionError(f"not ready after {START_S} s")
 
