@@ -8,7 +8,7 @@ ServiceError                    code, value, limit, next step
 │   ├── UnknownModel  UnknownRoute  MethodNotAllowed
 │   ├── BodyTooLarge  TooManyItems  TooManyPixels
 │   ├── UnsupportedMediaType
-│   └── UnknownField  WrongShape  WrongSize  UnreadableImage  NotFinite
+│   └── UnknownField  WrongShape  WrongSize  UnreadableImage  NotFinite  OutOfRange
 ├── EngineBusy                  worth retrying
 ├── EngineUnavailable           worth retrying
 ├── Draining                    worth retrying
@@ -180,6 +180,11 @@ class UnreadableImage(InvalidRequest):
 class NotFinite(InvalidRequest):
     code = "not-finite"
     title = "Not a finite number"
+
+
+class OutOfRange(InvalidRequest):
+    code = "out-of-range"
+    title = "Number out of range"
 
 
 class EngineBusy(ServiceError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,27 @@ VARYING = {
 def varying(**changes: Any) -> dict[str, Any]:
     """The lamp for tensors of 2 to 8 rows and 2 to 6 columns, which cost as much as they have pixels."""
     return description(**{**VARYING, **changes})
+
+
+def _json(**document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+def numbers(dtype: str, **changes: Any) -> dict[str, Any]:
+    """A model without classes that gives the 2 x 3 numbers back that it is given."""
+    canary = [[[True, False, True], [False, False, True]] if dtype == "bool" else [[1, 2, 3], [4, 5, 6]]]
+    document = description(
+        task="tensors",
+        inputs=[{"name": "numbers", "dtype": dtype, "shape": [2, 3]}],
+        outputs=[{"name": "same", "dtype": dtype, "shape": [2, 3]}],
+        network=["identity"],
+        canary={"file": "canary.json", "expect": "expected.json", "tolerance": 0.001},
+        canary_bytes=base64.b64encode(_json(inputs=canary[0])).decode(),
+        expect_bytes=base64.b64encode(_json(outputs=canary)).decode(),
+    )
+    for key in ("labels", "activation", "validation"):
+        del document[key]
+    return {**document, **changes}
 
 
 def lamp_logits(items: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from falcon.asgi import Request
 from falcon.media.multipart import MultipartForm, MultipartParseError, MultipartParseOptions
 
+from bedplate import dtypes
 from bedplate.bundle import Bundle
 from bedplate.errors import (
     BodyTooLarge,
@@ -39,6 +40,8 @@ Items = npt.NDArray[Any]
 _INLINE_PIXELS = 65_536
 # Digits, sign, point, exponent, brackets and blanks of a number as JSON: what a request of full size can need.
 _JSON_BYTES_PER_NUMBER = 40
+# By the kind of the datatype, the kinds of arrays that numpy makes of a JSON document that fits.
+_KINDS = {"b": "b", "i": "iuO", "u": "iuO", "f": "iuf"}
 _ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
 _TYPES = "image/png, image/jpeg, image/webp, multipart/form-data, application/octet-stream, application/json"
 
@@ -168,7 +171,7 @@ def from_raw(body: bytes, spec: Tensor, declared: str | None) -> Items:
             limit=item_bytes,
             next_step=f"send {spec.dtype} little-endian, shape {list(shape)} per item, items one after another",
         )
-    return np.frombuffer(body, np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *shape)
+    return dtypes.from_bytes(spec.dtype, body).reshape(-1, *shape)
 
 
 def _item_shape(spec: Tensor, declared: str | None) -> tuple[int, ...]:
@@ -196,17 +199,32 @@ def _from_json(body: bytes, spec: Tensor) -> Items:
         raise UnknownField("the document has no field 'inputs'", limit="inputs", next_step='send {"inputs": [...]}')
     if len(document) > 1:
         raise UnknownField(f"{len(document)} fields, only 'inputs' is known", value=len(document), limit="inputs")
+    items = _from_lists(document["inputs"], spec)
+    return items[np.newaxis] if spec.accepts(items.shape) else items
+
+
+def _from_lists(lists: Any, spec: Tensor) -> Items:
+    kind = "f" if spec.is_floating else spec.numpy_dtype.kind
     try:
-        values = np.asarray(document["inputs"])
+        values = np.asarray(lists)
+        if kind in "iu" and values.dtype.kind in "fO":
+            # What numpy makes of whole numbers that are not all of int64: rounded ones, or objects.
+            values = np.asarray(lists, object)
     except (ValueError, OverflowError):
-        values = np.empty(0, object)
-    if values.dtype.kind not in "iuf" or not np.can_cast(values.dtype, spec.dtype, "same_kind"):
-        raise _wrong_shape("lists of uneven length, or not numbers of this kind", spec)
-    with np.errstate(over="ignore"):
-        converted = values.astype(spec.dtype)
-    if converted.dtype.kind in "iu" and not np.array_equal(converted, values):
-        raise WrongSize(f"a number does not fit {spec.dtype}", limit=spec.dtype)
-    return converted[np.newaxis] if spec.accepts(converted.shape) else converted
+        values = np.empty(0, np.str_)
+    if values.dtype.kind == "O" and not all(type(number) is int for number in values.flat):
+        raise _wrong_kind(spec)
+    if values.dtype.kind not in _KINDS[kind]:
+        raise _wrong_kind(spec)
+    if kind in "iu" and values.size:
+        limits = np.iinfo(spec.numpy_dtype)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise WrongSize(f"a number does not fit {spec.dtype}", limit=spec.dtype)
+    return dtypes.from_numbers(spec.dtype, values)
+
+
+def _wrong_kind(spec: Tensor) -> InvalidRequest:
+    return _wrong_shape(f"lists of uneven length, or not numbers that {spec.dtype} takes", spec)
 
 
 def json_limit(model: Bundle, limits: Limits) -> int:
@@ -239,7 +257,7 @@ def check_items(items: Items, model: Bundle, limits: Limits) -> Items:
         WrongShape, TooManyItems, NotFinite.
     """
     check_shape(items.shape, model, limits)
-    return check_finite(items)
+    return check_finite(items, model.input)
 
 
 def check_shape(shape: tuple[int, ...], model: Bundle, limits: Limits) -> None:
@@ -249,8 +267,9 @@ def check_shape(shape: tuple[int, ...], model: Bundle, limits: Limits) -> None:
     check_count(shape[0], replace(limits, items=model.input.most_items(shape[1:], limits.items, model.max_cost)))
 
 
-def check_finite(items: Items) -> Items:
-    if items.dtype.kind == "f" and not np.isfinite(items).all():
+def check_finite(items: Items, spec: Tensor) -> Items:
+    """Raises: NotFinite: a number among `items` is NaN or infinite."""
+    if spec.is_floating and not spec.finite(items).all():
         raise NotFinite("an input is NaN or infinite", next_step="send finite numbers")
     return items
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import Counter, Gauge, Histogram, Summary
+from prometheus_client import Counter, Gauge, Summary
 from prometheus_client.samples import Sample
 
 from bedplate import exposition
 from bedplate.bundle import Bundle
 from bedplate.errors import CODES
+from bedplate.histogram import Histogram, Series
 
 # Unit: seconds. A prediction takes a millisecond at best, and its deadline is 30 s unless told otherwise.
 _WHOLE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
@@ -36,9 +37,9 @@ class WebMetrics:
         self.registry = exposition.new_registry()
         self._requests = Counter("bedplate_requests", "Requests answered", ["route", "status"], registry=self.registry)
         self._request_seconds = self._histogram("bedplate_request_seconds", "Whole requests", ["route"], _WHOLE_S)
-        self.in_flight = Gauge(
-            "bedplate_requests_in_flight", "Requests that are being answered", registry=self.registry
-        )
+        self.in_flight = 0
+        in_flight = Gauge("bedplate_requests_in_flight", "Requests that are being answered", registry=self.registry)
+        in_flight.set_function(lambda: self.in_flight)
         self._predictions = Counter(
             "bedplate_predictions", "Items predicted, by their label", [*_BY_VERSION, "label"], registry=self.registry
         )
@@ -56,7 +57,7 @@ class WebMetrics:
             registry=self.registry,
         )
         self._errors = Counter("bedplate_errors", "Errors answered, by their code", ["type"], registry=self.registry)
-        self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._routes: dict[tuple[str, int], tuple[Counter, Series]] = {}
         for status in _FAILURES:
             for route in ("predict", "infer"):
                 self._request_counters(route, status)
@@ -86,18 +87,18 @@ class WebMetrics:
         count.inc()
         histogram.observe(seconds)
 
-    def _request_counters(self, route: str, status: int) -> tuple[Counter, Histogram]:
+    def _request_counters(self, route: str, status: int) -> tuple[Counter, Series]:
         found = self._routes.get((route, status))
         if found is None:
             found = self._requests.labels(route, str(status)), self._request_seconds.labels(route)
             self._routes[route, status] = found
         return found
 
-    def prediction(self, model: Bundle, labels: Sequence[str], total_s: float) -> None:
+    def prediction(self, model: Bundle, labels: Sequence[str | None], total_s: float) -> None:
         """One answered request.
 
         Args:
-            labels: of its items.
+            labels: of its items; None where the model names no classes.
         """
         of_version = self._of(model)
         of_version.took(total_s)
@@ -162,7 +163,7 @@ class WebMetrics:
         gauge.set_function(is_available)
 
     def _histogram(self, name: str, help_: str, labels: Sequence[str], buckets_s: Sequence[float]) -> Histogram:
-        return Histogram(name, f"{help_}, s", labels, buckets=buckets_s, registry=self.registry)
+        return Histogram(name, f"{help_}, s", labels, buckets_s, self.registry)
 
     def _of(self, model: Bundle) -> _OfVersion:
         found = self._models.get(model.digest)
@@ -185,7 +186,7 @@ class _OfVersion:
         self.total_s = total_s.labels(*version)
         self.parts_s = {part: histogram.labels(*version) for part, histogram in parts_s.items()}
         self.last_s = 0.0  # since 1970
-        shown = model.labels if len(model.labels) <= _MAX_LABELS else ()
+        shown = model.labels if model.names_classes and len(model.labels) <= _MAX_LABELS else ()
         self._by_label = {label: predictions.labels(*version, label) for label in shown}
         self._any_label = predictions.labels(*version, "*")
 
@@ -193,8 +194,8 @@ class _OfVersion:
         self.total_s.observe(total_s)
         self.last_s = time.time()
 
-    def count(self, label: str) -> None:
-        (self._by_label.get(label) or self._any_label).inc()
+    def count(self, label: str | None) -> None:
+        (self._by_label.get(label or "") or self._any_label).inc()
 
     def count_unnamed(self, items: int) -> None:
         self._any_label.inc(items)

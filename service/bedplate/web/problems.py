@@ -38,6 +38,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.WrongSize: 422,
     errors.UnreadableImage: 422,
     errors.NotFinite: 422,
+    errors.OutOfRange: 422,
     errors.EngineBusy: 429,
     errors.Internal: 500,
     errors.EngineUnavailable: 503,
@@ -83,16 +84,23 @@ def _answer(req: Request, resp: Response, error: ServiceError) -> None:
 def _write(req: Request, resp: Response, status: int, error: ServiceError, code: str) -> None:
     observation(req).problem = code
     resp.status = status
-    if oip.speaks(req.path):
-        resp.content_type = "application/json"
-        resp.data = oip.error_body(error)
-    else:
-        resp.content_type = "application/problem+json"
-        resp.data = _problem(req.context.request_id, status, error, code)
+    resp.content_type, resp.data, headers = rendered(req.path, req.context.request_id, status, error, code)
+    for name, value in headers.items():
+        resp.set_header(name, value)
+
+
+def rendered(
+    path: str, request_id: str, status: int, error: ServiceError, code: str
+) -> tuple[str, bytes, dict[str, str]]:
+    """Content type, body, and what headers go with them."""
+    headers = {}
     if status == 401:
-        resp.set_header("WWW-Authenticate", "Bearer")
+        headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
-        resp.set_header("Retry-After", str(error.retry_after_s or 1))
+        headers["Retry-After"] = str(error.retry_after_s or 1)
+    if oip.speaks(path):
+        return "application/json", oip.error_body(error), headers
+    return "application/problem+json", _problem(request_id, status, error, code), headers
 
 
 def _problem(request_id: str, status: int, error: ServiceError, code: str) -> bytes:

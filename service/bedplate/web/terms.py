@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from falcon.asgi import Request
 
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, InvalidPriority, InvalidTimeout
@@ -18,6 +17,7 @@ _RESERVE_MAX_NS = 50_000_000
 _TIMER_NS = 2_000_000
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _SHOWN = re.compile(r"[A-Za-z0-9.+-]{1,32}", re.ASCII)
+Header = Callable[[str], "str | None"]  # by name
 _PRIORITIES = {"interactive": wire.INTERACTIVE, "batch": wire.BATCH}
 
 
@@ -58,13 +58,13 @@ def _ending(started_ns: int, timeout_ns: int, priority: int) -> Terms:
     return Terms(deadline_ns, deadline_ns - reserve_ns, priority)
 
 
-def terms_of(req: Request, limit_s: float) -> Terms:
+def terms_of(header: Header, limit_s: float) -> Terms:
     """What the headers ask for; `limit_s` where they ask for more, or for nothing.
 
     Raises:
         InvalidTimeout, InvalidPriority: a header says what it cannot say.
     """
-    return within(min(_timeout_s(req, limit_s), limit_s), _priority(req))
+    return within(min(_timeout_s(header, limit_s), limit_s), _priority(header))
 
 
 def ran_out(deadline_ns: int, now_ns: int) -> bool:
@@ -76,8 +76,8 @@ def too_late() -> DeadlineExceeded:
     return DeadlineExceeded("no answer within the deadline", next_step="send less, allow more time, or try later")
 
 
-def _timeout_s(req: Request, limit_s: float) -> float:
-    given = req.get_header("X-Request-Timeout-Ms")
+def _timeout_s(header: Header, limit_s: float) -> float:
+    given = header("X-Request-Timeout-Ms")
     if given is None:
         return limit_s
     timeout_ms = float(given) if _NUMBER.fullmatch(given) else 0.0
@@ -91,8 +91,8 @@ def _timeout_s(req: Request, limit_s: float) -> float:
     return timeout_ms / 1e3
 
 
-def _priority(req: Request) -> int:
-    given = req.get_header("X-Request-Priority")
+def _priority(header: Header) -> int:
+    given = header("X-Request-Priority")
     if given is None:
         return wire.INTERACTIVE
     if given.lower() not in _PRIORITIES:

@@ -12,13 +12,17 @@ GZIP, DEFLATE = "gzip", "deflate"
 _WINDOW_BITS = {GZIP: 31, DEFLATE: 15}
 # Work on more than this would hold up the other requests of the process for more than about a millisecond.
 _INLINE_BYTES = 64 << 10
+_MAX_RATIO = 1032  # of deflate
 # Below this the smaller body saves no packet.
 _WORTH_IT_BYTES = 1024
 _LEVEL = 1  # tensors hardly get smaller at higher ones
 
 
-async def inflated(body: bytes, encoding: str | None, allowed_bytes: int) -> bytes:
+async def inflated(body: bytes, encoding: str | None, allowed_bytes: int, turn: asyncio.Semaphore) -> bytes:
     """`body` as it was before its Content-Encoding.
+
+    Args:
+        turn: held while much may come out.
 
     Raises:
         UnsupportedMediaType, BodyTooLarge, MalformedEncoding.
@@ -30,13 +34,11 @@ async def inflated(body: bytes, encoding: str | None, allowed_bytes: int) -> byt
         raise UnsupportedMediaType(
             "the Content-Encoding is not one this route takes", limit="gzip, deflate", next_step="send one of these"
         )
-    # A few bytes can hold millions, so what comes out counts, and that is known only afterwards.
+    # A few bytes can hold millions: what may come out counts.
     if min(allowed_bytes, len(body) * _MAX_RATIO) <= _INLINE_BYTES:
         return inflate(body, kind, allowed_bytes)
-    return await asyncio.to_thread(inflate, body, kind, allowed_bytes)
-
-
-_MAX_RATIO = 1032  # of deflate
+    async with turn:
+        return await asyncio.to_thread(inflate, body, kind, allowed_bytes)
 
 
 def inflate(body: bytes, kind: str, allowed_bytes: int) -> bytes:

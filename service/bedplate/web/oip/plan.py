@@ -13,6 +13,7 @@ from bedplate.web.oip.datatypes import Datatype, datatype_of
 
 _MAX_PLANS = 32  # each keeps a bundle alive
 _MAX_SHAPES = 256
+_MAX_PICTURE_RATIO = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,12 @@ class Plan:
         self.all_as_binary = (Wanted(model.output.name, binary=True),)
         self._shapes: dict[tuple[int, ...], Shape] = {}
 
-    @property
-    def body_bytes(self) -> int:
-        """What a request of full size can need once it is inflated."""
-        if self.model.input.image:
-            return self.limits.body_bytes
-        tensor_bytes = self.model.input.batch_bytes_of(self.model.max_cost)
-        return min(self.limits.body_bytes, self.json_bytes + tensor_bytes)
+    def inflated_bytes(self, sent_bytes: int) -> int:
+        """What a compressed body of `sent_bytes` may hold: as much as a request of full size can need."""
+        tensor_bytes = self.json_bytes + self.model.input.batch_bytes_of(self.model.max_cost)
+        # Files of pictures are compressed already, so what gets much smaller is none.
+        picture_bytes = sent_bytes * _MAX_PICTURE_RATIO if self.model.input.image else 0
+        return min(self.limits.body_bytes, max(tensor_bytes, picture_bytes))
 
     def shape(self, sizes: tuple[int, ...]) -> Shape:
         """The shape of a request's tensor, items first.

@@ -76,7 +76,7 @@ def parse(body: bytes, json_bytes: int | None, model: Bundle, limits: Limits) ->
         document = _document(text, plan)
         data = memoryview(body)[json_bytes:]
     asked = InferRequest(None, None, plan.all_as_json)
-    if len(document) > 1:
+    if len(document) > 1 or plan.given.code is None:
         _read_beside_inputs(asked, document, plan)
     tensor = _only_input(document, plan)
     if tensor.get("datatype") == BYTES:
@@ -201,7 +201,7 @@ def _checked(items: Items, plan: Plan) -> Items:
     """Bytes can be anything."""
     if plan.taken.code == "?" and (items.view(np.uint8) > 1).any():
         raise WrongSize("a byte of a BOOL is neither 0 nor 1", limit=1, next_step="send one byte a value, 0 or 1")
-    return check_finite(items)
+    return check_finite(items, plan.model.input)
 
 
 def _binary_size(parameters: Any) -> int | None:

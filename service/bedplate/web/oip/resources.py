@@ -25,7 +25,7 @@ from bedplate.web.terms import Terms, terms_of
 from bedplate.wire import Frame, now_ns
 
 _NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)
-_HEADER = "Inference-Header-Content-Length"
+HEADER = "Inference-Header-Content-Length"
 
 
 class Server:
@@ -126,7 +126,7 @@ class Infer:
 
     async def on_post(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
         started_ns = now_ns()
-        terms = terms_of(req, self._timeout_s)
+        terms = terms_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
         sent = await read_body(req, self._limits, "a JSON document")
@@ -145,8 +145,10 @@ class Infer:
     async def _answer(self, req: Request, model: Bundle, sent: bytes, terms: Terms, started_ns: int) -> Reply:
         plan = plan_of(model, self._limits)
         decoding_ns = now_ns()
-        body = await encoding.inflated(sent, req.get_header("Content-Encoding"), plan.body_bytes)
-        asked = parse(body, _json_bytes(req), model, self._limits)
+        kind, turn = req.get_header("Content-Encoding"), self._predictor.large_decode
+        inflating = encoding.inflated(sent, kind, plan.inflated_bytes(len(sent)), turn)
+        body = await self._predictor.decode(inflating, terms)
+        asked = parse(body, json_bytes_of(req.get_header(HEADER)), model, self._limits)
         terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
         if asked.pictures is not None:
@@ -154,7 +156,7 @@ class Infer:
         decode_ns = now_ns() - decoding_ns
         assert asked.items is not None
         frame = await self._predictor.infer(model, asked.items, terms)
-        observation(req).inference = _inference(frame, len(asked.items), decode_ns)
+        observation(req).inference = inference_of(frame, len(asked.items), decode_ns)
         return encode(frame, model, asked)
 
     async def _decode_pictures(self, asked: InferRequest, model: Bundle, terms: Terms) -> None:
@@ -165,24 +167,28 @@ class Infer:
         asked.items = await self._predictor.decode(pictures, terms)
 
 
-def _inference(frame: Frame, items: int, decode_ns: int) -> Inference:
+def inference_of(frame: Frame, items: int, decode_ns: int) -> Inference:
     meta = frame.meta
     return Inference(items, meta["queue_ns"], decode_ns, meta.get("batch_ns", 0), meta["compute_ns"])
 
 
-def _json_bytes(req: Request) -> int | None:
-    given = req.get_header(_HEADER)
+def json_bytes_of(given: str | None) -> int | None:
+    """What Inference-Header-Content-Length says.
+
+    Raises:
+        WrongSize: it is no number.
+    """
     if given is None:
         return None
     if not _NUMBER.fullmatch(given):
-        raise WrongSize(f"{_HEADER} is no number of bytes", next_step="send the length of the JSON, or leave it out")
+        raise WrongSize(f"{HEADER} is no number of bytes", next_step="send the length of the JSON, or leave it out")
     return int(given)
 
 
 async def _send(req: Request, resp: Response, reply: Reply) -> None:
     resp.content_type = reply.content_type
     if reply.json_bytes is not None:
-        resp.set_header(_HEADER, str(reply.json_bytes))
+        resp.set_header(HEADER, str(reply.json_bytes))
     resp.set_header("Vary", "Accept-Encoding")
     kind = encoding.accepted(req.get_header("Accept-Encoding"))
     smaller = await encoding.deflated(reply.body, kind)
