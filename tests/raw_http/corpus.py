@@ -302,15 +302,6 @@ def _odd_but_good(service: Service) -> Iterator[Row]:
         ("Expect: 100-continue", _head(service, b"Expect: 100-continue", b"Content-Length: 2") + b"{}"),
         ("Expect of something else", _head(service, b"Expect: the-unexpected", b"Content-Length: 2") + b"{}"),
         (
-            "upgrade to WebSocket",
-            _get(service, b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13"),
-        ),
-        (
-            "upgrade to h2c",
-            _get(service, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMA"),
-        ),
-        ("upgrade with a body", _head(service, b"Connection: Upgrade", b"Upgrade: x", b"Content-Length: 2") + b"{}"),
-        (
             "Connection names Content-Length",
             _head(service, b"Connection: Content-Length", b"Content-Length: 2") + b"{}",
         ),
@@ -338,6 +329,12 @@ def _odd_but_good(service: Service) -> Iterator[Row]:
         ),
     ):
         yield name, ANSWERED, data
+    for name, data in (
+        ("WebSocket", _get(service, b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13")),
+        ("h2c", _get(service, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMA")),
+        ("x, with a body", _head(service, b"Connection: Upgrade", b"Upgrade: x", b"Content-Length: 2") + b"{}"),
+    ):
+        yield f"upgrade to {name}", EITHER, data
     framing = b"2\r\n{}\r\n0\r\nContent-Length: 900\r\n\r\n"
     yield "a trailer that would frame", EITHER, _head(service, chunked) + framing
     for name, bad in (("a bad line", b"GET /ping\x00 HTTP/1.1\r\n\r\n"), ("noise", b"\x00\x01\x02\r\n\r\n")):
