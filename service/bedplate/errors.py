@@ -74,6 +74,8 @@ def from_meta(meta: dict[str, Any]) -> ServiceError:
 class InvalidRequest(ServiceError):
     """The request cannot be answered as it is; the caller can change it."""
 
+    title = "Bad request"
+
 
 class EmptyBody(InvalidRequest):
     code = "empty-body"

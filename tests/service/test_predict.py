@@ -261,6 +261,7 @@ BAD_REQUESTS = {
     "uneven lists": (b'{"inputs": [[[1, 1], [1]]]}', "application/json", 422, "wrong-shape"),
     "texts for numbers": (b'{"inputs": [[["1", "1"], ["1", "1"]]]}', "application/json", 422, "wrong-shape"),
     "booleans for numbers": (b'{"inputs": [[[true, true], [true, true]]]}', "application/json", 422, "wrong-shape"),
+    "a boolean among numbers": (b'{"inputs": [[[1.0, false], [1, 1]]]}', "application/json", 422, "wrong-shape"),
     "another shape": (b'{"inputs": [[1, 1], [1, 1]]}', "application/json", 422, "wrong-shape"),
     "no items": (b'{"inputs": []}', "application/json", 422, "wrong-shape"),
 }

@@ -188,7 +188,16 @@ def test_every_refusal_is_a_problem_with_its_status(nginx_conf):
 def test_every_error_page_has_its_location_in_its_server(nginx_conf):
     text = nginx_conf()
 
-    pages = re.findall(r"error_page .* = (@\S+);", text)
+    named = re.findall(r"error_page .* = (@\S+);", text)
+    paths = re.findall(r"error_page .* = (/\S+);", text)
 
-    assert len(set(pages)) > 8
-    assert all(text.count(f"location {page} {{") == pages.count(page) for page in pages)
+    assert len(set(named)) > 7
+    assert all(text.count(f"location {page} {{") == named.count(page) for page in named)
+    assert paths
+    assert all(len(re.findall(rf"location = {page} {{\n +internal;", text)) == paths.count(page) for page in paths)
+
+
+def test_what_cannot_be_read_goes_to_a_path_because_a_named_location_wants_a_uri(nginx_conf):
+    pages = re.findall(r"error_page (.*) = (\S+);", nginx_conf())
+
+    assert {page[0] for statuses, page in pages if {"400", "505"} & set(statuses.split())} == {"/"}

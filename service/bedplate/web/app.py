@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bedplate.exposition import Exposition
-from bedplate.web import problems, resources
+from bedplate.web import openapi, problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
 from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
@@ -65,6 +65,7 @@ def create_app(
     app.add_route("/health/live", resources.Live())
     app.add_route("/health/ready", resources.Ready(probe))
     app.add_route("/health/detailed", resources.Detailed(probe))
+    app.add_route("/openapi.json", openapi.Document())
     app.add_route("/v1/models", resources.Models(engines))
     predict = resources.Predict(
         engines, cache, limits, settings.request_timeout_s, lambda: metrics.engine_retry("stale")

@@ -200,7 +200,14 @@ def _from_json(body: bytes, spec: Tensor) -> Items:
     if len(document) > 1:
         raise UnknownField(f"{len(document)} fields, only 'inputs' is known", value=len(document), limit="inputs")
     items = _from_lists(document["inputs"], spec)
+    # numpy takes a boolean among numbers for 0 or 1. Looked for only where the text has one.
+    if spec.dtype != "bool" and (b"true" in body or b"false" in body) and _has_boolean(document["inputs"]):
+        raise _wrong_kind(spec)
     return items[np.newaxis] if spec.accepts(items.shape) else items
+
+
+def _has_boolean(lists: Any) -> bool:
+    return any(type(value) is bool for value in np.asarray(lists, object).flat)
 
 
 def _from_lists(lists: Any, spec: Tensor) -> Items:

@@ -101,8 +101,6 @@ class Connection(asyncio.Protocol):
                 self._check_head_bytes(self._head_bytes if self._arriving else 0)
         except BadRequest as error:
             self._refusal = error
-        except httptools.HttpParserUpgrade:
-            self._refusal = BadRequest(400, "no other protocol is spoken here")
         except httptools.HttpParserError:
             self._refusal = self._refusal or BadRequest(400, "this is no HTTP request")
         self._go_on()
@@ -124,6 +122,9 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         parser = self._parser
         try:
+            if parser.should_upgrade():
+                # llhttp would take what follows for the other protocol, the body of this request included.
+                raise BadRequest(400, "no other protocol is spoken here")
             self._check_head_bytes(len(self._target) + sum(len(name) + len(value) for name, value in self._fields))
             head = checked_head(parser.get_method(), self._target, parser.get_http_version(), self._fields)
         except BadRequest as error:

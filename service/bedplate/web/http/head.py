@@ -48,7 +48,7 @@ def checked_head(method: bytes, target: bytes, version: str, fields: Fields) -> 
         BadRequest: there is none, or it is more than allowed.
     """
     if version not in ("1.1", "1.0"):
-        raise BadRequest(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        raise BadRequest(400, "only HTTP/1.1 and HTTP/1.0 are spoken here")
     if len(target) > _MAX_TARGET_BYTES:
         raise BadRequest(414, f"the target has more than {_MAX_TARGET_BYTES} bytes")
     if len(fields) > MAX_FIELDS:
