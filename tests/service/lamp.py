@@ -125,6 +125,9 @@ class FakeEngines:
             raise UnknownModel("no such model")
         return bundle
 
+    def connected_model(self, name: str, wanted: str | None) -> Bundle | None:
+        return find([self._served], name, wanted)
+
     def is_connected(self, model: Bundle) -> bool:
         return not isinstance(self.error, EngineUnavailable)
 

@@ -1,0 +1,193 @@
+"""What is answered without Falcon is answered as Falcon answers it, and what is odd is left to it."""
+
+import asyncio
+import json
+import re
+import struct
+
+import pytest
+import uvloop
+from bedplate.errors import DeadlineExceeded, EngineBusy, UnknownModel
+from bedplate.web.app import create_app
+from bedplate.web.http.connection import Connection, Listener
+from bedplate.web.settings import WebSettings
+
+from tests.service.conftest import API_KEY
+from tests.service.lamp import FakeEngines
+
+PLAIN = json.dumps(
+    {"inputs": [{"name": "image", "shape": [1, 1, 2, 2], "datatype": "FP32", "data": [1, 1, 1, 0.5]}]}
+).encode()
+INFER = "/v2/models/lamp/infer"
+KEY = {"Authorization": f"Bearer {API_KEY}"}
+
+
+@pytest.fixture
+def engines():
+    return FakeEngines()
+
+
+@pytest.fixture
+def ask(engines, keys, metrics):
+    """ask(...) → what Falcon answers, and what is answered where direct answers are allowed; whether one was."""
+    app = create_app(WebSettings(engines=()), engines, keys, metrics)
+    taken = []
+
+    def direct(exchange):
+        answering = app.direct(exchange)
+        taken.append(answering is not None)
+        return answering
+
+    def make(body=PLAIN, path=INFER, headers=KEY, method="POST", ignore=(b"date",)):
+        lines = {"Host": "x", "X-Request-ID": "abc", "Content-Length": str(len(body)), **headers}
+        head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        request = head.encode() + b"\r\n" + body
+        taken.clear()
+        answers = [parsed(uvloop.run(sent(app, with_direct, request)), ignore) for with_direct in (no_direct, direct)]
+        return *answers, taken == [True]
+
+    return make
+
+
+def no_direct(exchange):
+    return None
+
+
+async def sent(app, direct, request):
+    loop = asyncio.get_running_loop()
+    listener = Listener(app, direct, idle_s=5, receive_s=5, max_connections=8)
+    server = await loop.create_server(lambda: Connection(listener, loop), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(request)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+    body = await asyncio.wait_for(reader.readexactly(length), 5)
+    writer.close()
+    server.close()
+    return head, body
+
+
+def parsed(answer, ignore):
+    status, *lines = answer[0].strip().split(b"\r\n")
+    fields = sorted((name.lower(), value.lower()) for name, _, value in (line.partition(b": ") for line in lines))
+    return status, [field for field in fields if field[0] not in ignore], answer[1]
+
+
+def binary(output_is_binary=True):
+    text = json.dumps(
+        {
+            "id": "7",
+            "inputs": [
+                {
+                    "name": "image",
+                    "shape": [1, 1, 2, 2],
+                    "datatype": "FP32",
+                    "parameters": {"binary_data_size": 16},
+                }
+            ],
+            "parameters": {"binary_data_output": output_is_binary},
+        }
+    ).encode()
+    return text + struct.pack("<4f", 1, 1, 1, 0), {**KEY, "Inference-Header-Content-Length": str(len(text))}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "path"),
+    [
+        (PLAIN, KEY, INFER),
+        (PLAIN, {"X-API-Key": API_KEY}, INFER),
+        (PLAIN, KEY, "/v2/models/lamp/versions/1/infer"),
+        (PLAIN, KEY, "/v2/models/lamp/versions/default/infer"),
+        (PLAIN, KEY, f"{INFER}?x=y"),
+        (PLAIN, KEY, "/v2/models/l%61mp/infer"),
+        (PLAIN, {**KEY, "Accept-Encoding": "gzip"}, INFER),
+        (PLAIN, {**KEY, "X-Request-Timeout-Ms": "50", "X-Request-Priority": "batch"}, INFER),
+        (*binary(), INFER),
+        (*binary(output_is_binary=False), INFER),
+    ],
+)
+def test_a_plain_request_is_answered_directly_and_as_falcon_does(ask, engines, body, headers, path):
+    theirs, ours, was_direct = ask(body, path, headers)
+
+    assert was_direct
+    assert ours == theirs
+    assert ours[0].split()[1] == b"200"
+    assert engines.terms[0].priority == engines.terms[1].priority
+
+
+def test_a_large_answer_is_compressed_as_falcon_does(ask):
+    body = json.dumps({**json.loads(PLAIN), "id": "x" * 2000}).encode()
+
+    theirs, ours, was_direct = ask(body, headers={**KEY, "Accept-Encoding": "gzip"})
+
+    assert (was_direct, ours) == (True, theirs)
+    assert (b"content-encoding", b"gzip") in ours[1]
+
+
+@pytest.mark.parametrize("error", [EngineBusy("busy", retry_after_s=3), DeadlineExceeded("late")])
+def test_what_an_engine_refuses_is_told_as_falcon_tells_it(ask, engines, error, metrics):
+    engines.error = error
+
+    theirs, ours, was_direct = ask()
+
+    assert was_direct
+    assert ours == theirs
+    assert metrics.registry.get_sample_value("bedplate_errors_total", {"type": error.code}) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "path", "method"),
+    [
+        (PLAIN, {}, INFER, "POST"),
+        (PLAIN, {"Authorization": "Bearer bp_wrong"}, INFER, "POST"),
+        (PLAIN, KEY, "/v2/models/nobody/infer", "POST"),
+        (PLAIN, KEY, "/v2/models/lamp/versions/9/infer", "POST"),
+        (PLAIN, KEY, INFER, "PUT"),
+        (b"{", KEY, INFER, "POST"),
+        (b"", KEY, INFER, "POST"),
+        (PLAIN, {**KEY, "Content-Encoding": "gzip"}, INFER, "POST"),
+        (PLAIN, {**KEY, "X-Request-Timeout-Ms": "never"}, INFER, "POST"),
+        (PLAIN, {**KEY, "Inference-Header-Content-Length": "x"}, INFER, "POST"),
+        (PLAIN, KEY, "/v1/models/lamp/predict", "POST"),
+    ],
+)
+def test_what_is_odd_is_left_to_falcon(ask, engines, body, headers, path, method):
+    theirs, ours, was_direct = ask(body, path, headers, method)
+
+    assert ours == theirs
+    assert not was_direct
+
+
+def test_a_version_that_is_gone_by_then_is_looked_up_once_more(ask, engines, metrics):
+    asked, attempts = engines.predict, []
+
+    async def gone_at_first(meta, tensors, terms):
+        attempts.append(meta)
+        if len(attempts) % 2:
+            raise UnknownModel("unloaded")
+        return await asked(meta, tensors, terms)
+
+    engines.predict = gone_at_first
+
+    theirs, ours, was_direct = ask()
+
+    assert (was_direct, len(attempts)) == (True, 4)
+    assert ours == theirs
+    assert ours[0].split()[1] == b"200"
+    # Told once for each request, however often it was begun.
+    assert metrics.registry.get_sample_value("bedplate_requests_total", {"route": "infer", "status": "200"}) == 2
+    assert metrics.registry.get_sample_value("bedplate_requests_in_flight") == 0
+
+
+def test_a_prediction_is_counted_and_told_like_any_other(ask, metrics, caplog):
+    caplog.set_level("INFO", logger="bedplate.performance")
+
+    ask()
+
+    first, second = (record for record in caplog.records if record.name == "bedplate.performance")
+    same = {"model", "version", "status", "problem", "items", "request_id", "bytes_in", "queue_ms", "compute_ms"}
+    assert {key: vars(first)[key] for key in same} == {key: vars(second)[key] for key in same}
+    assert metrics.registry.get_sample_value("bedplate_requests_total", {"route": "infer", "status": "200"}) == 2
+    assert (
+        metrics.registry.get_sample_value("bedplate_prediction_seconds_count", {"model": "lamp", "version": "1"}) == 2
+    )
