@@ -133,3 +133,21 @@ def test_the_journal_is_told_how_grave_a_line_is(monkeypatch, capsys, is_journal
     root.handlers[:], root.level = handlers, level
 
     assert capsys.readouterr().err.startswith(begins)
+
+
+def test_more_predictions_than_lines_are_allowed_are_counted_in_the_next_line(client_of, engines, lines, monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr("bedplate.web.observer.time.monotonic", lambda: now_s[0])
+    client = client_of(engines, performance_lines_per_s=2)
+    headers = {"Content-Type": "image/png"}
+
+    for _ in range(5):
+        client.simulate_post(PREDICT, body=BRIGHT, headers=headers)
+    for _ in range(3):
+        client.simulate_post(PREDICT, body=b"no picture", headers=headers)
+    now_s[0] += 1
+    client.simulate_post(PREDICT, body=BRIGHT, headers=headers)
+
+    told = of_stream(lines(), "performance")
+    assert [line["status"] for line in told] == [200, 200, 422, 422, 200]
+    assert [line.get("untold") for line in told] == [None, None, None, None, 3]
