@@ -149,5 +149,5 @@ def test_more_predictions_than_lines_are_allowed_are_counted_in_the_next_line(cl
     client.simulate_post(PREDICT, body=BRIGHT, headers=headers)
 
     told = of_stream(lines(), "performance")
-    assert [line["status"] for line in told] == [200, 200, 422, 422, 200]
+    assert [line["status"] for line in told] == [200, 200, 415, 415, 200]
     assert [line.get("untold") for line in told] == [None, None, None, None, 3]
