@@ -11,7 +11,13 @@ import pytest
 from tests.raw_http.corpus import Service, cases
 from tests.raw_http.talk import ask, complaints, talk
 from tests.service.engine_tools import GatedLamp, running_engine
-from tests.service.flood_http import CHUNKS_GROWTH_BYTES, GZIP_GROWTH_BYTES, flood_of_chunks, flood_of_gzip
+from tests.service.flood_http import (
+    CHUNKS_GROWTH_BYTES,
+    GZIP_GROWTH_BYTES,
+    flood_of_chunks,
+    flood_of_gzip,
+    flood_of_refused,
+)
 from tests.service.running_service import KEY, running_service, running_web
 
 LAMP = Service(
@@ -51,6 +57,12 @@ def test_a_hostile_request_gets_one_answer_or_none_and_the_next_one_its_own(conn
 
 def test_a_flood_of_tiny_chunks_leaves_nothing_behind(service):
     assert flood_of_chunks(service, chunks=50_000, times=20) < CHUNKS_GROWTH_BYTES
+
+
+def test_a_refused_body_is_let_go_at_once(service):
+    body_bytes = 8 << 20
+
+    assert flood_of_refused(service, body_bytes, times=10) < 2 * body_bytes
 
 
 def test_broken_gzip_costs_little_memory(service):
