@@ -69,12 +69,12 @@ def test_broken_gzip_costs_little_memory(service):
     assert flood_of_gzip(service) < GZIP_GROWTH_BYTES
 
 
+def post(*fields, target=b"/v2/models/lamp/infer"):
+    lines = [b"POST %b HTTP/1.1" % target, b"Host: x", b"Authorization: Bearer " + KEY.encode(), *fields]
+    return b"\r\n".join([*lines, b"", b""])
+
+
 SLOW = 50
-
-
-def slow_head(framing):
-    fields = [b"Host: x", b"Authorization: Bearer " + KEY.encode(), framing]
-    return b"\r\n".join([b"POST /v2/models/lamp/infer HTTP/1.1", *fields, b"", b""])
 
 
 def is_ended(sock, more):
@@ -99,8 +99,8 @@ def hasty(tmp_path):
     ("sent", "more"),
     [
         (b"POST /v2/models/lamp/infer HTTP/1.1\r\nHost: x\r\n", b"X-Slow: 1\r\n"),
-        (slow_head(b"Content-Length: 1000"), b"{"),
-        (slow_head(b"Transfer-Encoding: chunked"), b"1\r\n{\r\n"),
+        (post(b"Content-Length: 1000"), b"{"),
+        (post(b"Transfer-Encoding: chunked"), b"1\r\n{\r\n"),
     ],
     ids=["head", "body", "chunks"],
 )
@@ -121,3 +121,23 @@ def test_requests_that_never_end_are_ended_and_hold_up_nobody(hasty, sent, more)
                 assert ask(bystander, LAMP, "bystander")
 
     assert not slow
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (post(b"X: " + b"a" * 40_000), 431),
+        (post(*[b"X: y"] * 200), 431),
+        (post(target=b"/" + b"a" * 10_000), 414),
+        (post(b"Content-Length: 60000000") + b"{", 413),
+        (post(b"Transfer-Encoding: chunked") + (b"10000\r\n%b\r\n" % bytes(65536)) * 801 + b"0\r\n\r\n", 413),
+        (post(b"Content-Length: 0"), 400),
+    ],
+    ids=["long head", "many fields", "long target", "long body", "long body in chunks", "no body"],
+)
+def test_more_than_is_allowed_is_refused_with_its_status(connect, sent, status):
+    with connect() as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(sent)
+
+        assert sock.recv(65536).split(b" ")[1] == b"%d" % status
