@@ -31,6 +31,10 @@ test: check bundles ## Everything: check, then real hosts
 	@$(BIN)/molecule destroy --all
 	@$(BIN)/molecule test --all
 
+fuzz: setup ## 1,000 examples of each API operation, and the full floods, against the running service
+	@$(BIN)/python -m tests.service.fuzz_openapi
+	@$(BIN)/python -m tests.service.flood_http
+
 bundles: setup ## Train the examples that are not trained yet
 	@$(BIN)/python examples/digits/train.py
 
@@ -40,4 +44,4 @@ $(VENV)/.complete: requirements.txt tools/setup
 	@tools/setup $(PYTHON) $(VENV)
 	@touch $@
 
-.PHONY: help demo demo-down check test bundles setup
+.PHONY: help demo demo-down check test fuzz bundles setup

@@ -29,6 +29,13 @@ def flood_of_chunks(service: RunningService, chunks: int, times: int) -> int:
     return _growth(service, lambda: [_status(service, request)], times, {413})
 
 
+def flood_of_refused(service: RunningService, body_bytes: int, times: int) -> int:
+    """Bodies of more items than the model takes. Returns: bytes that the memory grew by, at most, meanwhile."""
+    length = f"Content-Length: {body_bytes}"
+    request = _head(service, "/v1/models/lamp/predict", "application/octet-stream", length) + bytes(body_bytes)
+    return _growth(service, lambda: [_status(service, request)], times, {413})
+
+
 def flood_of_gzip(service: RunningService) -> int:
     """100 bodies of 10 kinds. Returns: bytes that the front end's memory grew by, at most, meanwhile."""
     return _growth(service, lambda: [_status(service, request) for request in _broken_gzip(service)], 10, {400, 413})

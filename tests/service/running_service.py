@@ -77,7 +77,7 @@ def _program(folder: Path, port: int, *arguments: Any) -> Iterator[subprocess.Po
             stderr=log,
         )
     try:
-        _wait_until_ready(f"http://127.0.0.1:{port}/health/ready", program)
+        _wait_until_ready(f"http://127.0.0.1:{port}/health/ready", program, folder / "service.log")
         yield program
     finally:
         program.send_signal(signal.SIGTERM)
@@ -90,13 +90,13 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _wait_until_ready(url: str, program: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(url: str, program: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_S
     while program.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url, timeout=5):
             return
         time.sleep(0.1)
-    raise AssertionError(f"not ready after {START_S} s")
+    raise AssertionError(f"ended, or not ready after {START_S} s:\n{log.read_text()}")
 
 
 def _children(parent: int, said: str) -> list[int]:

@@ -11,7 +11,13 @@ import pytest
 from tests.raw_http.corpus import Service, cases
 from tests.raw_http.talk import ask, complaints, talk
 from tests.service.engine_tools import GatedLamp, running_engine
-from tests.service.flood_http import CHUNKS_GROWTH_BYTES, GZIP_GROWTH_BYTES, flood_of_chunks, flood_of_gzip
+from tests.service.flood_http import (
+    CHUNKS_GROWTH_BYTES,
+    GZIP_GROWTH_BYTES,
+    flood_of_chunks,
+    flood_of_gzip,
+    flood_of_refused,
+)
 from tests.service.running_service import KEY, running_service, running_web
 
 LAMP = Service(
@@ -53,16 +59,22 @@ def test_a_flood_of_tiny_chunks_leaves_nothing_behind(service):
     assert flood_of_chunks(service, chunks=50_000, times=20) < CHUNKS_GROWTH_BYTES
 
 
+def test_a_refused_body_is_let_go_at_once(service):
+    body_bytes = 8 << 20
+
+    assert flood_of_refused(service, body_bytes, times=10) < 2 * body_bytes
+
+
 def test_broken_gzip_costs_little_memory(service):
     assert flood_of_gzip(service) < GZIP_GROWTH_BYTES
 
 
+def post(*fields, target=b"/v2/models/lamp/infer"):
+    lines = [b"POST %b HTTP/1.1" % target, b"Host: x", b"Authorization: Bearer " + KEY.encode(), *fields]
+    return b"\r\n".join([*lines, b"", b""])
+
+
 SLOW = 50
-
-
-def slow_head(framing):
-    fields = [b"Host: x", b"Authorization: Bearer " + KEY.encode(), framing]
-    return b"\r\n".join([b"POST /v2/models/lamp/infer HTTP/1.1", *fields, b"", b""])
 
 
 def is_ended(sock, more):
@@ -87,8 +99,8 @@ def hasty(tmp_path):
     ("sent", "more"),
     [
         (b"POST /v2/models/lamp/infer HTTP/1.1\r\nHost: x\r\n", b"X-Slow: 1\r\n"),
-        (slow_head(b"Content-Length: 1000"), b"{"),
-        (slow_head(b"Transfer-Encoding: chunked"), b"1\r\n{\r\n"),
+        (post(b"Content-Length: 1000"), b"{"),
+        (post(b"Transfer-Encoding: chunked"), b"1\r\n{\r\n"),
     ],
     ids=["head", "body", "chunks"],
 )
@@ -109,3 +121,23 @@ def test_requests_that_never_end_are_ended_and_hold_up_nobody(hasty, sent, more)
                 assert ask(bystander, LAMP, "bystander")
 
     assert not slow
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (post(b"X: " + b"a" * 40_000), 431),
+        (post(*[b"X: y"] * 200), 431),
+        (post(target=b"/" + b"a" * 10_000), 414),
+        (post(b"Content-Length: 60000000") + b"{", 413),
+        (post(b"Transfer-Encoding: chunked") + (b"10000\r\n%b\r\n" % bytes(65536)) * 801 + b"0\r\n\r\n", 413),
+        (post(b"Content-Length: 0"), 400),
+    ],
+    ids=["long head", "many fields", "long target", "long body", "long body in chunks", "no body"],
+)
+def test_more_than_is_allowed_is_refused_with_its_status(connect, sent, status):
+    with connect() as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(sent)
+
+        assert sock.recv(65536).split(b" ")[1] == b"%d" % status

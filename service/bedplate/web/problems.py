@@ -57,6 +57,8 @@ def install(app: App[Request, Response]) -> None:
 
 async def _on_service_error(req: Request, resp: Response, error: Any, params: Any) -> None:
     _answer(req, resp, error)
+    # Of a computation that several wait for it leads back to the error: a circle that would hold the body for a while.
+    error.__traceback__ = None
 
 
 async def _on_falcon(req: Request, resp: Response, error: Any, params: Any) -> None:
