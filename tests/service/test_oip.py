@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from bedplate.errors import BodyTooLarge, EngineBusy, EngineUnavailable, MalformedEncoding, OutOfMemory, UnknownModel
 from bedplate.web.oip.encoding import accepted, inflate
+from bedplate.wire import Frame
 
 from tests.service.lamp import FakeEngines, description, lamp_logits, png_of, varying
 from tests.service.oip_tools import request
@@ -134,6 +135,16 @@ def test_an_alias_answers_with_its_version(client, engines):
 
     assert result.json["model_version"] == "2"
     assert engines.versions == ["2"]
+
+
+class Confused(FakeEngines):
+    async def predict(self, meta, tensors, terms):
+        frame = await super().predict(meta, tensors, terms)
+        return Frame(frame.type, frame.id, {**frame.meta, "version": "2"}, frame.tensors)
+
+
+def test_an_answer_of_another_version_is_never_given(client_of):
+    assert post(client_of(Confused())).status_code == 500
 
 
 class Reloading(FakeEngines):

@@ -277,6 +277,28 @@ def test_numbers_that_are_too_few_are_counted():
     assert (refused(WrongSize, data=FLAT[:3]).value, refused(WrongSize, data=FLAT[:3]).limit) == (3, 4)
 
 
+@pytest.mark.parametrize(
+    ("said", "data", "limit"), [(15, b"x" * 15, 16), (16, b"x" * 20, 20), (16, b"", 0), (0, b"", 16)]
+)
+def test_binary_data_has_the_length_that_is_said_and_that_its_shape_needs(said, data, limit):
+    tensor = {"name": "image", "shape": [1, 1, 2, 2], "datatype": "FP32", "parameters": {"binary_data_size": said}}
+    text = json.dumps({"inputs": [tensor]}).encode()
+
+    assert refused(WrongSize, json_bytes=len(text), body=text + data).limit == limit
+
+
+def test_binary_data_that_no_input_claims_is_refused():
+    text, _ = request(PIXELS, "FP32")
+
+    assert refused(WrongSize, json_bytes=len(text), body=text + b"x").value == 1
+
+
+def test_there_is_no_shared_memory():
+    tensor = {"name": "image", "shape": [1, 1, 2, 2], "datatype": "FP32", "parameters": {"shared_memory_region": "x"}}
+
+    assert "shared memory" in refused(InvalidParameter, body=json.dumps({"inputs": [tensor]}).encode()).detail
+
+
 def test_a_request_may_say_when_how_urgently_and_what_nobody_knows():
     fields = {"parameters": {"timeout": 1500, "priority": 2, "my own": {"x": [1]}}}
 

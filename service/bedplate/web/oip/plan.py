@@ -76,9 +76,9 @@ _plans: dict[int, Plan] = {}
 
 
 def plan_of(model: Bundle, limits: Limits) -> Plan:
-    """By identity: comparing bundles would cost more than the plan saves."""
+    """By identity, which a plan keeps by keeping its model alive: comparing bundles would cost more than it saves."""
     found = _plans.get(id(model))
-    if found is not None and found.model is model and found.given_limits is limits:
+    if found is not None and found.given_limits is limits:
         return found
     if len(_plans) >= _MAX_PLANS:
         del _plans[next(iter(_plans))]

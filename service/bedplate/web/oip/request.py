@@ -259,10 +259,7 @@ def _elements(data: memoryview, count: int) -> list[bytes]:
     elements = []
     position = 0
     for _ in range(count):
-        end = position + 4
-        if end > len(data):
-            _refuse_elements(len(data), count)
-        end += int.from_bytes(data[position:end], "little")
+        end = position + 4 + int.from_bytes(data[position : position + 4], "little")
         if end > len(data):
             _refuse_elements(len(data), count)
         elements.append(bytes(data[position + 4 : end]))
