@@ -1,6 +1,7 @@
 """What is answered without Falcon is answered as Falcon answers it, and what is odd is left to it."""
 
 import asyncio
+import contextlib
 import json
 import re
 import struct
@@ -9,11 +10,15 @@ import pytest
 import uvloop
 from bedplate.errors import DeadlineExceeded, EngineBusy, UnknownModel
 from bedplate.web.app import create_app
+from bedplate.web.auth import ApiKeys
 from bedplate.web.http.connection import Connection, Listener
+from bedplate.web.metrics import WebMetrics
 from bedplate.web.settings import WebSettings
+from bedplate.wire import Frame, Type
 
 from tests.service.conftest import API_KEY
-from tests.service.lamp import FakeEngines
+from tests.service.lamp import DIGEST, FakeEngines
+from tests.service.scripted_engines import draining, garbage, run, silence, vanish, vanish_in_the_middle
 
 PLAIN = json.dumps(
     {"inputs": [{"name": "image", "shape": [1, 1, 2, 2], "datatype": "FP32", "data": [1, 1, 1, 0.5]}]}
@@ -34,9 +39,8 @@ def ask(engines, keys, metrics):
     taken = []
 
     def direct(exchange):
-        answering = app.direct(exchange)
-        taken.append(answering is not None)
-        return answering
+        taken.append(app.direct(exchange))
+        return taken[-1]
 
     def make(body=PLAIN, path=INFER, headers=KEY, method="POST", ignore=(b"date",)):
         lines = {"Host": "x", "X-Request-ID": "abc", "Content-Length": str(len(body)), **headers}
@@ -50,7 +54,7 @@ def ask(engines, keys, metrics):
 
 
 def no_direct(exchange):
-    return None
+    return False
 
 
 async def sent(app, direct, request):
@@ -58,13 +62,14 @@ async def sent(app, direct, request):
     listener = Listener(app, direct, idle_s=5, receive_s=5, max_connections=8)
     server = await loop.create_server(lambda: Connection(listener, loop), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    writer.write(request)
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
-    body = await asyncio.wait_for(reader.readexactly(length), 5)
-    writer.close()
-    server.close()
-    return head, body
+    try:
+        writer.write(request)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+        return head, await asyncio.wait_for(reader.readexactly(length), 5)
+    finally:
+        writer.close()
+        server.close()
 
 
 def parsed(answer, ignore):
@@ -159,15 +164,15 @@ def test_what_is_odd_is_left_to_falcon(ask, engines, body, headers, path, method
 
 
 def test_a_version_that_is_gone_by_then_is_looked_up_once_more(ask, engines, metrics):
-    asked, attempts = engines.predict, []
+    frame, attempts = engines.frame, []
 
-    async def gone_at_first(meta, tensors, terms):
+    def gone_at_first(meta, tensors, terms):
         attempts.append(meta)
         if len(attempts) % 2:
             raise UnknownModel("unloaded")
-        return await asked(meta, tensors, terms)
+        return frame(meta, tensors, terms)
 
-    engines.predict = gone_at_first
+    engines.frame = gone_at_first
 
     theirs, ours, was_direct = ask()
 
@@ -191,3 +196,53 @@ def test_a_prediction_is_counted_and_told_like_any_other(ask, metrics, caplog):
     assert (
         metrics.registry.get_sample_value("bedplate_prediction_seconds_count", {"model": "lamp", "version": "1"}) == 2
     )
+
+
+def through_engines(tmp_path, faults, *requests, leave_after_s=None):
+    """Answers to requests that reach engines which do `faults`, over real sockets; and what those engines were sent."""
+    seen = []
+
+    async def check(pool, peers):
+        app = create_app(WebSettings(engines=()), pool, ApiKeys.read(tmp_path / "api-keys"), WebMetrics())
+        await pool.served()
+        if leave_after_s is None:
+            for request in requests:
+                seen.append(parsed(await sent(app, app.direct, request), (b"date",)))
+        else:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(sent(app, app.direct, *requests), leave_after_s)
+            await asyncio.sleep(0.2)
+        seen.extend(peers)
+
+    run(tmp_path, faults, check)
+    return seen
+
+
+def plain(**headers):
+    lines = {"Host": "x", **KEY, "Content-Length": str(len(PLAIN)), **headers}
+    return (f"POST {INFER} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items()) + "\r\n").encode() + PLAIN
+
+
+async def logits(peer, frame):
+    outputs = {"outputs": [{"name": "logits", "dtype": "float32", "shape": [1, 2]}]}
+    times = {"queue_ns": 1, "batch_ns": 1, "compute_ns": 1, "batch_items": 1, "digest": DIGEST}
+    peer.send(Frame(Type.RESULT, frame.id, {"model": "lamp", "version": "1", **outputs, **times}, bytes(8)))
+
+
+@pytest.mark.parametrize("fault", [vanish, vanish_in_the_middle, garbage, draining])
+def test_an_engine_that_is_lost_costs_no_answer(tmp_path, keys, fault):
+    answer, *_ = through_engines(tmp_path, [fault, logits], plain())
+
+    assert answer[0].split()[1] == b"200"
+
+
+def test_silence_ends_with_the_deadline(tmp_path, keys):
+    answer, *_ = through_engines(tmp_path, [silence], plain(**{"X-Request-Timeout-Ms": "200"}))
+
+    assert answer[0].split()[1] == b"504"
+
+
+def test_an_engine_is_told_of_a_client_that_leaves(tmp_path, keys):
+    [peer] = through_engines(tmp_path, [silence], plain(), leave_after_s=0.3)
+
+    assert [frame.type for frame in peer.seen][-1] is Type.CANCEL

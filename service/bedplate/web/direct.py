@@ -8,6 +8,8 @@ Falcon, untouched: it does the work again and says what is wrong.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -18,17 +20,18 @@ from bedplate.web import problems
 from bedplate.web.auth import ApiKeys, presented
 from bedplate.web.body import Limits
 from bedplate.web.http.exchange import Asgi, Exchange
-from bedplate.web.observer import Observation, Observer
+from bedplate.web.observer import Observer
 from bedplate.web.oip import encoding
 from bedplate.web.oip.request import InferRequest, parse
 from bedplate.web.oip.resources import HEADER, inference_of, json_bytes_of
 from bedplate.web.oip.response import Reply, encode
 from bedplate.web.pool import EnginePool
-from bedplate.web.predictor import Predictor
+from bedplate.web.predictor import Predictor, checked, question
 from bedplate.web.request_id import RequestIds
 from bedplate.web.terms import Terms, terms_of
-from bedplate.wire import now_ns
+from bedplate.wire import Frame, Type, now_ns
 
+_log = logging.getLogger("bedplate.web")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _UNUSUAL = frozenset({b"content-encoding", b"expect"})
 
@@ -52,35 +55,33 @@ class DirectInfer:
         limits: Limits,
         timeout_s: float,
     ):
-        self._app = app
-        self._observer = observer
-        self._ids = ids
+        self.app = app
+        self.observer = observer
+        self.ids = ids
         self._keys = keys
-        self._engines = engines
-        self._predictor = predictor
+        self.engines = engines
+        self.predictor = predictor
         self._limits = limits
         self._timeout_s = timeout_s
 
-    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        """What answers it; None if it is not plain. Nothing of the exchange has changed then."""
+    def __call__(self, exchange: Exchange) -> bool:
+        """True if it sees to the answer; else nothing of the exchange has changed."""
         head = exchange.head
         found = _INFER.fullmatch(head.path)
         if found is None or head.method != "POST":
-            return None
+            return False
         fields = dict(head.fields)
         if len(fields) != len(head.fields) or not _UNUSUAL.isdisjoint(fields) or not self._is_known(fields):
-            return None
-        model = self._engines.connected_model(*found.groups())
+            return False
+        model = self.engines.connected_model(*found.groups())
         if model is None or not 0 < len(exchange.body) <= self._limits.body_bytes:
-            return None
+            return False
         started_ns = now_ns()
         try:
             asked, terms = self._read(fields, bytes(exchange.body), model, started_ns)
         except ServiceError:
-            return None
-        if asked.items is None:
-            return None
-        return self._answer(exchange, fields, model, asked, terms, now_ns() - started_ns)
+            return False
+        return asked.items is not None and _Answer(self, exchange, fields, model, asked, terms).begin(started_ns)
 
     def _is_known(self, fields: Mapping[bytes, bytes]) -> bool:
         key = presented(_text(fields, b"authorization"), _text(fields, b"x-api-key"))
@@ -95,58 +96,157 @@ class DirectInfer:
         terms.require_time()
         return asked, terms
 
-    async def _answer(
+
+class _Answer:
+    """One request on its way. What an engine says of it goes out in the same turn of the loop, without a task."""
+
+    __slots__ = (
+        "_asked",
+        "_begun",
+        "_decode_ns",
+        "_direct",
+        "_exchange",
+        "_fields",
+        "_has_ended",
+        "_is_done",
+        "_items",
+        "_model",
+        "_question",
+        "_seen",
+        "_terms",
+    )
+
+    def __init__(
         self,
+        direct: DirectInfer,
         exchange: Exchange,
         fields: Mapping[bytes, bytes],
         model: Bundle,
         asked: InferRequest,
         terms: Terms,
-        decode_ns: int,
-    ) -> None:
-        seen = self._observer.begins()
-        seen.model, seen.body_bytes = model, len(exchange.body)
-        seen.request_id = self._ids.of(_text(fields, b"x-request-id"))
-        is_left = False
+    ):
+        assert asked.items is not None
+        self._direct = direct
+        self._exchange = exchange
+        self._fields = fields
+        self._model = model
+        self._asked = asked
+        self._terms = terms
+        self._items = len(asked.items)
+        self._question = question(model, asked.items)
+        self._is_done = False  # nothing more is wanted of the link
+        self._has_ended = False  # told to the observer
+
+    def begin(self, started_ns: int) -> bool:
+        """Ask an engine. False if none can be asked right now."""
+        begun = self._direct.engines.begin(*self._question, self._terms, self)
+        if begun is None:
+            return False
+        self._begun = begun
+        self._decode_ns = now_ns() - started_ns
+        self._seen = self._direct.observer.begins()
+        self._seen.model, self._seen.body_bytes = self._model, len(self._exchange.body)
+        self._seen.request_id = self._direct.ids.of(_text(self._fields, b"x-request-id"))
+        self._exchange.on_gone = self._leave
+        return True
+
+    def done(self) -> bool:
+        return self._is_done
+
+    def set_result(self, answer: Frame, /) -> None:
+        self._is_done = True
+        if answer.type is not Type.RESULT:
+            self._go_on(self._try_again(answer))
+            return
         try:
-            assert asked.items is not None
-            frame = await self._predictor.infer(model, asked.items, terms)
-            seen.inference = inference_of(frame, len(asked.items), decode_ns)
-            reply = encode(frame, model, asked)
-            await self._send(exchange, seen, reply, encoding.accepted(_text(fields, b"accept-encoding")))
+            self._reply(checked(self._model, answer))
+        except ServiceError as error:
+            self._refuse(error)
+        except Exception:
+            # Not even this may end the connection to the engine, on which others wait.
+            _log.exception("fault while answering", extra={"request_id": self._seen.request_id})
+            self._exchange.abort()
+            self._end()
+
+    def set_exception(self, error: Exception, /) -> None:
+        self._is_done = True
+        self._go_on(self._try_again(error))
+
+    def _leave(self) -> None:
+        """The client is gone."""
+        self._is_done = True
+        _, link, request_id = self._begun
+        link.give_up(request_id)
+        self._direct.predictor.cancelled("engine", self._terms)
+        self._end()
+
+    def _go_on(self, answering: Coroutine[Any, Any, None]) -> None:
+        self._exchange.answer_with(self._observed(answering))
+
+    async def _observed(self, answering: Coroutine[Any, Any, None]) -> None:
+        try:
+            await answering
+        finally:
+            self._end()
+
+    async def _try_again(self, came: Frame | Exception) -> None:
+        """The first attempt brought no answer: whatever can be made of that."""
+        try:
+            begun = self._begun[0], came
+            frame = await self._direct.engines.predict(*self._question, self._terms, begun)
+            self._reply(checked(self._model, frame))
         except UnknownModel:
             # It was unloaded meanwhile; an alias, or the default, means another version by now.
-            is_left = True
+            self._has_ended = True
+            self._direct.observer.forgets()
+            await self._exchange.run(self._direct.app)
         except ServiceError as error:
-            self._refuse(exchange, seen, error)
-        finally:
-            if not is_left:
-                self._observer.ends("infer", seen)
-        if is_left:
-            self._observer.forgets()
-            await exchange.run(self._app)
+            self._refuse(error)
+        except asyncio.CancelledError:
+            if not self._has_ended:
+                self._direct.predictor.cancelled("engine", self._terms)
+            raise
 
-    async def _send(self, exchange: Exchange, seen: Observation, reply: Reply, kind: str | None) -> None:
-        smaller = await encoding.deflated(reply.body, kind)
-        seen.status = 200
+    def _reply(self, frame: Frame) -> None:
+        self._seen.inference = inference_of(frame, self._items, self._decode_ns)
+        reply = encode(frame, self._model, self._asked)
+        kind = encoding.accepted(_text(self._fields, b"accept-encoding"))
+        if kind is None or not encoding.is_worth_it(reply.body):
+            self._send(reply, reply.body)
+        else:
+            self._go_on(self._send_smaller(reply, kind))
+
+    async def _send_smaller(self, reply: Reply, kind: str) -> None:
+        self._send(reply, await encoding.deflated(reply.body, kind) or reply.body, kind)
+
+    def _send(self, reply: Reply, body: bytes, kind: str | None = None) -> None:
         fields = [
-            (b"X-Request-ID", str(seen.request_id).encode()),
+            (b"X-Request-ID", str(self._seen.request_id).encode()),
             (b"Content-Type", reply.content_type.encode()),
             (b"Vary", b"Accept-Encoding"),
         ]
         if reply.json_bytes is not None:
             fields.append((HEADER.encode(), b"%d" % reply.json_bytes))
-        if smaller is not None and kind:
+        if kind:
             fields.append((b"Content-Encoding", kind.encode()))
-        exchange.reply(200, fields, reply.body if smaller is None else smaller)
+        self._seen.status = 200
+        self._exchange.reply(200, fields, body)
+        self._end()
 
-    def _refuse(self, exchange: Exchange, seen: Observation, error: ServiceError) -> None:
+    def _refuse(self, error: ServiceError) -> None:
+        seen = self._seen
         seen.problem, seen.status = error.code, problems.STATUS[type(error)]
         content_type, body, headers = problems.rendered(
-            exchange.head.path, str(seen.request_id), seen.status, error, error.code
+            self._exchange.head.path, str(seen.request_id), seen.status, error, error.code
         )
         headers |= {"X-Request-ID": str(seen.request_id), "Content-Type": content_type}
-        exchange.reply(seen.status, [(name.encode(), value.encode()) for name, value in headers.items()], body)
+        self._exchange.reply(seen.status, [(name.encode(), value.encode()) for name, value in headers.items()], body)
+        self._end()
+
+    def _end(self) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            self._direct.observer.ends("infer", self._seen)
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:

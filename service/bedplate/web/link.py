@@ -9,7 +9,8 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from bedplate import wire
 from bedplate.bundle import BundleError
@@ -26,6 +27,23 @@ class EngineLost(Exception):
     """The connection ended before the answer."""
 
 
+class Waiting(Protocol):
+    """Who waits for an answer: a future, or something that does with it at once what has to be done."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, answer: Frame, /) -> None: ...
+
+    def set_exception(self, error: Exception, /) -> None: ...
+
+
+@dataclass(slots=True)
+class _Asked:
+    waiting: Waiting
+    deadline_ns: int
+    frames_before: int  # that had been received when it was sent
+
+
 class EngineLink(asyncio.Protocol):
     """Made again by Engine when it is lost.
 
@@ -35,8 +53,7 @@ class EngineLink(asyncio.Protocol):
     """
 
     def __init__(self, on_description: Callable[[dict[str, Any]], None], clock: Callable[[], int] = wire.now_ns):
-        self.outstanding: dict[int, asyncio.Future[Frame]] = {}
-        self._deadlines_ns: dict[int, int] = {}  # of those, by the same id
+        self.outstanding: dict[int, _Asked] = {}
         # One for all of them, at the earliest deadline or before: it may have been that of a request answered since.
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -77,17 +94,17 @@ class EngineLink(asyncio.Protocol):
         self.silent = False
         if frame.type is Type.DESCRIPTION:
             self._on_description(frame.meta)
-        waiting = self.outstanding.pop(frame.id, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(frame)
+        asked = self.outstanding.pop(frame.id, None)
+        if asked is not None and not asked.waiting.done():
+            asked.waiting.set_result(frame)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         if self._timer is not None:
             self._timer.cancel()
-        for waiting in self.outstanding.values():
-            if not waiting.done():
-                waiting.set_exception(EngineLost())
+        outstanding, self.outstanding = self.outstanding, {}
+        for asked in outstanding.values():
+            _fail(asked.waiting, EngineLost())
 
     async def ask(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms) -> Frame:
         """Send one frame and wait for its answer.
@@ -98,30 +115,42 @@ class EngineLink(asyncio.Protocol):
         """
         if self._transport is None or self.lost:
             raise EngineLost
+        waiting: asyncio.Future[Frame] = self._loop.create_future()
+        request_id = self.begin(kind, meta, tensors, terms, waiting)
+        # Not wait_for: it would cost a task, and on Python 3.11 it can swallow a cancellation.
+        try:
+            return await waiting
+        finally:
+            self.give_up(request_id)
+
+    def begin(
+        self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms, waiting: Waiting
+    ) -> int:
+        """Send one frame on a connection that is not lost; `waiting` gets its answer, or what `ask` raises.
+
+        Returns: what `give_up` wants, if it comes to that.
+
+        Raises:
+            asyncio.TimeoutError: it is too late to begin.
+        """
         now_ns = self._clock()
         if terms.engine_deadline_ns <= now_ns:
             raise asyncio.TimeoutError
-        waiting: asyncio.Future[Frame] = self._loop.create_future()
-        frames_before = self._frames
         request_id = self._send(kind, meta, tensors, terms)
-        self.outstanding[request_id] = waiting
-        # Not wait_for: it would cost a task, and on Python 3.11 it can swallow a cancellation.
-        self._expire_by(request_id, terms.deadline_ns, now_ns)
-        try:
-            return await waiting
-        except (asyncio.TimeoutError, asyncio.CancelledError):
-            # Whoever asked may have given up at the same deadline, a moment earlier than this timer.
-            if self._frames == frames_before and ran_out(terms.deadline_ns, self._clock()):
-                self._fall_silent()
-            raise
-        finally:
-            del self._deadlines_ns[request_id]
-            self._forget(request_id)
+        self.outstanding[request_id] = _Asked(waiting, terms.deadline_ns, self._frames)
+        if self._timer is None or terms.deadline_ns < self._timer_ns:
+            self._set_timer(terms.deadline_ns, now_ns)
+        return request_id
 
-    def _expire_by(self, request_id: int, deadline_ns: int, now_ns: int) -> None:
-        self._deadlines_ns[request_id] = deadline_ns
-        if self._timer is None or deadline_ns < self._timer_ns:
-            self._set_timer(deadline_ns, now_ns)
+    def give_up(self, request_id: int) -> None:
+        """Nobody waits for the answer any more, if it has not come; the engine is told to forget the request."""
+        asked = self.outstanding.pop(request_id, None)
+        if asked is None or self.lost:
+            return
+        self._write(Frame(Type.CANCEL, request_id, {}))
+        # Whoever asked may have given up at the same deadline, a moment earlier than the timer.
+        if asked.frames_before == self._frames and ran_out(asked.deadline_ns, self._clock()):
+            self._fall_silent()
 
     def _set_timer(self, deadline_ns: int, now_ns: int) -> None:
         if self._timer is not None:
@@ -132,12 +161,14 @@ class EngineLink(asyncio.Protocol):
     def _expire(self) -> None:
         self._timer = None
         now_ns = self._clock()
-        for request_id, deadline_ns in self._deadlines_ns.items():
-            if ran_out(deadline_ns, now_ns) and (waiting := self.outstanding.get(request_id)) and not waiting.done():
-                waiting.set_exception(asyncio.TimeoutError())
-        left = [deadline_ns for deadline_ns in self._deadlines_ns.values() if not ran_out(deadline_ns, now_ns)]
-        if left:
-            self._set_timer(min(left), now_ns)
+        late = [
+            (request_id, asked) for request_id, asked in self.outstanding.items() if ran_out(asked.deadline_ns, now_ns)
+        ]
+        for request_id, asked in late:
+            self.give_up(request_id)
+            _fail(asked.waiting, asyncio.TimeoutError())
+        if self.outstanding:
+            self._set_timer(min(asked.deadline_ns for asked in self.outstanding.values()), now_ns)
 
     def _send(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms | None) -> int:
         request_id = next(self._ids)
@@ -155,10 +186,6 @@ class EngineLink(asyncio.Protocol):
         if self._transport is not None and not self.lost:
             self._transport.writelines(unsent)
 
-    def _forget(self, request_id: int) -> None:
-        if self.outstanding.pop(request_id, None) is not None and self._transport is not None and not self.lost:
-            self._write(Frame(Type.CANCEL, request_id, {}))
-
     def _fall_silent(self) -> None:
         """Ask for a sign of life, once: an engine that was only slower than an impatient client gives it at once."""
         if not self.silent and not self.lost:
@@ -169,3 +196,8 @@ class EngineLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self.lost = True
+
+
+def _fail(waiting: Waiting, error: Exception) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)

@@ -135,7 +135,7 @@ class ObservedApp(App[Request, Response]):
     def __init__(self, observer: Observer, **options: Any):
         super().__init__(**options)
         self._observer = observer
-        self.direct: Direct = lambda exchange: None
+        self.direct: Direct = lambda exchange: False
 
     # Falcon's own type ignores that its ASGI application is no WSGI application.
     async def __call__(  # type: ignore[override]

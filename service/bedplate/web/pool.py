@@ -15,7 +15,7 @@ from bedplate import errors
 from bedplate.bundle import Bundle
 from bedplate.errors import Draining, EngineBusy, EngineUnavailable, UnknownModel
 from bedplate.web.engine import Engine
-from bedplate.web.link import EngineLink, EngineLost
+from bedplate.web.link import EngineLink, EngineLost, Waiting
 from bedplate.web.served import Served, find, together
 from bedplate.web.terms import Terms, too_late
 from bedplate.wire import Frame, Type
@@ -86,8 +86,38 @@ class EnginePool:
     def _said(self) -> list[Served]:
         return [engine.served for engine in self.engines]
 
-    async def predict(self, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms) -> Frame:
+    def begin(
+        self, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms, waiting: Waiting
+    ) -> tuple[Engine, EngineLink, int] | None:
+        """Ask without a wait, if all engines are connected and one takes it: which, and what `give_up` wants.
+
+        `waiting` gets what the link says, right or wrong; `predict` makes the best of that. None if there is a wait, or
+        nobody to ask.
+        """
+        version = (meta["model"], meta["version"])
+        links = [(engine, engine.link) for engine in self.engines if engine.link and not engine.link.lost]
+        if len(links) < len(self.engines):
+            return None
+        free = [pair for pair in links if not pair[1].congested and pair[0].serves(version)]
+        if not free:
+            return None
+        engine, link = _least(free)
+        try:
+            return engine, link, link.begin(Type.PREDICT, meta, tensors, terms, waiting)
+        except asyncio.TimeoutError:
+            return None
+
+    async def predict(
+        self,
+        meta: dict[str, Any],
+        tensors: bytes | memoryview,
+        terms: Terms,
+        begun: tuple[Engine, Frame | Exception] | None = None,
+    ) -> Frame:
         """One PREDICT frame in, one RESULT frame out.
+
+        Args:
+            begun: whom `begin` asked, and what came of it: then that was the first of the attempts.
 
         Raises:
             ServiceError: what the engine answered, DeadlineExceeded, or EngineUnavailable when none is left.
@@ -98,7 +128,11 @@ class EnginePool:
         busy: EngineBusy | None = None
         for tries_left in reversed(range(_TRIES)):
             try:
-                return await self._attempt(version, meta, tensors, terms, tried, reason)
+                if begun is None:
+                    return await self._attempt(version, meta, tensors, terms, tried, reason)
+                (engine, came), begun = begun, None
+                tried.add(engine.socket)
+                return await self._judged(engine, came, terms)
             except EngineLost:
                 reason = "lost"
             except Draining:
@@ -129,10 +163,15 @@ class EnginePool:
         if reason:
             self._on_retry(reason)
         tried.add(engine.socket)
-        answer = await link.ask(Type.PREDICT, meta, tensors, terms)
-        if answer.type is Type.RESULT:
-            return answer
-        error = errors.from_meta(answer.meta)
+        return await self._judged(engine, await link.ask(Type.PREDICT, meta, tensors, terms), terms)
+
+    async def _judged(self, engine: Engine, came: Frame | Exception, terms: Terms) -> Frame:
+        """A RESULT; whatever else came is raised."""
+        if isinstance(came, Exception):
+            raise came
+        if came.type is Type.RESULT:
+            return came
+        error = errors.from_meta(came.meta)
         if isinstance(error, UnknownModel):
             # Unloaded since it was described. Whoever asks again now is to know better.
             await engine.describe(terms)
@@ -174,6 +213,10 @@ def _choose(engines: list[Engine]) -> tuple[Engine, EngineLink]:
     links = [(engine, engine.link) for engine in engines if engine.link is not None and not engine.link.congested]
     if not links:
         raise EngineBusy("the engine does not take what it was sent", next_step="try again", retry_after_s=1)
+    return _least(links)
+
+
+def _least(links: list[tuple[Engine, EngineLink]]) -> tuple[Engine, EngineLink]:
     if len(links) == 1:
         return links[0]
     return min(links, key=lambda pair: (pair[1].silent, len(pair[1].outstanding)))

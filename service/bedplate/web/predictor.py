@@ -78,7 +78,7 @@ class Predictor:
         try:
             return await decoding
         except asyncio.CancelledError:
-            self._cancelled("decode", terms)
+            self.cancelled("decode", terms)
             raise
 
     async def infer(self, model: Bundle, items: Items, terms: Terms) -> Frame:
@@ -89,16 +89,13 @@ class Predictor:
         Raises:
             ServiceError: see errors.py.
         """
-        spec = model.input
-        meta = _question(model.name, model.version, spec.name, spec.dtype, items.shape)
         try:
-            tensors = np.ascontiguousarray(items).reshape(-1).view(np.uint8).data
-            return _of(model, await self._engines.predict(meta, tensors, terms))
+            return checked(model, await self._engines.predict(*question(model, items), terms))
         except asyncio.CancelledError:
-            self._cancelled("engine", terms)
+            self.cancelled("engine", terms)
             raise
 
-    def _cancelled(self, stage: str, terms: Terms) -> None:
+    def cancelled(self, stage: str, terms: Terms) -> None:
         """By whoever waited for it; at its deadline it is late, and told as that."""
         if not ran_out(terms.deadline_ns, now_ns()):
             self._on_cancelled(stage)
@@ -113,8 +110,15 @@ class Predictor:
         return model.canary.found_in(result.predictions) == model.canary.wanted
 
 
+def question(model: Bundle, items: Items) -> tuple[FixedMeta, memoryview]:
+    """What a PREDICT frame carries, metadata and tensor, for `items` (items, *shape) in the input's dtype."""
+    spec = model.input
+    meta = _question_meta(model.name, model.version, spec.name, spec.dtype, items.shape)
+    return meta, np.ascontiguousarray(items).reshape(-1).view(np.uint8).data
+
+
 @lru_cache(maxsize=256)
-def _question(name: str, version: str, input_name: str, dtype: str, shape: tuple[int, ...]) -> FixedMeta:
+def _question_meta(name: str, version: str, input_name: str, dtype: str, shape: tuple[int, ...]) -> FixedMeta:
     """The metadata of a PREDICT frame: the same for all requests of one model and shape, so encoded once."""
     return FixedMeta(
         {
@@ -125,7 +129,12 @@ def _question(name: str, version: str, input_name: str, dtype: str, shape: tuple
     )
 
 
-def _of(model: Bundle, answer: Frame) -> Frame:
+def checked(model: Bundle, answer: Frame) -> Frame:
+    """A RESULT frame, if it is of this very version.
+
+    Raises:
+        Internal: it is of another.
+    """
     found = (answer.meta["model"], answer.meta["version"])
     if found != (model.name, model.version):
         # The labels of one version must never name the classes of another.

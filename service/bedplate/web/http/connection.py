@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ _LINGER_S = 2.0
 _LINGER_BYTES = 64 << 20
 _SWEEP_S = 1.0
 
-Direct = Callable[[Exchange], Coroutine[Any, Any, None] | None]
+Direct = Callable[[Exchange], bool]
 
 
 @dataclass(eq=False)
@@ -33,7 +33,7 @@ class Listener:
 
     Args:
         app: answers what `direct` does not take.
-        direct: the coroutine that answers a request which has arrived whole, or None.
+        direct: sees to the answer of a request that has arrived whole, or says False and has done nothing.
         idle_s: how long a connection may rest between two requests.
         receive_s: how long a request may take to arrive.
         max_connections: more are refused with 503.
@@ -59,9 +59,10 @@ class Listener:
 class Connection(asyncio.Protocol):
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop):
         self._listener = listener
-        self._loop = loop
+        self.loop = loop
         self._parser = httptools.HttpRequestParser(self)
         self._exchanges: deque[Exchange] = deque()  # in their order; the first is being answered
+        self._is_answering = False  # the first of them
         self._incoming: Exchange | None = None  # of which the body is not whole yet
         self._target = b""
         self._fields: Fields = []
@@ -108,7 +109,7 @@ class Connection(asyncio.Protocol):
     # What the parser calls. An exception from one of these stops it for good.
 
     def on_message_begin(self) -> None:
-        self._arriving, self._since_s = True, self._loop.time()
+        self._arriving, self._since_s = True, self.loop.time()
         self._target, self._fields = b"", []
 
     def on_url(self, target: bytes) -> None:
@@ -154,7 +155,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         if self._exchanges:
-            if self._exchanges[0].task is None:
+            if not self._is_answering:
                 self._begin(self._exchanges[0])
         elif self._refusal is not None:
             self._refuse(self._refusal)
@@ -165,13 +166,12 @@ class Connection(asyncio.Protocol):
         return self._incoming is not None and self._incoming.is_full
 
     def _begin(self, exchange: Exchange) -> None:
-        answering = self._listener.direct(exchange) if exchange.received else None
-        if answering is None:
-            if not exchange.received and exchange.head.get(b"expect") is not None:
-                self._continue(exchange)
-            answering = exchange.run(self._listener.app)
-        exchange.task = self._loop.create_task(answering)
-        exchange.task.add_done_callback(exchange.ended)
+        self._is_answering = True
+        if exchange.received and self._listener.direct(exchange):
+            return
+        if not exchange.received and exchange.head.get(b"expect") is not None:
+            self._continue(exchange)
+        exchange.answer_with(exchange.run(self._listener.app))
 
     def _continue(self, exchange: Exchange) -> None:
         if (exchange.head.get(b"expect") or b"").lower() == b"100-continue" and exchange.head.version == "1.1":
@@ -191,12 +191,13 @@ class Connection(asyncio.Protocol):
     def answered(self, exchange: Exchange, close: bool) -> None:
         """The answer of the first exchange was written."""
         self._exchanges.popleft()
-        self._since_s = self._loop.time()
+        self._is_answering = False
+        self._since_s = self.loop.time()
         if close:
             self._hang_up(exchange)
         elif self._exchanges or self._refusal is not None:
             # Not at once: a client that sends a thousand requests in one piece must not make a tower of calls.
-            self._loop.call_soon(self._go_on)
+            self.loop.call_soon(self._go_on)
         else:
             self.resume_receiving()
 
@@ -226,7 +227,7 @@ class Connection(asyncio.Protocol):
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._transport.resume_reading()
-        self._loop.call_later(_LINGER_S, self.close)
+        self.loop.call_later(_LINGER_S, self.close)
 
     def _drop(self, count: int) -> None:
         assert self._lingering_bytes is not None
@@ -251,7 +252,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self._drained is None:
-            self._drained = self._loop.create_future()
+            self._drained = self.loop.create_future()
             if self._transport is not None:
                 self._transport.pause_reading()
 

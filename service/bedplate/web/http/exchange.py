@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from bedplate.web.http.head import Fields, Head
@@ -38,6 +38,7 @@ class Exchange:
         "connection",
         "head",
         "keep_alive",
+        "on_gone",
         "received",
         "task",
     )
@@ -49,7 +50,8 @@ class Exchange:
         self.body: bytes | bytearray = b""  # what was not read yet
         self.received = False
         self.answered = False
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None  # that answers, where one does
+        self.on_gone: Callable[[], None] = _nothing  # told that the client is gone, where no task answers
         self._started: tuple[int, Fields] | None = None  # told by the application, not sent yet
         self._chunked: bool | None = None  # None until the head was sent
         self._told_end = False
@@ -73,8 +75,12 @@ class Exchange:
         """The client is gone: whoever works for it may stop."""
         self._gone = True
         self._wake()
-        if self.task is not None and not self.answered:
+        if self.answered:
+            return
+        if self.task is not None:
             self.task.cancel()
+        else:
+            self.on_gone()
 
     @property
     def is_full(self) -> bool:
@@ -100,7 +106,7 @@ class Exchange:
         self._wake()
         self.connection.answered(self, close)
 
-    def ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         """Whoever answered has returned: a client that got no whole answer must not wait for the rest."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
@@ -112,6 +118,11 @@ class Exchange:
         """No answer, or no whole one: the client finds the connection closed."""
         self.answered = True
         self.connection.abort()
+
+    def answer_with(self, answering: Coroutine[Any, Any, None]) -> None:
+        """Have a task answer; a client that leaves cancels it."""
+        self.task = self.connection.loop.create_task(answering)
+        self.task.add_done_callback(self._ended)
 
     async def run(self, app: Asgi) -> None:
         """Have an ASGI application answer."""
@@ -191,3 +202,7 @@ class Exchange:
             self.connection.write(body)
         if not more:
             self._finish(self._closes())
+
+
+def _nothing() -> None:
+    pass

@@ -80,9 +80,13 @@ def _choice(part: str) -> tuple[str, bool]:
     return name, not weight or weight.strip("0.") != ""
 
 
+def is_worth_it(body: bytes) -> bool:
+    return len(body) >= _WORTH_IT_BYTES
+
+
 async def deflated(body: bytes, kind: str | None) -> bytes | None:
     """`body` in that encoding; None where it stays as it is."""
-    if kind is None or len(body) < _WORTH_IT_BYTES:
+    if kind is None or not is_worth_it(body):
         return None
     if len(body) <= _INLINE_BYTES:
         return _deflate(body, kind)
