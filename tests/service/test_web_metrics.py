@@ -9,7 +9,7 @@ from bedplate.bundle import Bundle
 from bedplate.errors import EngineBusy
 from bedplate.web.body import Limits
 from bedplate.web.cache import Answer
-from bedplate.web.observer import ObservedApp, observation, route_of
+from bedplate.web.observer import ObservedApp, Observer, observation, route_of
 from bedplate.web.predictor import Prediction, Predictor
 from bedplate.web.terms import within
 
@@ -214,7 +214,7 @@ def test_only_what_an_engine_computed_has_time_in_queue_and_on_the_device(metric
             prediction = Prediction("lamp", "1", "digest", [{"label": "dark"}], 0, 0)
             observation(req).answer = Answer(prediction, lookup, collapsed)
 
-    app = ObservedApp(metrics)
+    app = ObservedApp(Observer(metrics, lines_per_s=1))
     app.add_route("/", Answering())
 
     falcon.testing.TestClient(app).simulate_post("/")
