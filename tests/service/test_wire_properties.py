@@ -118,7 +118,8 @@ class Web:
         self.loop = VirtualLoop()
         self.link = EngineLink(lambda meta: None, self.loop.clock)
         self.transport = Wire(lambda: self.loop.call_soon(self._end))
-        self.link.connection_made(self.transport)
+        self.loop.call_soon(self.link.connection_made, self.transport)
+        self.loop.turn()
         self.asks = []  # (task, tensors, asked and deadline in ns, list of the times it ended)
         self.cancelled = set()  # indices of asks
         self._incoming = b""  # written by the engine, not read yet
