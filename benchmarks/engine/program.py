@@ -36,7 +36,9 @@ def main() -> int:
         sleeping = Sleeping(int(bundle.version), args.base_ms / 1e3, args.item_ms / 1e3)
         return Model(bundle, sleeping.eval(), device)
 
-    load = {"sleeping": load_sleeping, "network": load_network, "weighted": load_weighted, "bundle": Model.load}[args.model]
+    load = {"sleeping": load_sleeping, "network": load_network, "weighted": load_weighted, "bundle": Model.load}[
+        args.model
+    ]
     return run(settings.load(EngineSettings, args.settings), args.device, load)
 
 

@@ -6,6 +6,7 @@ import importlib
 
 from benchmarks.peers.peer import Peer
 
+BARE = "bare"
 # Each round goes through them in this order.
 NAMES = ("bedplate", "mosec", "fastapi", "litserve", "bentoml", "mlserver", "torchserve", "triton", "ray")
 

@@ -36,6 +36,10 @@ def isolated(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **more}
 
 
+def cores() -> int:
+    return os.cpu_count() or 1
+
+
 def require_tools(names: Sequence[str]) -> None:
     """Programs of the distribution; those that are missing are installed if we may.
 
@@ -57,7 +61,7 @@ def _make(name: str, directory: Path, requirements: Path) -> None:
     interpreter = "/usr/bin/python3" if name in _DISTRIBUTION else sys.executable
     _run([interpreter, "-m", "venv", "--clear", str(directory)])
     pip = [str(directory / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    if name == SHARED or name == "plots":
+    if name in (SHARED, "plots"):
         _run([*pip, "-r", str(requirements)])
         return
     shared = python_of(SHARED).parents[1]
@@ -67,7 +71,13 @@ def _make(name: str, directory: Path, requirements: Path) -> None:
         # Behind the peer's own packages, which win.
         [packages] = directory.glob("lib/python3*/site-packages")
         (packages / "shared.pth").write_text(f"{next(shared.glob('lib/python3*/site-packages'))}\n")
-    _run([*pip, "-r", str(requirements)])
+    _run([*pip, *_packages(requirements)])
+
+
+def _packages(requirements: Path) -> list[str]:
+    """All but torch, which is there already; pip would bring another one, or the CUDA build."""
+    lines = (line.partition("#")[0].strip() for line in requirements.read_text().splitlines())
+    return [line for line in lines if line and not line.startswith("torch==")]
 
 
 def _same_version(one: Path, other: Path) -> bool:
@@ -75,7 +85,12 @@ def _same_version(one: Path, other: Path) -> bool:
 
 
 def _requirements(name: str) -> Path:
-    return Path(__file__).parent / name / "requirements.txt"
+    # Ours are what hosts get.
+    return (
+        ROOT / "service" / "requirements.txt"
+        if name == "bedplate"
+        else Path(__file__).parent / name / "requirements.txt"
+    )
 
 
 def _run(command: Sequence[str]) -> None:

@@ -32,7 +32,8 @@ def main(folder: Path) -> None:
         inputs = inputs_of(model)
         with torch.inference_mode():
             answers = [network(torch.from_numpy(item[np.newaxis])).numpy() for item in inputs]
-        np.savez(folder / f"{name}.npz", inputs=inputs, expected=np.concatenate(answers))
+            white = int(network(torch.ones(1, *model.shape)).argmax())
+        np.savez(folder / f"{name}.npz", inputs=inputs, expected=np.concatenate(answers), label_of_ones=white)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,13 @@ def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -
     tied = ["setpriv", "--pdeathsig", "TERM", *command]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            tied, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            tied,
+            cwd=ROOT,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     tree = Tree([process.pid])
     try:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from benchmarks.peers import bare, cases
 from benchmarks.peers.cases import Case, WrongAnswer
 from benchmarks.peers.peer import Peer, Setup, free_port
-from benchmarks.peers.visit import Measured, Times, visit
+from benchmarks.peers.results import Measured
+from benchmarks.peers.visit import Times, visit
 from benchmarks.peers.wrk import LoadFailed
 
 
@@ -63,7 +64,9 @@ def _turns(order: Order, case: Case) -> Sequence[_Turn]:
     return turns
 
 
-def _visit_of(peer: Peer, setup: Setup, case: Case, counts: Sequence[int], order: Order) -> Callable[[int], list[Measured]]:
+def _visit_of(
+    peer: Peer, setup: Setup, case: Case, counts: Sequence[int], order: Order
+) -> Callable[[int], list[Measured]]:
     return lambda number: visit(peer, setup, case, number, counts, order.times, free_port(*order.ports))
 
 

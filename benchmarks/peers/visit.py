@@ -10,22 +10,7 @@ from benchmarks.peers import checking, wrk
 from benchmarks.peers.cases import FOLDER, Case
 from benchmarks.peers.figures import in_classes
 from benchmarks.peers.peer import Peer, Running, Setup
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One run of load. Times in seconds, memory in MB."""
-
-    peer: str
-    label: str
-    says: str
-    model: str
-    round: int
-    clients: int
-    per_s: float
-    cpu_ms: float  # of the server's processes, per request
-    pss_mb: float | None  # of the server's processes, under load
-    latencies_us: dict[int, int]  # in classes of 1 %
+from benchmarks.peers.results import Measured
 
 
 @dataclass(frozen=True)
@@ -34,7 +19,9 @@ class Times:
     warm_s: float  # before, with as many clients
 
 
-def visit(peer: Peer, setup: Setup, case: Case, turn: int, clients: Sequence[int], times: Times, port: int) -> list[Measured]:
+def visit(
+    peer: Peer, setup: Setup, case: Case, turn: int, clients: Sequence[int], times: Times, port: int
+) -> list[Measured]:
     """
     Raises:
         WrongAnswer, LoadFailed, TimeoutError: the server has no figures then.
@@ -47,9 +34,7 @@ def visit(peer: Peer, setup: Setup, case: Case, turn: int, clients: Sequence[int
     return runs
 
 
-def _measure(
-    peer: Peer, setup: Setup, case: Case, turn: int, clients: int, times: Times, server: Running
-) -> Measured:
+def _measure(peer: Peer, setup: Setup, case: Case, turn: int, clients: int, times: Times, server: Running) -> Measured:
     # Keys differ from start to start, so the headers do too.
     bodies = wrk.write_bodies(case, server.dialect, FOLDER / "bodies" / f"{peer.name}-{case.model.name}")
     load = functools.partial(wrk.load, server.url, bodies, case.model.inputs, clients)

@@ -12,7 +12,8 @@ from benchmarks.peers import environment, processes
 from benchmarks.peers.cases import FOLDER, Case, WrongAnswer
 from benchmarks.peers.figures import in_classes, merged
 from benchmarks.peers.processes import Tree
-from benchmarks.peers.visit import Measured, Times
+from benchmarks.peers.results import Measured
+from benchmarks.peers.visit import Times
 
 TITLE = "bare torch loop"
 # How long each size of batch is tried before the best one is measured.

@@ -39,4 +39,6 @@ if __name__ == "__main__":
         api, accelerator="cpu", devices=1, workers_per_device=serving.WORKERS, timeout=timeout_s, fast_queue=True
     )
     servers = 1 if serving.MAX_BATCH == 1 else 2
-    server.run(host="127.0.0.1", port=serving.PORT, num_api_servers=servers, log_level="warning", generate_client_file=False)
+    server.run(
+        host="127.0.0.1", port=serving.PORT, num_api_servers=servers, log_level="warning", generate_client_file=False
+    )
