@@ -44,11 +44,15 @@ def main() -> int:
 
 def _order(args: argparse.Namespace) -> Order:
     clients: Mapping[str, Sequence[int]] = {name: model.clients for name, model in MODELS.items()}
+    if args.quick:
+        clients = QUICK_CLIENTS
+    if args.clients:
+        clients = dict.fromkeys(MODELS, args.clients)
     return Order(
         [catalogue.peer(name) for name in args.only if name != catalogue.BARE],
         catalogue.BARE in args.only,
         args.models,
-        QUICK_CLIENTS if args.quick else clients,
+        clients,
         args.rounds,
         Times(args.seconds, args.warm_seconds),
         args.ports,
@@ -66,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=_among(everyone), default=everyone, metavar="NAMES", help=", ".join(everyone))
     parser.add_argument("--models", type=_among(tuple(MODELS)), default=tuple(MODELS), metavar="NAMES")
     parser.add_argument("--quick", action="store_true", help="five minutes: one short round, fewer clients, no goodput")
+    parser.add_argument("--clients", type=_counts, metavar="COUNTS", help="(1,16,64,256 for tiny, 1,16 for the others)")
     parser.add_argument("--rounds", type=int, help="(3; quick 1)")
     parser.add_argument("--seconds", type=float, help="of load for each figure, whole ones (8; quick 3)")
     parser.add_argument("--warm-seconds", type=float, help="of load before it (2; quick 1)")
@@ -91,6 +96,10 @@ def _among(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
         return tuple(name for name in known if name in text.split(","))
 
     return read
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
 
 
 def _range(text: str) -> tuple[int, int]:

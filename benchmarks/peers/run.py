@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.peers import bare, cases
@@ -22,7 +22,7 @@ class Order:
     peers: Sequence[Peer]
     with_bare: bool
     models: Sequence[str]
-    clients: dict[str, Sequence[int]]  # by model
+    clients: Mapping[str, Sequence[int]]  # by model
     rounds: int
     times: Times
     ports: tuple[int, int]  # first and last

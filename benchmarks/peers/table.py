@@ -75,6 +75,7 @@ def _machine(machine: Mapping[str, str]) -> list[str]:
 
 def _throughput(table: Sequence[Row], busy: int) -> list[str]:
     counts = sorted({clients for row in table for clients in row.per_s})
+    busy = busy if busy in counts else counts[-1]
     columns = ["", *(f"{clients} client{'s' if clients > 1 else ''}" for clients in counts)]
     columns += ["p50 / p99 ms, 1 client", f"p50 / p99 ms, {busy}", f"CPU ms a request, {busy}", f"memory MB, {busy}"]
     lines = [_line(columns), "|---" + "|---:" * (len(columns) - 1) + "|"]

@@ -31,8 +31,9 @@ class Raw:
     def __init__(self) -> None:
         self.network = serving.load()
 
+    # Without a return type, of which BentoML would want a schema.
     @bentoml.api
-    def predict(self, body: bytes, /) -> Response:
+    def predict(self, body: bytes, /):  # type: ignore[no-untyped-def]
         item = serving.decode(body)
         return Response(serving.encode(self.network(item[np.newaxis])[0]), media_type=serving.MEDIA_TYPE)
 
