@@ -7,6 +7,7 @@ rounded away, because brightness comes in 64ths.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,32 @@ def write_network(folder: Path, name: str, shape: list[int], labels: int, max_it
     return _write(folder / name, document, {"unused": np.zeros(1, np.float32)})
 
 
+def write_layers(folder: Path, name: str, features: list[int], max_items: int) -> Path:
+    """Linear layers of these sizes with relu between them; real weights, whose answers mean nothing."""
+    random = np.random.default_rng(0)
+    network: list[Any] = []
+    weights: dict[str, Array] = {}
+    for size, following in itertools.pairwise(features):
+        weights[f"{len(network)}.weight"] = random.normal(0, size**-0.5, (following, size)).astype(np.float32)
+        weights[f"{len(network)}.bias"] = np.zeros(following, np.float32)
+        network += [{"linear": {"in_features": size, "out_features": following}}, "relu"]
+    document = description(
+        name=name,
+        task="classification",
+        inputs=[{"name": "image", "dtype": "float32", "shape": features[:1]}],
+        outputs=[{"name": "logits", "dtype": "float32", "shape": features[-1:]}],
+        labels=[str(number) for number in range(features[-1])],
+        network=network[:-1],
+        canary={"file": "canary.json", "label": "0"},
+        canary_bytes=base64.b64encode(json.dumps({"inputs": [[0] * features[0]]}).encode()).decode(),
+        batch={"max_items": max_items},
+    )
+    return _write(folder / name, document, weights)
+
+
 def _write(directory: Path, document: dict[str, Any], weights: dict[str, Array]) -> Path:
     directory.mkdir(parents=True)
-    (directory / "canary.png").write_bytes(base64.b64decode(document.pop("canary_bytes")))
+    (directory / document["canary"]["file"]).write_bytes(base64.b64decode(document.pop("canary_bytes")))
     del document["digest"]
     (directory / "bundle.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(document))))
     save_file(weights, directory / "weights.safetensors")

@@ -6,7 +6,7 @@ import itertools
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,29 @@ class Peer:
         self._frames: list[Frame] = []
 
     def send(self, frame: Frame) -> None:
+        self.send_all([frame])
+
+    def send_all(self, frames: Iterable[Frame]) -> None:
         # In one write, as a web does: the engine wakes up for each.
-        self._socket.sendall(b"".join(wire.encode(frame)))
+        self._socket.sendall(b"".join(piece for frame in frames for piece in wire.encode(frame)))
 
     def receive(self) -> Frame:
         while not self._frames:
-            data = self._socket.recv(1 << 20)
-            if not data:
-                raise ConnectionError("the engine closed the connection")
-            self._frames += self._reader.feed(data)
+            self._read()
         return self._frames.pop(0)
+
+    def receive_all(self) -> list[Frame]:
+        """The answers that have come, at least one."""
+        while not (answers := [frame for frame in self._frames if frame.type is Type.RESULT]):
+            self._read()
+        self._frames = []
+        return answers
+
+    def _read(self) -> None:
+        data = self._socket.recv(1 << 20)
+        if not data:
+            raise ConnectionError("the engine closed the connection")
+        self._frames += self._reader.feed(data)
 
     def close(self) -> None:
         self._socket.close()

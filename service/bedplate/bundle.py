@@ -13,13 +13,13 @@ from typing import Any
 
 from bedplate import wire
 from bedplate.document import BundleError, Section, parse_yaml
+from bedplate.known_answer import MAX_CANARY_BYTES, Canary, ReadFile, read_canary
 from bedplate.manifest import FILE_NAME, read_file, verify_manifest, write_manifest
 from bedplate.tensor import Tensor, read_input, read_output
 
-__all__ = ["Bundle", "BundleError", "describe", "read_bundle", "write_manifest"]
+__all__ = ["MAX_CANARY_BYTES", "Bundle", "BundleError", "Canary", "describe", "read_bundle", "write_manifest"]
 
 BUNDLE_FILE = "bundle.yaml"
-MAX_CANARY_BYTES = 256 << 10
 _MAX_BUNDLE_BYTES = 256 << 10
 _MAX_ITEMS = 4096
 _MAX_LAYERS = 1000
@@ -27,6 +27,7 @@ _MAX_LABELS = 100_000
 _NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SHA256 = r"[0-9a-f]{64}"
+_TENSORS = "tensors"  # the task that says nothing of what the numbers mean
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,6 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Canary:
-    file: str
-    label: str
-    content: bytes = field(repr=False)
-
-    @property
-    def content_type(self) -> str:
-        """As a client would send it."""
-        return "application/json" if self.file.endswith(".json") else "image/*"
-
-
-@dataclass(frozen=True)
 class Bundle:
     name: str
     version: str
@@ -62,16 +51,21 @@ class Bundle:
     description: str
     input: Tensor
     output: Tensor
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # of the task tensors maybe none
     activation: str  # softmax, sigmoid or none
     max_items: int
     max_cost: int  # of all items of a batch, in what Tensor.cost_of counts
     weights: str
     network: tuple[Layer, ...]
-    validation: Validation
+    validation: Validation | None  # of the task tensors maybe none
     canary: Canary
     digest: str  # of SHA256SUMS: a bundle made anew under the same version has another, unless nothing changed
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether an answer is a label and scores; otherwise it is the output itself."""
+        return self.task != _TENSORS
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Bundle:
@@ -81,14 +75,15 @@ class Bundle:
             BundleError: the description is not one that `describe` makes.
         """
         document = dict(description)
-        try:
-            content = base64.b64decode(document.pop("canary_bytes"), validate=True)
-        except (KeyError, TypeError, ValueError, binascii.Error):
-            raise BundleError("description: canary_bytes: is missing or not base64; wanted the canary") from None
+        content = _decoded(document.pop("canary_bytes", None), "canary_bytes")
+        # Only of a canary whose answer is a file, too.
+        expected = _decoded(document.pop("expect_bytes", ""), "expect_bytes")
+        canary = document.get("canary")
+        expect = canary.get("expect") if isinstance(canary, dict) else None
         digest = document.pop("digest", None)
         if not isinstance(digest, str) or not re.fullmatch(_SHA256, digest):
             raise BundleError("description: digest: is missing or no sha256; wanted that of SHA256SUMS")
-        return _parse(document, "description", lambda _: content, digest)
+        return _parse(document, "description", lambda name: expected if name == expect else content, digest)
 
 
 def read_bundle(directory: Path) -> Bundle:
@@ -108,16 +103,27 @@ def read_bundle(directory: Path) -> Bundle:
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """bundle.yaml as JSON, plus the canary's bytes and the content's digest: what the web needs and nothing more."""
-    canary = base64.b64encode(bundle.canary.content).decode()
-    return {**bundle.document, "canary_bytes": canary, "digest": bundle.digest}
+    canary = bundle.canary
+    expected = {"expect_bytes": base64.b64encode(canary.expect_content).decode()} if canary.expect else {}
+    content = base64.b64encode(canary.content).decode()
+    return {**bundle.document, "canary_bytes": content, **expected, "digest": bundle.digest}
 
 
-def _parse(document: object, source: str, read_canary: Any, digest: str) -> Bundle:
+def _decoded(text: object, key: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)  # type: ignore[arg-type]
+    except (TypeError, ValueError, binascii.Error):
+        raise BundleError(f"description: {key}: is missing or not base64; wanted the canary") from None
+
+
+def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle:
     top = Section(source, document)
     top.integer("format", 1, 1)
     name, version = top.text("name", _NAME), top.text("version", _VERSION)
-    task = top.choice("task", ["image-classification", "classification"])
+    task = top.choice("task", ["image-classification", "classification", _TENSORS])
+    names_classes = task != _TENSORS
     taken = read_input(top.only_section("inputs"), with_image=task == "image-classification")
+    given = read_output(top.only_section("outputs"))
     max_items, max_cost = _batch(top.section("batch"), taken)
     bundle = Bundle(
         name=name,
@@ -125,15 +131,15 @@ def _parse(document: object, source: str, read_canary: Any, digest: str) -> Bund
         task=task,
         description=top.text("description"),
         input=taken,
-        output=read_output(top.only_section("outputs")),
-        labels=top.texts("labels", _MAX_LABELS),
-        activation=top.choice("activation", ["softmax", "sigmoid", "none"]),
+        output=given,
+        labels=top.texts("labels", _MAX_LABELS) if names_classes or top.has("labels") else (),
+        activation=top.choice("activation", ["softmax", "sigmoid", "none"]) if names_classes else "none",
         max_items=max_items,
         max_cost=max_cost,
         weights=_file_name(top, "weights"),
         network=_layers(top),
-        validation=_validation(top.section("validation")),
-        canary=_canary(top.section("canary"), read_canary),
+        validation=_validation(top.section("validation")) if names_classes or top.has("validation") else None,
+        canary=read_canary(top.section("canary"), given, names_classes, read),
         digest=digest,
         document=document if isinstance(document, dict) else {},
     )
@@ -193,23 +199,17 @@ def _validation(section: Section) -> Validation:
     return validation
 
 
-def _canary(section: Section, read: Any) -> Canary:
-    name = _file_name(section, "file")
-    canary = Canary(file=name, label=section.text("label"), content=read(name))
-    section.done()
-    if not 1 <= len(canary.content) <= MAX_CANARY_BYTES:
-        raise section.refuse("file", name, f"a file of 1 to {MAX_CANARY_BYTES} bytes")
-    return canary
-
-
 def _check_agreement(bundle: Bundle, top: Section) -> None:
     shape, labels = list(bundle.output.shape), len(bundle.labels)
-    if shape != [labels]:
+    if labels and shape != [labels]:
         raise top.refuse("outputs[0].shape", shape, f"[{labels}], one for each of 'labels'")
-    if bundle.canary.label not in bundle.labels:
+    if bundle.names_classes and bundle.canary.label not in bundle.labels:
         raise top.refuse("canary.label", bundle.canary.label, "one of 'labels'")
     if bundle.input.batch_bytes_of(bundle.max_cost) > wire.MAX_TENSOR_BYTES:
         wanted = f"a batch of at most {wire.MAX_TENSOR_BYTES} bytes; lower it, or max_cost"
+        raise top.refuse("batch.max_items", bundle.max_items, wanted)
+    if bundle.max_items * bundle.output.item_bytes_of(bundle.output.largest) > wire.MAX_TENSOR_BYTES:
+        wanted = f"answers of at most {wire.MAX_TENSOR_BYTES} bytes; lower it"
         raise top.refuse("batch.max_items", bundle.max_items, wanted)
     if (bundle.canary.content_type == "application/json") != (bundle.input.image is None):
         wanted = "a picture" if bundle.input.image else 'a JSON document {"inputs": [...]}, its name ending in .json'

@@ -1,6 +1,6 @@
 """`bedplate canary`: one real prediction of each model, asked of running front ends, compared with what is known.
 
-The bundles on disk say which version clients should get and which label its canary has.
+The bundles on disk say which version clients should get and what its canary is answered with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def run(engine_settings: Path, urls: list[str], timeout_s: float) -> int:
     """Print one JSON object a line for each front end and model; the API key is read from standard input.
 
     Returns:
-        0 when every answer came, from the version on disk and with the canary's label; 1 otherwise.
+        0 when every answer came, from the version on disk and with the canary's answer; 1 otherwise.
 
     Raises:
         SettingsError: the settings, or a bundle they name, cannot be read.
@@ -70,10 +70,10 @@ def ask(url: str, bundle: Bundle, key: str, timeout_s: float) -> dict[str, Any]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=timeout_s) as answer:
             document = json.load(answer)
-        found = f"{document['model']} {document['version']}: {document['predictions'][0]['label']}"
-    except (OSError, ValueError, KeyError, IndexError) as error:
+        found = f"{document['model']} {document['version']}: {bundle.canary.found_in(document['predictions'])}"
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         found = f"no answer: {error}"
-    wanted = f"{bundle.name} {bundle.version}: {bundle.canary.label}"
+    wanted = f"{bundle.name} {bundle.version}: {bundle.canary.wanted}"
     return {
         "url": url,
         "model": bundle.name,

@@ -2,13 +2,13 @@
 
 ServiceError                    code, value, limit, next step
 ├── InvalidRequest              the caller can fix it
-│   ├── EmptyBody  MalformedJson  MalformedMultipart
+│   ├── EmptyBody  MalformedJson  MalformedMultipart  MalformedEncoding
 │   ├── MissingCredential  WrongCredential
-│   ├── InvalidTimeout  InvalidPriority
+│   ├── InvalidTimeout  InvalidPriority  InvalidParameter
 │   ├── UnknownModel  UnknownRoute  MethodNotAllowed
 │   ├── BodyTooLarge  TooManyItems  TooManyPixels
 │   ├── UnsupportedMediaType
-│   └── UnknownField  WrongShape  WrongSize  UnreadableImage  NotFinite
+│   └── UnknownField  WrongShape  WrongSize  UnreadableImage  NotFinite  OutOfRange
 ├── EngineBusy                  worth retrying
 ├── EngineUnavailable           worth retrying
 ├── Draining                    worth retrying
@@ -90,6 +90,11 @@ class MalformedMultipart(InvalidRequest):
     title = "Malformed multipart body"
 
 
+class MalformedEncoding(InvalidRequest):
+    code = "malformed-encoding"
+    title = "Malformed compressed body"
+
+
 class MissingCredential(InvalidRequest):
     code = "missing-credential"
     title = "Missing credential"
@@ -108,6 +113,11 @@ class InvalidTimeout(InvalidRequest):
 class InvalidPriority(InvalidRequest):
     code = "invalid-priority"
     title = "Invalid priority"
+
+
+class InvalidParameter(InvalidRequest):
+    code = "invalid-parameter"
+    title = "Invalid parameter"
 
 
 class UnknownModel(InvalidRequest):
@@ -168,6 +178,11 @@ class UnreadableImage(InvalidRequest):
 class NotFinite(InvalidRequest):
     code = "not-finite"
     title = "Not a finite number"
+
+
+class OutOfRange(InvalidRequest):
+    code = "out-of-range"
+    title = "Number out of range"
 
 
 class EngineBusy(ServiceError):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from bedplate import dtypes
 from bedplate.document import Section
 
 MAX_SIDE = 16384  # of a tensor's dimension and of a picture, in elements and pixels
-_ITEM_SIZE = 4  # bytes of a float32, the only dtype yet
 _FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
@@ -45,9 +49,22 @@ class Tensor:
     """One input or output; `shape` is of one item, without the batch dimension."""
 
     name: str
-    dtype: str
+    dtype: str  # a name of dtypes.HOLDERS
     shape: tuple[int | Range, ...]
     image: Picture | None = None
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """What holds an element, little-endian: uint16 for bfloat16."""
+        return dtypes.HOLDERS[self.dtype]
+
+    @property
+    def is_floating(self) -> bool:
+        return self.dtype in dtypes.FLOATING
+
+    def finite(self, held: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which elements of a tensor in `numpy_dtype` are neither infinite nor not a number."""
+        return dtypes.finite(self.dtype, held)
 
     @property
     def varies(self) -> bool:
@@ -68,7 +85,7 @@ class Tensor:
         )
 
     def item_bytes_of(self, shape: Sequence[int]) -> int:
-        return math.prod(shape) * _ITEM_SIZE
+        return math.prod(shape) * self.numpy_dtype.itemsize
 
     def cost_of(self, shape: Sequence[int]) -> int:
         """The product of the dimensions that vary: tokens of a text, pixels of a picture; 1 where none does."""
@@ -80,7 +97,7 @@ class Tensor:
         return math.prod(size for size in self.shape if not isinstance(size, Range))
 
     def batch_bytes_of(self, cost: int) -> int:
-        return cost * self.numbers_per_cost * _ITEM_SIZE
+        return cost * self.numbers_per_cost * self.numpy_dtype.itemsize
 
     def most_items(self, shape: Sequence[int], max_items: int, max_cost: int) -> int:
         """How many items of one shape make a full batch."""
@@ -100,7 +117,8 @@ class Tensor:
 def read_input(section: Section, with_image: bool) -> Tensor:
     tensor = Tensor(
         name=section.text("name", _FIELD_NAME),
-        dtype=section.choice("dtype", ["float32"]),
+        # Of pixels that were scaled.
+        dtype=section.choice("dtype", ["float32"] if with_image else dtypes.HOLDERS),
         shape=_shape(section),
         image=_picture(section.section("image")) if with_image else None,
     )
@@ -114,7 +132,7 @@ def read_input(section: Section, with_image: bool) -> Tensor:
 def read_output(section: Section) -> Tensor:
     tensor = Tensor(
         name=section.text("name", _FIELD_NAME),
-        dtype=section.choice("dtype", ["float32"]),
+        dtype=section.choice("dtype", dtypes.HOLDERS),
         shape=section.integers("shape", 1, MAX_SIDE),
     )
     section.done()

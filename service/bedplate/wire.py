@@ -11,6 +11,7 @@ import struct
 import time
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 MAGIC = b"BEDP"
@@ -23,6 +24,12 @@ _HEADER = struct.Struct("<4sBBBBQQII")
 HEADER_BYTES = _HEADER.size
 # Made once: json.dumps with options of its own builds an encoder for each call.
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_from_json = json.JSONDecoder().raw_decode
+# Questions for one model and shape carry the same metadata again and again; answers do not.
+_REMEMBERED = 64
+_REMEMBERED_BYTES = 1024
+# A tensor of this size or more stays where it was received; the copy of a smaller one costs less than the reference.
+_KEPT_BYTES = 16384
 
 
 class Type(IntEnum):
@@ -36,6 +43,7 @@ class Type(IntEnum):
     ADMIN_ANSWER = 8
 
 
+_TYPES = {int(known): known for known in Type}
 INTERACTIVE = 0
 BATCH = 1
 
@@ -44,8 +52,18 @@ class FrameError(Exception):
     """The peer broke the protocol; the connection cannot be used any further."""
 
 
-@dataclass(frozen=True, slots=True)
+class FixedMeta(dict[str, Any]):
+    """Metadata that is sent again and again: encoded once. Nobody changes it any more."""
+
+    @cached_property
+    def encoded(self) -> bytes:
+        return to_json(self)
+
+
+@dataclass(slots=True)  # not frozen, which would take as long as the rest of a small frame's way
 class Frame:
+    """Never changed once it is made: frames of one reader may share their metadata."""
+
     type: Type
     id: int
     meta: dict[str, Any]
@@ -59,22 +77,37 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
+def to_json(meta: dict[str, Any]) -> bytes:
+    """Metadata as frames carry them."""
+    return _to_json(meta).encode()
+
+
 def encode(frame: Frame) -> list[bytes | memoryview]:
     """Pieces to hand to `writelines`, so that tensors are not copied into a new buffer first.
 
     Raises:
         FrameError: metadata or tensors are longer than the header may announce.
     """
-    meta = _to_json(frame.meta).encode()
-    tensor_bytes = len(frame.tensors)
-    _check_lengths(len(meta), tensor_bytes)
-    header = _HEADER.pack(
-        MAGIC, VERSION, frame.type, frame.priority, 0, frame.id, frame.deadline_ns, len(meta), tensor_bytes
-    )
-    pieces: list[bytes | memoryview] = [header + meta]
-    if tensor_bytes:
-        pieces.append(frame.tensors)
-    return pieces
+    meta = frame.meta.encoded if isinstance(frame.meta, FixedMeta) else to_json(frame.meta)
+    return assemble(frame.type, frame.id, meta, frame.tensors, frame.deadline_ns, frame.priority)
+
+
+def assemble(
+    kind: Type,
+    request_id: int,
+    meta: bytes,
+    tensors: bytes | memoryview = b"",
+    deadline_ns: int = 0,
+    priority: int = INTERACTIVE,
+) -> list[bytes | memoryview]:
+    """What `encode` gives, of metadata that is JSON already."""
+    meta_bytes, tensor_bytes = len(meta), len(tensors)
+    if meta_bytes > MAX_META_BYTES or tensor_bytes > MAX_TENSOR_BYTES:
+        raise _too_long(meta_bytes, tensor_bytes, MAX_TENSOR_BYTES)
+    header = _HEADER.pack(MAGIC, VERSION, kind, priority, 0, request_id, deadline_ns, meta_bytes, tensor_bytes)
+    if tensor_bytes < _KEPT_BYTES:
+        return [b"".join((header, meta, tensors))]
+    return [header + meta, tensors]
 
 
 class FrameReader:
@@ -86,8 +119,9 @@ class FrameReader:
 
     def __init__(self, max_tensor_bytes: int = MAX_TENSOR_BYTES) -> None:
         self._max_tensor_bytes = max_tensor_bytes
-        self._buffer = bytearray()
-        self._header: tuple[Type, int, int, int, int, int] | None = None
+        self._buffer = bytearray()  # begins with a header
+        self._wanted = HEADER_BYTES  # bytes that the buffer needs before there is anything to do
+        self._questions: dict[bytes, dict[str, Any]] = {}
 
     def feed(self, data: bytes) -> list[Frame]:
         """Add what the socket delivered; returns the frames that are now complete, in order.
@@ -95,60 +129,87 @@ class FrameReader:
         Raises:
             FrameError: a header or metadata that breaks the protocol. Close the connection.
         """
+        if not self._buffer:
+            return self._take(data)
         self._buffer += data
-        frames = []
-        while (frame := self._next()) is not None:
-            frames.append(frame)
-        return frames
+        if len(self._buffer) < self._wanted:
+            return []
+        # Never changed any more: tensors may stay in it.
+        whole, self._buffer = self._buffer, bytearray()
+        return self._take(whole)
 
     @property
     def idle(self) -> bool:
         """True between frames: a peer that leaves now has not broken off in the middle of one."""
-        return self._header is None and not self._buffer
+        return not self._buffer
 
-    def _next(self) -> Frame | None:
-        if self._header is None:
-            if len(self._buffer) < HEADER_BYTES:
-                return None
-            self._header = _parse_header(self._buffer[:HEADER_BYTES])
-            _check_lengths(*self._header[-2:], self._max_tensor_bytes)
-            del self._buffer[:HEADER_BYTES]
-        kind, priority, request_id, deadline_ns, meta_bytes, tensor_bytes = self._header
-        if len(self._buffer) < meta_bytes + tensor_bytes:
-            return None
-        meta = _parse_meta(self._buffer[:meta_bytes])
-        tensors = bytes(memoryview(self._buffer)[meta_bytes : meta_bytes + tensor_bytes])
-        del self._buffer[: meta_bytes + tensor_bytes]
-        self._header = None
-        return Frame(kind, request_id, meta, tensors, deadline_ns, priority)
+    def _take(self, data: bytes | bytearray) -> list[Frame]:
+        frames, start, length = [], 0, len(data)
+        view = memoryview(data)
+        while True:
+            self._wanted = HEADER_BYTES
+            if length - start < HEADER_BYTES:
+                break
+            kind, priority, request_id, deadline_ns, meta_bytes, tensor_bytes = self._parse_header(data, start)
+            meta_at = start + HEADER_BYTES
+            tensors_at = meta_at + meta_bytes
+            end = tensors_at + tensor_bytes
+            if end > length:
+                self._wanted = end - start
+                break
+            meta = self._meta(kind, view[meta_at:tensors_at])
+            tensors = view[tensors_at:end] if tensor_bytes >= _KEPT_BYTES else bytes(view[tensors_at:end])
+            frames.append(Frame(kind, request_id, meta, tensors, deadline_ns, priority))
+            start = end
+        self._buffer += view[start:]
+        return frames
+
+    def _parse_header(self, data: bytes | bytearray, start: int) -> tuple[Type, int, int, int, int, int]:
+        magic, version, number, priority, reserved, request_id, deadline_ns, meta_bytes, tensor_bytes = (
+            _HEADER.unpack_from(data, start)
+        )
+        kind = _TYPES.get(number)
+        if magic != MAGIC or version != VERSION or reserved or priority > BATCH or kind is None:
+            raise _broken_header(magic, version, number, priority, reserved)
+        if meta_bytes > MAX_META_BYTES or tensor_bytes > self._max_tensor_bytes:
+            raise _too_long(meta_bytes, tensor_bytes, self._max_tensor_bytes)
+        return kind, priority, request_id, deadline_ns, meta_bytes, tensor_bytes
+
+    def _meta(self, kind: Type, raw: memoryview) -> dict[str, Any]:
+        if kind is not Type.PREDICT or len(raw) > _REMEMBERED_BYTES:
+            return _parse_meta(bytes(raw))
+        key = bytes(raw)
+        meta = self._questions.get(key)
+        if meta is None:
+            meta = _parse_meta(key)
+            if len(self._questions) >= _REMEMBERED:
+                self._questions.clear()
+            self._questions[key] = meta
+        return meta
 
 
-def _parse_header(raw: bytes | bytearray) -> tuple[Type, int, int, int, int, int]:
-    magic, version, kind, priority, reserved, request_id, deadline_ns, meta_bytes, tensor_bytes = _HEADER.unpack(raw)
+def _broken_header(magic: bytes, version: int, kind: int, priority: int, reserved: int) -> FrameError:
     if magic != MAGIC:
-        raise FrameError("frame does not start with the magic bytes")
+        return FrameError("frame does not start with the magic bytes")
     if version != VERSION:
-        raise FrameError(f"frame version {version}, this program speaks {VERSION}")
+        return FrameError(f"frame version {version}, this program speaks {VERSION}")
     if reserved != 0 or priority not in (INTERACTIVE, BATCH):
-        raise FrameError(f"priority {priority} and reserved byte {reserved}; wanted 0 or 1, and 0")
-    try:
-        known = Type(kind)
-    except ValueError:
-        raise FrameError(f"frame type {kind} is not known") from None
-    _check_lengths(meta_bytes, tensor_bytes)
-    return known, priority, request_id, deadline_ns, meta_bytes, tensor_bytes
+        return FrameError(f"priority {priority} and reserved byte {reserved}; wanted 0 or 1, and 0")
+    return FrameError(f"frame type {kind} is not known")
 
 
-def _check_lengths(meta_bytes: int, tensor_bytes: int, max_tensor_bytes: int = MAX_TENSOR_BYTES) -> None:
+def _too_long(meta_bytes: int, tensor_bytes: int, max_tensor_bytes: int) -> FrameError:
     if meta_bytes > MAX_META_BYTES:
-        raise FrameError(f"metadata of {meta_bytes} bytes, {MAX_META_BYTES} are allowed")
-    if tensor_bytes > max_tensor_bytes:
-        raise FrameError(f"tensors of {tensor_bytes} bytes, {max_tensor_bytes} are allowed")
+        return FrameError(f"metadata of {meta_bytes} bytes, {MAX_META_BYTES} are allowed")
+    return FrameError(f"tensors of {tensor_bytes} bytes, {max_tensor_bytes} are allowed")
 
 
-def _parse_meta(raw: bytes | bytearray) -> dict[str, Any]:
+def _parse_meta(raw: bytes) -> dict[str, Any]:
     try:
-        meta = json.loads(raw)
+        text = raw.decode()
+        meta, end = _from_json(text)
+        if end != len(text):
+            meta = json.loads(text)  # space around it, or more than one value
     except (ValueError, RecursionError):
         raise FrameError("metadata is not JSON") from None
     if not isinstance(meta, dict):

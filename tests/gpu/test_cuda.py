@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from bedplate import dtypes
 from bedplate.bundle import read_bundle
 from bedplate.engine.cuda import Pipeline
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.model import Model
 
-from tests.service.engine_tools import write_lamp
-from tests.service.lamp import VARYING
+from tests.service.engine_tools import write_bundle, write_lamp
+from tests.service.lamp import VARYING, numbers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -114,6 +115,19 @@ def test_bfloat16_answers_nearly_the_same(load):
 
     assert answer.dtype == np.float32
     assert np.allclose(answer, load(CPU).run(noise(8, 1, 16, 16)), atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", dtypes.HOLDERS)
+def test_numbers_of_every_datatype_go_to_the_gpu_and_back_bit_by_bit(tmp_path, dtype):
+    same = write_bundle(tmp_path / "same", {}, numbers(dtype))
+    model = Model.load(read_bundle(same), same, GPU)
+    model.warm_up()
+    batches = [dtypes.from_numbers(dtype, abs(noise(items, 2, 3, seed=items)) * 100) for items in (1, 8, 3, 5)]
+
+    answers = overlapped(model.begin, batches)
+
+    for batch, answer in zip(batches, answers, strict=True):
+        assert (answer.dtype, answer.tobytes()) == (batch.dtype, batch.tobytes())
 
 
 @pytest.fixture

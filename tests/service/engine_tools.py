@@ -34,12 +34,20 @@ WEIGHTS = {"1.weight": torch.tensor([[-0.25] * 4, [0.25] * 4]), "1.bias": torch.
 
 def write_lamp(directory: Path, weights: dict[str, torch.Tensor] | None = None, **changes: Any) -> Path:
     """A complete bundle whose network computes what `lamp_logits` computes."""
-    document = description(**{"network": NETWORK, **changes})
+    return write_bundle(
+        directory, WEIGHTS if weights is None else weights, description(**{"network": NETWORK, **changes})
+    )
+
+
+def write_bundle(directory: Path, weights: dict[str, torch.Tensor], document: dict[str, Any]) -> Path:
+    """What the `description` of a bundle says, as the directory that it is of."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / document["canary"]["file"]).write_bytes(base64.b64decode(document.pop("canary_bytes")))
+    if "expect_bytes" in document:
+        (directory / document["canary"]["expect"]).write_bytes(base64.b64decode(document.pop("expect_bytes")))
     del document["digest"]
     (directory / "bundle.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(document))))
-    save_file(WEIGHTS if weights is None else weights, directory / "weights.safetensors")
+    save_file(weights, directory / "weights.safetensors")
     write_manifest(directory)
     return directory
 
@@ -187,7 +195,8 @@ def running_engine(path: Path, *models: Any, queue_limit: int = 64) -> Iterator[
         yield engine
     finally:
         for model in models:
-            model.gate.set()
+            if isinstance(model, GatedLamp):
+                model.gate.set()
         with contextlib.suppress(RuntimeError):
             engine.begin_drain()
         engine.join()

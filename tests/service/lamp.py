@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,27 @@ def varying(**changes: Any) -> dict[str, Any]:
     return description(**{**VARYING, **changes})
 
 
+def _json(**document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+def numbers(dtype: str, **changes: Any) -> dict[str, Any]:
+    """A model without classes that gives the 2 x 3 numbers back that it is given."""
+    canary = [[[True, False, True], [False, False, True]] if dtype == "bool" else [[1, 2, 3], [4, 5, 6]]]
+    document = description(
+        task="tensors",
+        inputs=[{"name": "numbers", "dtype": dtype, "shape": [2, 3]}],
+        outputs=[{"name": "same", "dtype": dtype, "shape": [2, 3]}],
+        network=["identity"],
+        canary={"file": "canary.json", "expect": "expected.json", "tolerance": 0.001},
+        canary_bytes=base64.b64encode(_json(inputs=canary[0])).decode(),
+        expect_bytes=base64.b64encode(_json(outputs=canary)).decode(),
+    )
+    for key in ("labels", "activation", "validation"):
+        del document[key]
+    return {**document, **changes}
+
+
 def lamp_logits(items: Any) -> Any:
     """items (n, 1, height, width) float32 in -1..1 → logits (n, 2): the mean decides."""
     brightness = items.reshape(len(items), -1).mean(axis=1)
@@ -102,6 +124,9 @@ class FakeEngines:
         if bundle is None:
             raise UnknownModel("no such model")
         return bundle
+
+    def is_connected(self, model: Bundle) -> bool:
+        return not isinstance(self.error, EngineUnavailable)
 
     async def predict(self, meta: dict[str, Any], tensors: Any, terms: Terms) -> Frame:
         if self.error:

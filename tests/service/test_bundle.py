@@ -1,18 +1,20 @@
 """A bundle is read strictly: what differs from the manifest or the format is refused, and the message says where."""
 
+import base64
 import hashlib
 import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 from bedplate.bundle import MAX_CANARY_BYTES, Bundle, BundleError, describe, read_bundle, write_manifest
 from bedplate.tensor import Range
 from bedplate.wire import MAX_TENSOR_BYTES
 
-from tests.service.engine_tools import write_lamp
-from tests.service.lamp import VARYING, description, varying
+from tests.service.engine_tools import write_bundle, write_lamp
+from tests.service.lamp import VARYING, description, numbers, varying
 
 
 @pytest.fixture
@@ -314,6 +316,66 @@ def test_what_varies_has_bounds_and_a_price(document, told):
         Bundle.from_description(document)
 
     assert told in str(refusal.value)
+
+
+def test_a_bundle_of_raw_tensors_needs_neither_labels_nor_a_measured_accuracy(tmp_path):
+    bundle = read_bundle(write_bundle(tmp_path / "same", {}, numbers("int16")))
+
+    assert (bundle.labels, bundle.activation, bundle.validation) == ((), "none", None)
+    assert bundle.input.numpy_dtype == bundle.output.numpy_dtype == np.dtype("<i2")
+    assert bundle.input.item_bytes_of((2, 3)) == 12
+    assert bundle.input.batch_bytes_of(bundle.max_cost) == 8 * 12
+    assert Bundle.from_description(json.loads(json.dumps(describe(bundle), allow_nan=False))) == bundle
+
+
+def numbers_but(*path_and_value):
+    document = numbers("float32")
+    _set(*path_and_value)(document)
+    return document
+
+
+def expecting(text):
+    return numbers("float32", expect_bytes=base64.b64encode(text).decode())
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        (numbers_but("inputs", 0, "dtype", "int128"), "inputs[0].dtype: 'int128' does not do, wanted bool or uint8 or"),
+        (numbers_but("outputs", 0, "dtype", "FP32"), "outputs[0].dtype: 'FP32' does not do, wanted bool or uint8 or"),
+        (numbers_but("activation", "softmax"), "activation: unknown key"),
+        (numbers_but("labels", ["a", "b"]), "outputs[0].shape: [2, 3] does not do, wanted [2], one for each of"),
+        (numbers_but("canary", "label", "a"), "canary.label: unknown key; known keys here are file, expect, tolerance"),
+        (numbers_but("canary", "tolerance", -1), "canary.tolerance: -1 does not do"),
+        (numbers_but("canary", "expect", "../x"), "canary.expect: '../x' does not do"),
+        (numbers_but("canary", {"file": "canary.json", "tolerance": 0}), "canary.expect: is missing"),
+        (numbers_but("canary", "file", "canary.png"), "canary.file: 'canary.png' does not do, wanted a JSON document"),
+        (numbers_but("expect_bytes", "?"), "expect_bytes: is missing or not base64"),
+        (expecting(b""), "canary.expect: 'expected.json' does not do, wanted a file of 1 to"),
+        (expecting(b"[" * 9000), "canary.expect: 'expected.json' does not do, wanted a JSON document"),
+        (expecting(b'{"outputs": [[1, 2, 3]]}'), "with finite numbers of shape [items, 2, 3]"),
+        (expecting(b'{"outputs": []}'), "canary.expect: "),
+        (expecting(b'{"outputs": [[["1", "2", "3"], ["4", "5", "6"]]]}'), "canary.expect: "),
+        (expecting(b'{"outputs": [[[1, 2, NaN], [4, 5, 6]]]}'), "canary.expect: "),
+    ],
+)
+def test_a_wrong_bundle_of_raw_tensors_is_refused(document, told):
+    with pytest.raises(BundleError) as refusal:
+        Bundle.from_description(document)
+
+    assert told in str(refusal.value)
+
+
+def test_answers_that_no_frame_can_carry_are_refused():
+    document = expecting(json.dumps({"outputs": [[[0] * 16384] * 4]}).encode())
+    document["batch"] = {"max_items": 4096}
+    document["outputs"] = [{"name": "many", "dtype": "float32", "shape": [4, 16384]}]
+    assert Bundle.from_description(document)
+
+    document["outputs"][0]["dtype"] = "float64"
+
+    with pytest.raises(BundleError, match=rf"batch.max_items: 4096 does not do, wanted answers.*{MAX_TENSOR_BYTES}"):
+        Bundle.from_description(document)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`bedplate canary` asks a front end what the bundle on disk knows the answer to."""
 
+import base64
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,16 +9,16 @@ import pytest
 from bedplate.bundle import Bundle
 from bedplate.canary import ask
 
-from tests.service.lamp import description, varying
+from tests.service.lamp import description, numbers, varying
 
 
 class FrontEnd(BaseHTTPRequestHandler):
-    """Says 'bright' to everything, and remembers what came."""
+    """Says the same to everything, and remembers what came."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append((self.headers["Content-Type"], body))
-        answer = json.dumps({"model": "lamp", "version": "1", "predictions": [{"label": "bright"}]}).encode()
+        answer = json.dumps({"model": "lamp", "version": "1", "predictions": [self.server.prediction]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -31,6 +32,7 @@ class FrontEnd(BaseHTTPRequestHandler):
 def front_end():
     with HTTPServer(("127.0.0.1", 0), FrontEnd) as server:
         server.asked = []
+        server.prediction = {"label": "bright"}
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -46,6 +48,35 @@ def test_a_canary_is_sent_as_what_it_is(front_end, make, content_type):
 
     assert finding["ok"], finding
     assert front_end.asked == [(content_type, bundle.canary.content)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "found"),
+    [
+        ([[1, 2, 3], [4, 5, 6.0005]], "lamp 1: the numbers of expected.json"),
+        ([[1, 2, 3], [4, 5, 6.25]], "lamp 1: numbers that are off by up to 0.25, beyond 0.001"),
+    ],
+)
+def test_a_canary_without_a_label_has_its_numbers_compared(front_end, expected, found):
+    front_end.prediction = {"output": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
+    expect_bytes = base64.b64encode(json.dumps({"outputs": [expected]}).encode()).decode()
+    bundle = Bundle.from_description(numbers("float32", expect_bytes=expect_bytes))
+
+    finding = ask(f"http://127.0.0.1:{front_end.server_port}", bundle, "bp_key", timeout_s=10)
+
+    assert (finding["wanted"], finding["found"]) == ("lamp 1: the numbers of expected.json", found)
+    assert finding["ok"] is (found == finding["wanted"])
+
+
+@pytest.mark.parametrize("output", [[[1, 2, 3]], 7, [[1], [2, 3]], [["1", "2", "3"], ["4", "5", "6"]], None])
+def test_an_answer_of_another_form_is_told(front_end, output):
+    front_end.prediction = {"output": output}
+    bundle = Bundle.from_description(numbers("float32"))
+
+    finding = ask(f"http://127.0.0.1:{front_end.server_port}", bundle, "bp_key", timeout_s=10)
+
+    assert not finding["ok"]
+    assert finding["found"].startswith(("no answer: ", "lamp 1: numbers of shape "))
 
 
 def test_another_answer_than_the_known_one_is_told(front_end):

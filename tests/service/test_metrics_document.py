@@ -14,14 +14,15 @@ from tests.service.engine_tools import GatedLamp
 from tests.service.lamp import description
 
 DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
-ROW = re.compile(r"^\| `((?:bedplate|process)_\w+)`( h)? \|([^|]*)\|", re.MULTILINE)
+ROW = re.compile(r"^\| `((?:bedplate|process)_\w+)`(?: ([hs]))? \|([^|]*)\|", re.MULTILINE)
+KINDS = {"h": "histogram", "s": "summary", "": None}
 PROGRAM_LABELS = {"le"}  # of every histogram
 
 
 def documented():
     return {
-        (name, "histogram" if histogram else None, frozenset(labels.replace(",", " ").split()))
-        for name, histogram, labels in ROW.findall(DOCUMENT.read_text())
+        (name, KINDS[kind], frozenset(labels.replace(",", " ").split()))
+        for name, kind, labels in ROW.findall(DOCUMENT.read_text())
     }
 
 
@@ -31,7 +32,7 @@ def held(collectors):
         for family in collector.collect():
             labels = frozenset(name for sample in family.samples for name in sample.labels) - PROGRAM_LABELS
             name = family.name + ("_total" if family.type == "counter" else "")
-            found.add((name, "histogram" if family.type == "histogram" else None, labels))
+            found.add((name, family.type if family.type in KINDS.values() else None, labels))
     return found
 
 
@@ -41,6 +42,7 @@ def busy_web():
     metrics = WebMetrics()
     metrics.request("predict", 200, 0.01)
     metrics.prediction(lamp, ["dark"], 0.01)
+    metrics.failed(lamp, 0.01)
     metrics.inference(lamp, dict.fromkeys(["queue", "decode", "batch", "compute"], 1000))
     metrics.cache_lookup("miss")
     metrics.cache_error("timeout")

@@ -91,6 +91,11 @@ def test_a_model_of_many_labels_is_counted_as_a_whole(metrics, value, labels, sh
         ("/v1/models/lamp/versions/fast/predict", "predict"),
         ("/v1/models/../predict", "predict"),
         ("/v1/models", "models"),
+        ("/v2/models/lamp/infer", "infer"),
+        ("/v2/models/lamp/versions/fast/infer", "infer"),
+        ("/v2/models/lamp", "v2"),
+        ("/v2", "v2"),
+        ("/v2x", "other"),
         ("/ping", "health"),
         ("/health", "health"),
         ("/health/ready", "health"),
@@ -100,7 +105,7 @@ def test_a_model_of_many_labels_is_counted_as_a_whole(metrics, value, labels, sh
         ("", "other"),
     ],
 )
-def test_a_route_is_one_of_four_words(path, route):
+def test_a_route_is_one_of_six_words(path, route):
     assert route_of(path) == route
 
 

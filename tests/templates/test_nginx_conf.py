@@ -107,13 +107,23 @@ def test_only_predictions_take_large_bodies(nginx_conf):
         ("/v1/models/digits/versions/predict", False),
         ("/v1/models/digits/versions/a/b/predict", False),
         ("/v1/models", False),
+        ("/v2/models/digits/infer", True),
+        ("/v2/models/digits/versions/2.1/infer", True),
+        ("/v2/models/digits/versions/fast/infer", True),
+        ("/v2/models/digits", False),
+        ("/v2/models/digits/versions/infer", False),
+        ("/v2/models/digits/ready", False),
+        ("/v2/models/digits/predict", False),
+        ("/v1/models/digits/infer", False),
+        ("/v2/repository/index", False),
+        ("/v2", False),
     ],
 )
 def test_a_prediction_is_known_by_its_path(nginx_conf, path, is_prediction):
     text = nginx_conf()
 
-    (location,) = re.findall(r"location ~ (\^/v1/models/\S+) {", text)
-    (limit,) = re.findall(r"~(\^/v1/models/\S+) 52428800;", text)
+    (location,) = re.findall(r"location ~ (\^/\(v1/models/\S+) {", text)
+    (limit,) = re.findall(r"~(\^/\(v1/models/\S+) 52428800;", text)
 
     assert [bool(re.search(pattern, path)) for pattern in (location, limit)] == [is_prediction] * 2
 

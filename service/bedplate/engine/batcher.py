@@ -2,6 +2,9 @@
 
 While the device works requests gather; when it is free it takes what is there. Everything a caller may see is a `Work`
 that comes back settled, exactly once, through `deliver`; a cancelled one never comes back.
+
+To wake a thread takes longer than a small batch. So whoever queues requests may compute short batches itself, while the
+thread rests (docs/adr/0013). One of the two has the device at a time: `_busy` says the thread, `_lent` the other.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from bedplate.wire import now_ns
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+# What may be computed outside of the device thread, at a time: its caller does nothing else meanwhile.
+_SHORT_NS = 1_000_000
 
 
 class Observer(DeviceObserver, Protocol):
@@ -42,7 +47,9 @@ class Batcher:
         deliver: takes the settled works of one batch; called in the device thread.
         queue_limit: requests that may wait, beside those on the device.
         wait_ns: how long an incomplete batch waits for company; 0 sends it at once.
-        on_lost: called at the end of the device thread, when it ends otherwise than by a drain.
+        on_lost: called when the device is lost, or its thread ends otherwise than by a drain.
+        offer: asks somebody to call `compute_short` soon; called in the device thread when it could rest and what waits
+            is short. Without it that thread goes on with it.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class Batcher:
         observer: Observer,
         wait_ns: int = 0,
         on_lost: Callable[[BaseException], None],
+        offer: Callable[[], object] | None = None,
     ):
         self._deliver = deliver
         self._queue_limit = queue_limit
@@ -61,6 +69,7 @@ class Batcher:
         self._observer = observer
         self._wait_ns = wait_ns
         self._on_lost = on_lost
+        self._offer = offer
         self._lanes = Lanes()
         self._schedule = Schedule(lambda work: self._lanes.of(work.model).room_for(work))
         self._admission = Admission(self._schedule, self._lanes)
@@ -72,6 +81,7 @@ class Batcher:
         self._jobs_done = 0
         self._draining = False
         self._busy = False
+        self._lent = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     def start(self, warm_up: Callable[[], None] = lambda: None) -> Future[None]:
@@ -82,7 +92,13 @@ class Batcher:
         return ready
 
     def submit(self, work: Work) -> None:
-        """Queue one request.
+        """`queue`, and wake the device thread."""
+        self.queue(work)
+        with self._changed:
+            self._changed.notify()
+
+    def queue(self, work: Work) -> None:
+        """Let one request wait, until `compute_short` is called after the last of them.
 
         Raises:
             EngineBusy: the queue is full, or too much waits for the answer to be in time.
@@ -98,7 +114,46 @@ class Batcher:
                 self._observer.rejected(refusal.code)
                 raise
             self._schedule.add(work)
-            self._changed.notify()
+
+    def compute_short(self) -> list[Work]:
+        """Compute what waits here and now, as far as that is short; the device thread is woken for what is left.
+
+        Returns: what is settled, as `deliver` takes it.
+        """
+        until_ns = self._clock() + _SHORT_NS
+        settled: list[Work] = []
+        try:
+            while self._borrow(until_ns, settled):
+                self._device.begin()
+                settled += self._device.finish()
+        except BaseException as error:
+            # As in the device thread. It gets nothing back that nobody can use any more.
+            self._on_lost(error)
+        return [work for work in settled if not work.cancelled]
+
+    def _borrow(self, until_ns: int, settled: list[Work]) -> bool:
+        """True if a short batch is in hand for the caller to compute; the thread rests until the caller asks again."""
+        with self._changed:
+            self._lent = False
+            now = self._clock()
+            if self._may_rest() and self._is_short(until_ns - now):
+                settled += self._take_late(now)
+                self._lent = self._take_batch(now)
+            elif self._has_something_to_do() or self._retiring:
+                self._changed.notify()
+            return self._lent
+
+    def _may_rest(self) -> bool:
+        """The device thread has nothing to do that only it can do, and no batch may come to need it soon."""
+        needed = self._busy or self._device.in_hand or self._jobs or self._retiring or self._draining or self._wait_ns
+        return not needed
+
+    def _is_short(self, limit_ns: int) -> bool:
+        """True if something waits, and the next batch takes no longer than that."""
+        first = self._schedule.first()
+        if first is None or first.model.overlaps:
+            return False
+        return self._lanes.of(first.model).is_short(self._schedule.cost, limit_ns)
 
     def _admit(self, work: Work, now: int) -> None:
         if self._draining:
@@ -164,7 +219,7 @@ class Batcher:
 
     def learn(self, model: Runnable, cost: int, took_ns: int) -> None:
         """A batch that the model computed outside of the queue, while it was warmed up."""
-        self._lanes.of(model).curve.learn(cost, took_ns)
+        self._lanes.of(model).learn(cost, took_ns)
 
     def figures(self, key: Key) -> dict[str, Any]:
         """For operators: what was computed and learned, and what waits; empty before the first batch."""
@@ -236,23 +291,34 @@ class Batcher:
         Also those that are too late for the device.
         """
         with self._changed:
+            self._busy = False
             self._let_retire()
-            while not self._has_something_to_do():
-                self._busy = False
+            if self._offer and self._may_rest() and self._is_short(_SHORT_NS):
+                self._offer()
+                self._changed.wait()
+                self._let_retire()
+            while self._lent or not self._has_something_to_do():
                 self._changed.wait()
                 self._let_retire()
             self._wait_for_company()
             self._busy = True
             now = self._clock()
-            late = self._schedule.take_late(now)
-            for work in late:
-                work.error = refusals.too_late(work, now)
-                self._observer.rejected(work.error.code)
+            late = self._take_late(now)
             job = self._jobs.take()
-            batch = None if job else self._schedule.take()
-            if batch:
-                self._device.take(batch, now)
-            return job, batch is not None, late
+            return job, not job and self._take_batch(now), late
+
+    def _take_late(self, now: int) -> list[Work]:
+        late = self._schedule.take_late(now)
+        for work in late:
+            work.error = refusals.too_late(work, now)
+            self._observer.rejected(work.error.code)
+        return late
+
+    def _take_batch(self, now: int) -> bool:
+        batch = self._schedule.take()
+        if batch:
+            self._device.take(batch, now)
+        return batch is not None
 
     def _has_something_to_do(self) -> bool:
         return bool(self._jobs or self._device.in_hand or self._draining or self._schedule.first())

@@ -35,11 +35,13 @@ class Containment:
     Args:
         run: inputs (items, *shape) → outputs (items, *output shape).
         is_over: asked before each further attempt; once true, what has failed is not taken apart any more.
+        finite: tells of each number of the outputs whether it is neither infinite nor not a number.
     """
 
-    def __init__(self, run: Run, is_over: Callable[[], bool]):
+    def __init__(self, run: Run, is_over: Callable[[], bool], finite: Callable[[Array], Array] = np.isfinite):
         self._run = run
         self._is_over = is_over
+        self._finite = finite
         self.outcome = Outcome()
 
     def compute(self, inputs: Array, first: Run | None = None) -> Outcome:
@@ -85,7 +87,7 @@ class Containment:
             if self.outcome.outputs is None:
                 self.outcome.outputs = np.zeros((self._items, *outputs.shape[1:]), outputs.dtype)
             self.outcome.outputs[start : start + len(outputs)] = outputs
-        finite = np.isfinite(outputs)  # (items, *output shape)
+        finite = self._finite(outputs)  # (items, *output shape)
         if finite.all():
             return
         for position in np.flatnonzero(~finite.reshape(len(outputs), -1).all(axis=1)):

@@ -12,11 +12,11 @@ import logging
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from bedplate.engine.work import Array
+
 logger = logging.getLogger(__name__)
-Array = npt.NDArray[np.float32]
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 _SLOTS = 2
@@ -25,36 +25,43 @@ WORTH_REPLAYING = 0.9
 _TIMED_CALLS = 5
 
 
-class _Slot:
-    """The buffers of one batch in flight; they grow to the largest batch seen."""
+def to_numpy(tensor: torch.Tensor) -> Array:
+    """The same memory; bfloat16 as the uint16 that numpy holds it in."""
+    held: Array = (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    return held
 
-    def __init__(self, device: torch.device):
+
+class _Slot:
+    """The buffers of one batch in flight; they grow to the largest batch seen. Bytes, so that any dtype fits."""
+
+    def __init__(self, device: torch.device, takes: torch.dtype):
         self._device = device
-        self.staged = torch.empty(0)  # flat float32, pinned
-        self.inputs = torch.empty(0, device=device)  # flat float32
-        self.answer = torch.empty(0)  # flat float32, pinned
+        self._takes = takes
+        self.staged = torch.empty(0, dtype=torch.uint8)  # pinned
+        self.inputs = torch.empty(0, dtype=torch.uint8, device=device)
+        self.answer = torch.empty(0, dtype=torch.uint8)  # pinned
         self.copied = torch.cuda.Event()
         self.done = torch.cuda.Event()
         self.busy = False
 
     def take(self, items: Array, copy: torch.cuda.Stream) -> torch.Tensor:
-        """Start copying; the result is (items, *input shape) float32 on the device once `copied` has happened."""
+        """Start copying; the result is (items, *input shape) on the device once `copied` has happened."""
         with torch.cuda.stream(copy):
-            if self.inputs.numel() < items.size:
-                self.staged = torch.empty(items.size, pin_memory=True)
+            if self.inputs.numel() < items.nbytes:
+                self.staged = torch.empty(items.nbytes, dtype=torch.uint8, pin_memory=True)
                 # Allocated in the stream that writes it, or the allocator might hand out what another still reads.
-                self.inputs = torch.empty(items.size, device=self._device)
-            staged, inputs = self.staged[: items.size], self.inputs[: items.size]
-            staged.numpy()[:] = items.reshape(-1)
+                self.inputs = torch.empty(items.nbytes, dtype=torch.uint8, device=self._device)
+            staged, inputs = self.staged[: items.nbytes], self.inputs[: items.nbytes]
+            staged.numpy()[:] = items.reshape(-1).view(np.uint8)
             inputs.copy_(staged, non_blocking=True)
             self.copied.record(copy)
-        return inputs.view(items.shape)
+        return inputs.view(self._takes).view(items.shape)
 
     def give(self, result: torch.Tensor, compute: torch.cuda.Stream) -> torch.Tensor:
         """Start copying back, in the stream that computes; the result is valid once `done` has happened."""
-        if self.answer.numel() < result.numel():
-            self.answer = torch.empty(result.numel(), pin_memory=True)
-        answer = self.answer[: result.numel()].view(result.shape)
+        if self.answer.numel() < result.nbytes:
+            self.answer = torch.empty(result.nbytes, dtype=torch.uint8, pin_memory=True)
+        answer = self.answer[: result.nbytes].view(result.dtype).view(result.shape)
         answer.copy_(result, non_blocking=True)
         self.done.record(compute)
         return answer
@@ -64,11 +71,11 @@ class _Graph:
     """A forward pass of one shape, recorded once: replaying it launches all its kernels at once."""
 
     def __init__(self, forward: Forward, example: torch.Tensor, compute: torch.cuda.Stream):
-        self._inputs = example  # (items, *input shape) float32
+        self._inputs = example  # (items, *input shape)
         self._graph = torch.cuda.CUDAGraph()
         # Other threads may go on loading models meanwhile.
         with torch.cuda.graph(self._graph, stream=compute, capture_error_mode="thread_local"):
-            self._outputs = forward(self._inputs)  # (items, *output shape) float32
+            self._outputs = forward(self._inputs)  # (items, *output shape)
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """The answer, in a buffer that the next call overwrites; all in the current stream, so in order."""
@@ -81,17 +88,25 @@ class Pipeline:
     """One model on one GPU. All calls come from one thread.
 
     Args:
-        forward: (items, *input shape) to (items, *output shape), float32 on the device, in the current stream.
+        forward: (items, *input shape) to (items, *output shape), on the device, in the current stream.
+        takes: the dtype of its input.
         worth_replaying: the share of a plain call's time below which a graph is kept.
     """
 
-    def __init__(self, forward: Forward, device: torch.device, worth_replaying: float = WORTH_REPLAYING):
+    def __init__(
+        self,
+        forward: Forward,
+        device: torch.device,
+        takes: torch.dtype = torch.float32,
+        worth_replaying: float = WORTH_REPLAYING,
+    ):
         self._forward = forward
         self._device = device
+        self._takes = takes
         self._worth_replaying = worth_replaying
         self._copy = torch.cuda.Stream(device)
         self._compute = torch.cuda.Stream(device)
-        self._slots = [_Slot(device) for _ in range(_SLOTS)]
+        self._slots = [_Slot(device, takes) for _ in range(_SLOTS)]
         self.graphs: dict[tuple[int, ...], _Graph] = {}  # by the shape of the batch
         # The weights came in the stream of whoever loads, which ours do not wait for.
         torch.cuda.current_stream(device).synchronize()
@@ -111,7 +126,7 @@ class Pipeline:
         def finish() -> Array:
             slot.busy = False
             slot.done.synchronize()
-            copied: Array = answer.numpy().copy()  # the slot's buffer is the next batch's
+            copied = to_numpy(answer).copy()  # the slot's buffer is the next batch's
             return copied
 
         return finish
@@ -119,7 +134,7 @@ class Pipeline:
     def tune(self, shape: tuple[int, ...]) -> None:
         """Replay batches of this shape from now on, if that is faster by a tenth. Nothing may be under way."""
         with torch.cuda.stream(self._compute):
-            example = torch.zeros(shape, device=self._device)
+            example = torch.zeros(shape, dtype=self._takes, device=self._device)
             try:
                 graph = _Graph(self._forward, example, self._compute)
                 plain_ms, replayed_ms = self._time_ms(self._forward, example), self._time_ms(graph, example)

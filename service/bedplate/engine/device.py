@@ -1,4 +1,4 @@
-"""Batches on the device: begun, finished one after another, and what they teach about it. Used by the device thread."""
+"""Batches on the device: begun, finished one after another, and what they teach about it. One thread at a time."""
 
 from __future__ import annotations
 
@@ -64,11 +64,13 @@ class Device:
 
     def free_ns(self, now_ns: int) -> float:
         """When everything in hand will be finished, as far as was learned."""
+        if not self.in_hand:
+            return now_ns
         end_ns = 0.0
         for each in self.in_hand:
             end_ns = max(end_ns, each.started_ns) + each.lane.expect_ns(each.batch.cost)
         # What is overdue by some time is expected to take that time again.
-        return max(end_ns, now_ns, 2 * now_ns - end_ns if self.in_hand else 0)
+        return max(end_ns, now_ns, 2 * now_ns - end_ns)
 
     def take(self, batch: Batch, now_ns: int) -> None:
         """The batch is in hand from now on."""
@@ -98,7 +100,10 @@ class Device:
         """
         current = self.in_hand[0]
         assert current.inputs is not None
-        containment = Containment(current.model.run, lambda: _nobody_waits(current.batch.works, self._clock()))
+        model = current.model
+        containment = Containment(
+            model.run, lambda: _nobody_waits(current.batch.works, self._clock()), model.bundle.output.finite
+        )
         outcome = containment.compute(current.inputs, current.first)
         end_ns = self._clock()
         took_ns = end_ns - max(current.started_ns, self._last_end_ns)
@@ -119,7 +124,7 @@ class Device:
             self._observer.out_of_memory(model)
             logger.warning("out of memory", extra={"items": outcome.too_many, "items_from_now": lane.max_items})
         elif not faults:
-            lane.curve.learn(current.batch.cost, took_ns)
+            lane.learn(current.batch.cost, took_ns)
         if faults:
             self._observer.batch_failed(model)
             # Once for the batch: a model that is broken fails each of its items.

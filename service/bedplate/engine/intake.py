@@ -2,41 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from bedplate import dtypes
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.model import Model
+from bedplate.engine.network import id_limit
 from bedplate.engine.work import Array
-from bedplate.errors import TooManyItems, UnknownField, WrongShape, WrongSize
+from bedplate.errors import OutOfRange, TooManyItems, UnknownField, WrongShape, WrongSize
 from bedplate.tensor import Tensor
-from bedplate.wire import Frame
 
 
-def open_request(frame: Frame, catalogue: Catalogue) -> tuple[Model, Array]:
-    """The model that a PREDICT frame asks for, and its input.
+@dataclass(slots=True)
+class Question:
+    """What metadata ask for, and have been found fit for; the same for all frames that carry them."""
+
+    model: Model
+    shape: list[int]  # [items, *input shape]
+    cost: int  # of all items
+    wanted_bytes: int
+    id_limit: int | None  # of a model whose input are ids
+
+    def read(self, tensors: bytes | memoryview) -> Array:
+        """The input of one frame, (items, *input shape).
+
+        Raises:
+            WrongSize: the tensor does not have the shape that was declared.
+            OutOfRange: an id that the model does not know.
+        """
+        spec = self.model.bundle.input
+        if len(tensors) != self.wanted_bytes:
+            raise WrongSize(
+                f"the tensor has {len(tensors)} bytes, its shape needs {self.wanted_bytes}",
+                value=len(tensors),
+                limit=self.wanted_bytes,
+                next_step=f"send {spec.dtype}, little-endian, without padding",
+            )
+        items = dtypes.from_bytes(spec.dtype, tensors).reshape(self.shape)
+        if self.id_limit is not None:
+            _check_ids(items, self.id_limit, spec.name)
+        return items
+
+
+def understand(meta: dict[str, Any], catalogue: Catalogue) -> Question:
+    """What the metadata of a PREDICT frame ask for.
 
     Raises:
-        InvalidRequest: what the frame says and what the model takes do not agree.
+        InvalidRequest: they do not agree with what the model takes.
     """
-    meta = frame.meta
     if meta.keys() - {"model", "version", "inputs"}:
         raise UnknownField("the request has fields beside model, version and inputs")
     model = catalogue.find(meta.get("model"), meta.get("version"))
     inputs = meta.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise WrongShape("wanted one input", next_step="send one input with name, dtype and shape")
-    shape = _checked_shape(inputs[0], model.bundle.input, model.max_items, model.max_cost)
-    wanted_bytes = shape[0] * model.bundle.input.item_bytes_of(shape[1:])
-    if len(frame.tensors) != wanted_bytes:
-        raise WrongSize(
-            f"the tensor has {len(frame.tensors)} bytes, its shape needs {wanted_bytes}",
-            value=len(frame.tensors),
-            limit=wanted_bytes,
-            next_step="send float32, little-endian, without padding",
+    bundle = model.bundle
+    spec = bundle.input
+    shape = _checked_shape(inputs[0], spec, model.max_items, model.max_cost)
+    cost, wanted_bytes = shape[0] * spec.cost_of(shape[1:]), shape[0] * spec.item_bytes_of(shape[1:])
+    return Question(model, shape, cost, wanted_bytes, id_limit(bundle.network))
+
+
+def _check_ids(items: Array, limit: int, name: str) -> None:
+    """An id that no embedding has would fail on a processor, and on a GPU take the whole process down."""
+    if items.min() < 0 or items.max() >= limit:
+        raise OutOfRange(
+            f"an id of input '{name}' is not known to the model",
+            value=int(items.min() if items.min() < 0 else items.max()),
+            limit=limit - 1,
+            next_step=f"send ids from 0 to {limit - 1}",
         )
-    return model, np.frombuffer(frame.tensors, "<f4").reshape(shape)  # (items, *input shape)
 
 
 def _checked_shape(declared: dict[str, Any], wanted: Tensor, max_items: int, max_cost: int) -> list[int]:

@@ -22,6 +22,7 @@ class Lane:
         # Lowered when the device runs out of memory.
         self.max_items = max_items
         self.max_cost = max_cost
+        self.last_ns = 0.0  # what the last batch took that the curve learned from
         self.items = 0  # computed
         self.failures = 0  # items that the model failed on
         self.out_of_memory = 0  # times
@@ -36,6 +37,15 @@ class Lane:
 
     def expect_ns(self, cost: float) -> float:
         return self.curve.expect_ns(cost)
+
+    def is_short(self, cost: float, limit_ns: float) -> bool:
+        """True if batches of at most this cost take no longer than `limit_ns`; after one that did, the next counts."""
+        known = self.curve.is_known and self.last_ns <= limit_ns
+        return known and self.curve.expect_ns(min(cost, self.max_cost)) <= limit_ns
+
+    def learn(self, cost: int, took_ns: float) -> None:
+        self.curve.learn(cost, took_ns)
+        self.last_ns = took_ns
 
     @property
     def margin_ns(self) -> float:

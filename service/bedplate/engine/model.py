@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import safetensors
 import safetensors.torch
 import torch
@@ -15,10 +14,12 @@ from torch import nn
 from bedplate.bundle import Bundle
 from bedplate.document import BundleError
 from bedplate.engine import network
-from bedplate.engine.cuda import Pipeline
+from bedplate.engine.cuda import Pipeline, to_numpy
 from bedplate.engine.guard import guarded
+from bedplate.engine.work import Array
+from bedplate.tensor import Tensor
 
-Array = npt.NDArray[np.float32]
+__all__ = ["Array", "Model"]
 
 
 class Model:
@@ -34,7 +35,9 @@ class Model:
         self._module = module
         self._device = device
         self._precision = precision
-        self._pipeline = Pipeline(self.predict, device) if device.type == "cuda" else None
+        self._takes = _torch_dtype(bundle.input)
+        self._gives = _torch_dtype(bundle.output)
+        self._pipeline = Pipeline(self.predict, device, self._takes) if device.type == "cuda" else None
         self.overlaps = self._pipeline is not None
         self.weights_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
 
@@ -43,28 +46,41 @@ class Model:
         """Build the network and give it the weights.
 
         Args:
-            precision: what the network computes in, float32 or bfloat16; inputs and outputs are float32 all the same.
+            precision: bfloat16 to compute in half the bits; inputs and outputs stay what bundle.yaml says.
 
         Raises:
-            BundleError: layers that are not allowed; weights whose names, shapes or types are not the network's.
+            BundleError: layers that are not allowed or do not take the input; weights whose names, shapes or types
+                are not the network's.
             DeviceOutOfMemory: the weights do not fit.
         """
         source = str(directory / "bundle.yaml")
         # Without memory behind it: a bundle that announces more than its weights hold costs nothing.
         with torch.device("meta"):
             module = network.build(bundle.network, source)
+        network.check_ids(bundle.network, bundle.input.dtype, source)
         weights = _read_weights(directory / bundle.weights)
         _check_weights(module.state_dict(), weights, f"{directory / bundle.weights}")
         module.load_state_dict(weights, strict=True, assign=True)
         dtype = getattr(torch, precision)
         module.requires_grad_(False).eval()
-        return guarded(lambda: cls(bundle, module.to(device, dtype), device, dtype))
+        converted = None if dtype is torch.float32 else dtype  # the weights are float32, and casts may be to more
+        return guarded(lambda: cls(bundle, module.to(device, converted), device, dtype))
 
     @torch.inference_mode()
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
-        """(items, *input shape) to (items, *output shape), both float32 and on the model's device."""
-        result: torch.Tensor = self._module(batch.to(self._precision))
-        return result.float()
+        """(items, *input shape) to (items, *output shape), in the bundle's dtypes and on the model's device.
+
+        Raises:
+            BundleError: the network gives another dtype than bundle.yaml promises, and not just more or fewer bits.
+        """
+        if batch.is_floating_point() and self._precision is not torch.float32:
+            batch = batch.to(self._precision)
+        result: torch.Tensor = self._module(batch)
+        if result.is_floating_point() and self._gives.is_floating_point:
+            return result.to(self._gives)
+        if result.dtype is not self._gives:
+            raise self._other_output(_shown_dtype(result.dtype), tuple(result.shape))
+        return result
 
     def run(self, items: Array) -> Array:
         """`predict` for arrays in host memory; `items` must be writable, torch shares it.
@@ -86,9 +102,9 @@ class Model:
         return lambda: guarded(finish)
 
     def _run(self, items: Array) -> Array:
-        batch = torch.from_numpy(items)  # (items, *input shape) float32 on cpu
-        result: Array = self.predict(batch).contiguous().numpy()
-        return result
+        # (items, *input shape) in the bundle's dtype on cpu; bfloat16 comes as the uint16 that numpy holds it in.
+        batch = torch.from_numpy(items).view(self._takes)
+        return to_numpy(self.predict(batch).contiguous())
 
     def warm_up(self) -> None:
         """Answer a batch of each size class, so that the first caller does not pay for what torch does once.
@@ -115,7 +131,7 @@ class Model:
         for shape in sorted({spec.smallest, spec.largest}):
             most = spec.most_items(shape, self.max_items, self.max_cost)
             sizes = {most} | {1 << power for power in range(most.bit_length())}
-            inputs += [np.zeros((items, *shape), np.float32) for items in sorted(sizes)]
+            inputs += [np.zeros((items, *shape), spec.numpy_dtype) for items in sorted(sizes)]
         return inputs
 
     def warm_up_with(self, inputs: Array) -> None:
@@ -131,13 +147,17 @@ class Model:
             result = self.run(inputs)
         except RuntimeError as error:
             raise BundleError(f"{name}: network: fails on {items} items of shape {shape} ({error})") from None
-        wanted = (items, *self.bundle.output.shape)
-        if result.shape != wanted or result.dtype != np.float32:
-            raise BundleError(
-                f"{name}: outputs[0]: network gives {result.dtype} {result.shape}, bundle.yaml says float32 {wanted}"
-            )
-        if not np.isfinite(result).all():
+        if result.shape != (items, *self.bundle.output.shape):
+            raise self._other_output(self.bundle.output.dtype, result.shape)
+        if not self.bundle.output.finite(result).all():
             raise BundleError(f"{name}: network gives values that are not finite; train or export it again")
+
+    def _other_output(self, dtype: str, shape: tuple[int, ...]) -> BundleError:
+        bundle, spec = self.bundle, self.bundle.output
+        return BundleError(
+            f"{bundle.name} {bundle.version}: outputs[0]: network gives {dtype} {shape}, "
+            f"bundle.yaml says {spec.dtype} {(shape[0], *spec.shape)}"
+        )
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -162,4 +182,14 @@ def _check_weights(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tenso
 
 
 def _shown(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+    return f"{_shown_dtype(tensor.dtype)} {list(tensor.shape)}"
+
+
+def _shown_dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _torch_dtype(spec: Tensor) -> torch.dtype:
+    found = getattr(torch, spec.dtype)
+    assert isinstance(found, torch.dtype)
+    return found

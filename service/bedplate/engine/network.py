@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from bedplate import dtypes
 from bedplate.bundle import Layer
 from bedplate.document import BundleError
 
 _MAX_SIZE = 65536  # channels, features, pixels: beyond it a bundle is wrong rather than large
+_MAX_IDS = 1 << 24  # words, users, items of an embedding
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,31 @@ _DIMENSION = _Kind("a dimension from 1 to 8", lambda value: _is_whole(value, 1) 
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _SHARE = _Kind("a number from 0 to 1", lambda value: _is_between(value, 0, 1))
 _EPSILON = _Kind("a number from 1e-12 to 1", lambda value: _is_between(value, 1e-12, 1))
+_COUNT = _Kind(f"a whole number from 1 to {_MAX_IDS}", lambda value: type(value) is int and 1 <= value <= _MAX_IDS)
+_DTYPE = _Kind(" or ".join(dtypes.HOLDERS), lambda value: isinstance(value, str) and value in dtypes.HOLDERS)
 _GELU = _Kind("none or tanh", lambda value: value in ("none", "tanh"))
 
 _CONV = {"in_channels": _SIZE, "out_channels": _SIZE, "kernel_size": _SIZES, "stride": _SIZES, "padding": _MARGINS}
 _POOL = {"kernel_size": _SIZES, "stride": _SIZES, "padding": _MARGINS, "ceil_mode": _FLAG}
+
+
+class _Cast(nn.Module):
+    """To another datatype. Where the network computes in half the bits, so does what is cast to a floating one."""
+
+    _like: torch.Tensor
+
+    def __init__(self, dtype: str):
+        super().__init__()
+        # Module.to converts it with the weights; on a device of its own, as others have no memory behind them yet.
+        self.register_buffer("_like", torch.empty(0, dtype=getattr(torch, dtype), device="cpu"), persistent=False)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch.to(self._like.dtype)
+
+
+# Layers that leave ids what they are.
+_KEEP_IDS = ("identity", "flatten")
+_IDS = ("int32", "int64")
 
 # name: (torch's layer, options it must have, options it may have)
 _LAYERS: dict[str, tuple[Callable[..., nn.Module], set[str], Mapping[str, _Kind]]] = {
@@ -68,6 +92,12 @@ _LAYERS: dict[str, tuple[Callable[..., nn.Module], set[str], Mapping[str, _Kind]
     "max_pool2d": (nn.MaxPool2d, {"kernel_size"}, _POOL | {"dilation": _SIZES}),
     "avg_pool2d": (nn.AvgPool2d, {"kernel_size"}, _POOL | {"count_include_pad": _FLAG}),
     "adaptive_avg_pool2d": (nn.AdaptiveAvgPool2d, {"output_size"}, {"output_size": _SIZES}),
+    "embedding": (
+        nn.Embedding,
+        {"num_embeddings", "embedding_dim"},
+        {"num_embeddings": _COUNT, "embedding_dim": _SIZE},
+    ),
+    "cast": (_Cast, {"dtype"}, {"dtype": _DTYPE}),
     "flatten": (nn.Flatten, set(), {"start_dim": _DIMENSION}),
     "dropout": (nn.Dropout, set(), {"p": _SHARE}),
     "relu": (nn.ReLU, set(), {}),
@@ -86,6 +116,24 @@ def build(layers: Sequence[Layer], source: str) -> nn.Sequential:
         BundleError: a layer or an option that is not on the list, or a value out of range.
     """
     return nn.Sequential(*(_build_layer(layer, f"{source}: network[{n}]") for n, layer in enumerate(layers)))
+
+
+def id_limit(layers: Sequence[Layer]) -> int | None:
+    """One more than the largest id that the input may hold; None where the network embeds none.
+
+    Of what was computed nobody could say so before the device does, hence an embedding stands before all computing.
+    """
+    first = next((layer for layer in layers if layer.kind not in _KEEP_IDS), None)
+    return first.options["num_embeddings"] if first and first.kind == "embedding" else None
+
+
+def check_ids(layers: Sequence[Layer], dtype: str, source: str) -> None:
+    """Raises: BundleError: an embedding would be asked for what `id_limit` knows nothing of."""
+    for n, layer in enumerate(layers):
+        if layer.kind == "embedding" and any(before.kind not in _KEEP_IDS for before in layers[:n]):
+            raise BundleError(f"{source}: network[{n}].embedding: wanted before all layers but {', '.join(_KEEP_IDS)}")
+        if layer.kind == "embedding" and dtype not in _IDS:
+            raise BundleError(f"{source}: inputs[0].dtype: {dtype!r} does not do, wanted {' or '.join(_IDS)} as ids")
 
 
 def _build_layer(layer: Layer, where: str) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,7 @@ class Schedule:
     def __init__(self, room_for: RoomFor):
         self._room_for = room_for
         self._works: list[Work] = []
+        self._no_deadline_before_ns = math.inf  # a bound: the one that it was may have gone
         self.held: set[Key] = set()  # (name, version) of models whose requests are not taken
 
     def __len__(self) -> int:
@@ -78,8 +80,18 @@ class Schedule:
         """A copy, for other threads."""
         return self._works.copy()
 
+    @property
+    def cost(self) -> int:
+        """Of everything that waits."""
+        return sum([work.cost for work in self._works])
+
     def add(self, work: Work) -> None:
-        bisect.insort(self._works, work, key=_urgency)
+        if self.comes_last(work):
+            self._works.append(work)
+        else:
+            bisect.insort(self._works, work, key=_urgency)
+        if 0 < work.deadline_ns < self._no_deadline_before_ns:
+            self._no_deadline_before_ns = work.deadline_ns
 
     def remove(self, work: Work) -> bool:
         """False if it does not wait here."""
@@ -110,9 +122,11 @@ class Schedule:
 
     def take_late(self, now_ns: float) -> list[Work]:
         """Those whose deadline has passed."""
+        if now_ns < self._no_deadline_before_ns:
+            return []
         late = [work for work in self._works if work.is_late(now_ns)]
-        if late:
-            self._works = [work for work in self._works if not work.is_late(now_ns)]
+        self._works = [work for work in self._works if not work.is_late(now_ns)]
+        self._no_deadline_before_ns = min((work.deadline_ns or math.inf for work in self._works), default=math.inf)
         return late
 
     def take(self) -> Batch | None:
@@ -121,14 +135,17 @@ class Schedule:
         if first is None:
             return None
         batch = Batch(self._room_for(first))
-        for work in self._works:
-            if work.bucket != first.bucket:
-                continue
-            if not batch.fits(work):
+        model, shape = first.bucket
+        left: list[Work] = []
+        for place, work in enumerate(self._works):
+            if work.model is not model or work.inputs.shape[1:] != shape:
+                left.append(work)
+            elif batch.fits(work):
+                batch.add(work)
+            else:
+                left += self._works[place:]
                 break
-            batch.add(work)
-        taken = set(map(id, batch.works))
-        self._works = [work for work in self._works if id(work) not in taken]
+        self._works = left
         return batch
 
     def batches(self, newcomer: Work | None = None) -> list[Batch]:

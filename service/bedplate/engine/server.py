@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from bedplate import wire
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.catalogue import Catalogue
-from bedplate.engine.intake import open_request
+from bedplate.engine.intake import Question, understand
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.warm_up import warm_up_steps
 from bedplate.engine.work import PROBE, Work, key_of
@@ -22,6 +23,8 @@ from bedplate.wire import Frame, FrameError, FrameReader, Type
 logger = logging.getLogger(__name__)
 # How long the last answers may take to leave, once everything is computed. A peer that reads takes milliseconds.
 FLUSH_S = 5.0
+# Metadata that a connection knows what they ask for; as many as its reader remembers.
+_UNDERSTOOD = 64
 _DEVICE_LOST = 3  # exit status
 
 
@@ -41,7 +44,14 @@ class Server:
         batch_wait_ms: float = 0,
     ):
         wait_ns = int(batch_wait_ms * 1e6)
-        self.batcher = Batcher(self._deliver, queue_limit, observer=metrics, wait_ns=wait_ns, on_lost=_end_the_process)
+        self.batcher = Batcher(
+            self._deliver,
+            queue_limit,
+            observer=metrics,
+            wait_ns=wait_ns,
+            on_lost=_end_the_process,
+            offer=lambda: self._loop.call_soon_threadsafe(self.compute_short),
+        )
         metrics.queue(lambda: self.batcher.depth, queue_limit)
         self.connections: set[Connection] = set()
         self._loop = loop
@@ -79,7 +89,7 @@ class Server:
             # The only one is being swapped: that the device thread takes a job is all that can be seen.
             self.batcher.execute(lambda: None)
             return
-        zeros = np.zeros((1, *model.bundle.input.smallest), np.float32)
+        zeros = np.zeros((1, *model.bundle.input.smallest), model.bundle.input.numpy_dtype)
         self.batcher.submit(Work(model, zeros, caller=_Nobody(), priority=PROBE))
 
     async def drain(self, flush_s: float = FLUSH_S) -> None:
@@ -99,6 +109,10 @@ class Server:
         while self.connections and self._loop.time() < give_up:
             await asyncio.sleep(0.01)
 
+    def compute_short(self) -> None:
+        """Have computed what waits: here and now if that is short, else by the device thread."""
+        answer(self.batcher.compute_short())
+
     def _deliver(self, works: list[Work]) -> None:
         self._loop.call_soon_threadsafe(answer, works)
 
@@ -117,21 +131,22 @@ def answer(works: list[Work]) -> None:
             caller.abort()
 
 
-def _reply(work: Work) -> Frame:
+def _reply(work: Work) -> list[bytes | memoryview]:
     if work.outputs is None:
-        return _error(work.request_id, work.error or Internal("the model gave no answer"))
-    bundle = work.model.bundle
-    meta = {
-        "model": bundle.name,
-        "version": bundle.version,
-        "digest": bundle.digest,
-        "outputs": [{"name": bundle.output.name, "dtype": bundle.output.dtype, "shape": work.outputs.shape}],
-        "queue_ns": work.queue_ns,
-        "batch_ns": work.batch_ns,
-        "compute_ns": work.compute_ns,
-        "batch_items": work.batch_items,
-    }
-    return Frame(Type.RESULT, work.request_id, meta, work.outputs.data.cast("B"))
+        return wire.encode(_error(work.request_id, work.error or Internal("the model gave no answer")))
+    bundle, shape = work.model.bundle, work.outputs.shape
+    fixed = _fixed_meta(bundle.name, bundle.version, bundle.digest, bundle.output.name, bundle.output.dtype, shape)
+    times = b'"queue_ns":%d,"batch_ns":%d,"compute_ns":%d,' % (work.queue_ns, work.batch_ns, work.compute_ns)
+    meta = b'%s%s"batch_items":%d}' % (fixed, times, work.batch_items)
+    return wire.assemble(Type.RESULT, work.request_id, meta, work.outputs.reshape(-1).view(np.uint8).data)
+
+
+@lru_cache(maxsize=256)
+def _fixed_meta(name: str, version: str, digest: str, output: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The metadata of an answer, up to the numbers that no other answer has."""
+    outputs = [{"name": output, "dtype": dtype, "shape": shape}]
+    meta = {"model": name, "version": version, "digest": digest, "outputs": outputs}
+    return wire.to_json(meta)[:-1] + b","
 
 
 def _error(request_id: int, error: ServiceError) -> Frame:
@@ -160,6 +175,8 @@ class Connection(asyncio.Protocol):
         self._waiting: dict[int, Work] = {}
         self._congested = False  # the peer does not take what it is sent
         self._described = True  # the peer was told of the last change
+        self._understood: dict[int, tuple[dict[str, Any], Question]] = {}  # by the id of the metadata
+        self._catalogue = server.catalogue  # that they were understood by
 
     def connection_made(self, transport: Any) -> None:
         self._transport: asyncio.Transport = transport
@@ -177,6 +194,7 @@ class Connection(asyncio.Protocol):
         try:
             for frame in self._reader.feed(data):
                 self._handle(frame)
+            self._server.compute_short()
         except FrameError as error:
             logger.warning("connection closed: %s", error)
             self._transport.abort()
@@ -206,7 +224,7 @@ class Connection(asyncio.Protocol):
         for work in works:
             # Cancelled after the device had it: nobody waits for the answer.
             if self._waiting.pop(work.request_id, None):
-                pieces += wire.encode(_reply(work))
+                pieces += _reply(work)
         if pieces:
             self._transport.writelines(pieces)
 
@@ -231,11 +249,21 @@ class Connection(asyncio.Protocol):
         if frame.id in self._waiting:
             raise FrameError("a request id was used twice")
         try:
-            model, inputs = open_request(frame, self._server.catalogue)
-            cost = len(inputs) * model.bundle.input.cost_of(inputs.shape[1:])
-            work = Work(model, inputs, frame.deadline_ns, self, frame.id, cost, frame.priority)
-            self._server.batcher.submit(work)
+            question = self._understand(frame.meta)
+            inputs = question.read(frame.tensors)
+            work = Work(question.model, inputs, frame.deadline_ns, self, frame.id, question.cost, frame.priority)
+            self._server.batcher.queue(work)
         except ServiceError as error:
             self._transport.writelines(wire.encode(_error(frame.id, error)))
         else:
             self._waiting[frame.id] = work
+
+    def _understand(self, meta: dict[str, Any]) -> Question:
+        """The reader gives the same metadata the same object, so what was understood once holds for as long as it."""
+        if self._catalogue is not self._server.catalogue or len(self._understood) >= _UNDERSTOOD:
+            self._catalogue = self._server.catalogue
+            self._understood.clear()
+        known = self._understood.get(id(meta))
+        if known is None:
+            known = self._understood[id(meta)] = meta, understand(meta, self._catalogue)
+        return known[1]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bedplate import dtypes
 from bedplate.bundle import read_bundle
 from bedplate.engine.cores import cores_of
 from bedplate.engine.model import Array, Model
@@ -58,10 +59,12 @@ def measure(models: Sequence[Model], full: bool, begin_s: float, seconds: float)
 
 
 def _batch(model: Model, full: bool) -> Array:
-    """(items, *input shape) float32, of the largest shape."""
+    """(items, *input shape), of the largest shape."""
     shape = model.bundle.input.largest
     items = model.bundle.input.most_items(shape, model.max_items, model.max_cost) if full else 1
-    return np.random.default_rng(seed=0).uniform(-1, 1, (items, *shape)).astype(np.float32)
+    noise = np.random.default_rng(seed=0).uniform(-1, 1, (items, *shape))
+    # Of whole numbers all are 0: ids that every embedding has.
+    return dtypes.from_numbers(model.bundle.input.dtype, noise if model.bundle.input.is_floating else noise * 0)
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from bedplate.errors import ServiceError
@@ -15,7 +14,7 @@ from bedplate.wire import INTERACTIVE
 # A priority that no caller has: an item of zeros that tells whether the device still answers.
 PROBE = -1
 Key = tuple[str, str]  # name and version of a model
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]  # in the dtype of the bundle's input or output (bedplate/dtypes.py)
 Finish = Callable[[], Array]
 
 

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 from pathlib import Path
 from typing import Any
-
-from falcon.asgi import Request, Response
 
 from bedplate.exposition import Exposition
 from bedplate.web import problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
 from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
+from bedplate.web.direct import DirectInfer
 from bedplate.web.lifespan import Lifespan
 from bedplate.web.metrics import WebMetrics
-from bedplate.web.observer import ObservedApp, observation
+from bedplate.web.observer import ObservedApp, Observer
+from bedplate.web.oip import resources as oip
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
+from bedplate.web.request_id import RequestId
 from bedplate.web.settings import WebSettings
 from bedplate.web.shared_cache import SharedCache
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-
-
-class RequestId:
-    """Takes nginx's id, or makes one, and says it back."""
-
-    async def process_request(self, req: Request, resp: Response) -> None:
-        given = req.get_header("X-Request-ID") or ""
-        req.context.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-        observation(req).request_id = req.context.request_id
-        resp.set_header("X-Request-ID", req.context.request_id)
 
 
 def create_app(
@@ -69,7 +56,8 @@ def create_app(
     middleware: list[Any] = [RequestId(), RequireKey(keys), Lifespan(engines, exposition, notify_address)]
     if shared:
         middleware.append(shared)
-    app = ObservedApp(metrics, middleware=middleware)
+    observer = Observer(metrics, settings.performance_lines_per_s)
+    app = ObservedApp(observer, middleware=middleware)
     problems.install(app)
     app.add_route("/ping", resources.Ping())
     app.add_route("/health", resources.Live())
@@ -82,6 +70,8 @@ def create_app(
     )
     app.add_route("/v1/models/{name}/predict", predict)
     app.add_route("/v1/models/{name}/versions/{version}/predict", predict)
+    oip.install(app, engines, predictor, probe, limits, settings.request_timeout_s, metrics)
+    app.direct = DirectInfer(app, observer, keys, engines, predictor, limits, settings.request_timeout_s)
     return app
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from falcon.asgi import Request
 from falcon.media.multipart import MultipartForm, MultipartParseError, MultipartParseOptions
 
+from bedplate import dtypes
 from bedplate.bundle import Bundle
 from bedplate.errors import (
     BodyTooLarge,
@@ -39,6 +40,8 @@ Items = npt.NDArray[Any]
 _INLINE_PIXELS = 65_536
 # Digits, sign, point, exponent, brackets and blanks of a number as JSON: what a request of full size can need.
 _JSON_BYTES_PER_NUMBER = 40
+# By the kind of the datatype, the kinds of arrays that numpy makes of a JSON document that fits.
+_KINDS = {"b": "b", "i": "iuO", "u": "iuO", "f": "iuf"}
 _ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
 _TYPES = "image/png, image/jpeg, image/webp, multipart/form-data, application/octet-stream, application/json"
 
@@ -50,8 +53,11 @@ class Limits:
     items: int
 
 
-async def read_body(req: Request, limits: Limits) -> bytes:
+async def read_body(req: Request, limits: Limits, types: str = _TYPES) -> bytes:
     """The whole body.
+
+    Args:
+        types: what the route takes, for who sent nothing.
 
     Raises:
         BodyTooLarge: announced or, without an announcement, received more than allowed.
@@ -67,7 +73,7 @@ async def read_body(req: Request, limits: Limits) -> bytes:
             _refuse_length(received, limits.body_bytes)
         chunks.append(chunk)
     if received == 0:
-        raise EmptyBody("the body is empty", value=0, next_step=f"send {_TYPES}")
+        raise EmptyBody("the body is empty", value=0, next_step=f"send {types}")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -95,24 +101,29 @@ async def parse_items(
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
     if kind.startswith("image/"):
-        return await _decode_images([body], spec, limits, turn, require_time)
+        return await decode_images([body], spec, limits, turn, require_time)
     if kind == "multipart/form-data":
         files = _parts(body, options.get("boundary", ""), limits)
-        return await _decode_images(files, spec, limits, turn, require_time)
+        return await decode_images(files, spec, limits, turn, require_time)
     if kind == "application/octet-stream":
-        return _check(_from_raw(body, spec, options.get("shape")), model, limits)
+        return check_items(from_raw(body, spec, options.get("shape")), model, limits)
     if kind == "application/json":
-        _check_json_length(len(body), model, limits)
-        return _check(_from_json(body, spec), model, limits)
+        check_json_length(len(body), model, limits)
+        return check_items(_from_json(body, spec), model, limits)
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
 
-async def _decode_images(
+async def decode_images(
     files: list[bytes], spec: Tensor, limits: Limits, turn: asyncio.Semaphore, require_time: Callable[[], None]
 ) -> Items:
+    """Encoded pictures as items; see `parse_items`.
+
+    Args:
+        limits: the model's own among them.
+    """
     if spec.image is None:
         raise UnsupportedMediaType("this model does not take pictures", next_step="send a tensor or JSON")
-    _check_count(len(files), limits)
+    check_count(len(files), limits)
     tensors = []
     pixels_left = limits.pixels  # of the whole request, or many pictures would do what one may not
     for data in files:
@@ -140,7 +151,7 @@ def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:
             files.append(part.get_data())
     except MultipartParseError as error:
         if len(files) > limits.items:
-            _check_count(len(files), limits)
+            check_count(len(files), limits)
         raise MalformedMultipart(f"the form cannot be parsed: {error.description}") from None
     except UnicodeDecodeError:
         raise MalformedMultipart("the form's headers are not UTF-8") from None
@@ -149,7 +160,8 @@ def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:
     return files
 
 
-def _from_raw(body: bytes, spec: Tensor, declared: str | None) -> Items:
+def from_raw(body: bytes, spec: Tensor, declared: str | None) -> Items:
+    """Items from their bytes, one after another; they are not checked yet."""
     shape = _item_shape(spec, declared)
     item_bytes = spec.item_bytes_of(shape)
     if len(body) % item_bytes:
@@ -159,7 +171,7 @@ def _from_raw(body: bytes, spec: Tensor, declared: str | None) -> Items:
             limit=item_bytes,
             next_step=f"send {spec.dtype} little-endian, shape {list(shape)} per item, items one after another",
         )
-    return np.frombuffer(body, np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *shape)
+    return dtypes.from_bytes(spec.dtype, body).reshape(-1, *shape)
 
 
 def _item_shape(spec: Tensor, declared: str | None) -> tuple[int, ...]:
@@ -187,24 +199,44 @@ def _from_json(body: bytes, spec: Tensor) -> Items:
         raise UnknownField("the document has no field 'inputs'", limit="inputs", next_step='send {"inputs": [...]}')
     if len(document) > 1:
         raise UnknownField(f"{len(document)} fields, only 'inputs' is known", value=len(document), limit="inputs")
+    items = _from_lists(document["inputs"], spec)
+    return items[np.newaxis] if spec.accepts(items.shape) else items
+
+
+def _from_lists(lists: Any, spec: Tensor) -> Items:
+    kind = "f" if spec.is_floating else spec.numpy_dtype.kind
     try:
-        values = np.asarray(document["inputs"])
+        values = np.asarray(lists)
+        if kind in "iu" and values.dtype.kind in "fO":
+            # What numpy makes of whole numbers that are not all of int64: rounded ones, or objects.
+            values = np.asarray(lists, object)
     except (ValueError, OverflowError):
-        values = np.empty(0, object)
-    if values.dtype.kind not in "iuf" or not np.can_cast(values.dtype, spec.dtype, "same_kind"):
-        raise _wrong_shape("lists of uneven length, or not numbers of this kind", spec)
-    with np.errstate(over="ignore"):
-        converted = values.astype(spec.dtype)
-    if converted.dtype.kind in "iu" and not np.array_equal(converted, values):
-        raise WrongSize(f"a number does not fit {spec.dtype}", limit=spec.dtype)
-    return converted[np.newaxis] if spec.accepts(converted.shape) else converted
+        values = np.empty(0, np.str_)
+    if values.dtype.kind == "O" and not all(type(number) is int for number in values.flat):
+        raise _wrong_kind(spec)
+    if values.dtype.kind not in _KINDS[kind]:
+        raise _wrong_kind(spec)
+    if kind in "iu" and values.size:
+        limits = np.iinfo(spec.numpy_dtype)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise WrongSize(f"a number does not fit {spec.dtype}", limit=spec.dtype)
+    return dtypes.from_numbers(spec.dtype, values)
 
 
-def _check_json_length(body_bytes: int, model: Bundle, limits: Limits) -> None:
-    """Parsing holds up every other request, so no more is parsed than the model can take."""
+def _wrong_kind(spec: Tensor) -> InvalidRequest:
+    return _wrong_shape(f"lists of uneven length, or not numbers that {spec.dtype} takes", spec)
+
+
+def json_limit(model: Bundle, limits: Limits) -> int:
+    """Bytes of JSON that a request of full size can need."""
     spec = model.input
     cost = min(limits.items * spec.cost_of(spec.largest), model.max_cost)
-    allowed = cost * spec.numbers_per_cost * _JSON_BYTES_PER_NUMBER + 4096
+    return cost * spec.numbers_per_cost * _JSON_BYTES_PER_NUMBER + 4096
+
+
+def check_json_length(body_bytes: int, model: Bundle, limits: Limits) -> None:
+    """Parsing holds up every other request, so no more is parsed than the model can take."""
+    allowed = json_limit(model, limits)
     if body_bytes > allowed:
         raise BodyTooLarge(
             f"the JSON has {body_bytes} bytes, {allowed} are allowed for this model",
@@ -218,17 +250,31 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _check(items: Items, model: Bundle, limits: Limits) -> Items:
-    shape = items.shape[1:]
-    if not model.input.accepts(shape) or not len(items):
-        raise _wrong_shape(str(list(items.shape)), model.input)
-    _check_count(len(items), replace(limits, items=model.input.most_items(shape, limits.items, model.max_cost)))
-    if items.dtype.kind == "f" and not np.isfinite(items).all():
+def check_items(items: Items, model: Bundle, limits: Limits) -> Items:
+    """`items`, if the model takes them.
+
+    Raises:
+        WrongShape, TooManyItems, NotFinite.
+    """
+    check_shape(items.shape, model, limits)
+    return check_finite(items, model.input)
+
+
+def check_shape(shape: tuple[int, ...], model: Bundle, limits: Limits) -> None:
+    """Raises: WrongShape, TooManyItems: the model does not take items of this shape, or not so many."""
+    if not model.input.accepts(shape[1:]) or shape[0] < 1:
+        raise _wrong_shape(str(list(shape)), model.input)
+    check_count(shape[0], replace(limits, items=model.input.most_items(shape[1:], limits.items, model.max_cost)))
+
+
+def check_finite(items: Items, spec: Tensor) -> Items:
+    """Raises: NotFinite: a number among `items` is NaN or infinite."""
+    if spec.is_floating and not spec.finite(items).all():
         raise NotFinite("an input is NaN or infinite", next_step="send finite numbers")
     return items
 
 
-def _check_count(count: int, limits: Limits) -> None:
+def check_count(count: int, limits: Limits) -> None:
     if count > limits.items:
         raise TooManyItems(
             f"{count} items, {limits.items} are allowed in a request",

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import falcon
+import numpy as np
 
 from bedplate.bundle import Bundle
+from bedplate.tensor import Tensor
 from bedplate.web.body import Limits
 from bedplate.web.flights import Flights
 from bedplate.web.memory_cache import MemoryCache
@@ -29,6 +31,8 @@ from bedplate.web.terms import Terms, too_late
 _INLINE_BYTES = 1 << 20
 # Each release is installed under a path of its own: other code may read the same picture otherwise.
 _RELEASE = sys.prefix
+# What JSON makes of each kind of numbers; whole ones of 64 bits without a sign may be beyond the others.
+_KINDS = {"b": "b", "i": "i", "u": "iuf", "f": "f"}
 _BYPASS = frozenset({"no-cache", "no-store"})
 
 
@@ -209,6 +213,21 @@ def _from_text(text: bytes, model: Bundle) -> Prediction:
 
 
 def _is_prediction(found: Any, model: Bundle) -> bool:
+    return _is_named(found, model) if model.names_classes else _is_output(found, model.output)
+
+
+def _is_output(found: Any, spec: Tensor) -> bool:
+    if not isinstance(found, dict) or found.keys() != {"output"}:
+        return False
+    numbers = np.asarray(found["output"])  # fails where lists are of uneven length
+    return (
+        numbers.shape == spec.shape
+        and numbers.dtype.kind in _KINDS[spec.numpy_dtype.kind if not spec.is_floating else "f"]
+        and bool(np.isfinite(numbers).all())
+    )
+
+
+def _is_named(found: Any, model: Bundle) -> bool:
     return (
         isinstance(found, dict)
         and found.keys() == {"label", "score", "scores"}

@@ -79,7 +79,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 def _options(web: WebSettings, bind: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "worker_class": "asgi",
+        "worker_class": "bedplate.web.http.worker.Worker",
         "workers": 1,
         "asgi_loop": "uvloop",
         "asgi_lifespan": "on",
@@ -90,8 +90,8 @@ def _options(web: WebSettings, bind: str | None) -> dict[str, Any]:
         # Seconds. Longer than nginx keeps an idle connection (nginx_upstream_keepalive_timeout_s), so that nginx never
         # sends into one that is being closed; short, because a stop waits for idle connections too.
         "keepalive": 5,
-        # A client that leaves cancels its request at once, and the engine is told.
-        "asgi_disconnect_grace_period": 0,
+        # More at a time are refused: nginx keeps far fewer.
+        "worker_connections": 4096,
         "control_socket_disable": True,
         # Through log.start: gunicorn's own handlers would write plain text.
         "logger_class": "bedplate.web.main.JournalLogger",

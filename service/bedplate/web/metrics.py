@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Summary
+from prometheus_client.samples import Sample
 
 from bedplate import exposition
 from bedplate.bundle import Bundle
 from bedplate.errors import CODES
+from bedplate.histogram import Histogram, Series
 
 # Unit: seconds. A prediction takes a millisecond at best, and its deadline is 30 s unless told otherwise.
 _WHOLE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
@@ -34,9 +37,9 @@ class WebMetrics:
         self.registry = exposition.new_registry()
         self._requests = Counter("bedplate_requests", "Requests answered", ["route", "status"], registry=self.registry)
         self._request_seconds = self._histogram("bedplate_request_seconds", "Whole requests", ["route"], _WHOLE_S)
-        self.in_flight = Gauge(
-            "bedplate_requests_in_flight", "Requests that are being answered", registry=self.registry
-        )
+        self.in_flight = 0
+        in_flight = Gauge("bedplate_requests_in_flight", "Requests that are being answered", registry=self.registry)
+        in_flight.set_function(lambda: self.in_flight)
         self._predictions = Counter(
             "bedplate_predictions", "Items predicted, by their label", [*_BY_VERSION, "label"], registry=self.registry
         )
@@ -47,10 +50,17 @@ class WebMetrics:
             part: self._histogram(f"bedplate_prediction_{part}_seconds", help_, _BY_VERSION, _PART_S)
             for part, help_ in _PARTS.items()
         }
+        self._failed_s = Summary(
+            "bedplate_prediction_failed_seconds",
+            "Whole requests of a model that gave none, s",
+            _BY_VERSION,
+            registry=self.registry,
+        )
         self._errors = Counter("bedplate_errors", "Errors answered, by their code", ["type"], registry=self.registry)
-        self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._routes: dict[tuple[str, int], tuple[Counter, Series]] = {}
         for status in _FAILURES:
-            self._request_counters("predict", status)
+            for route in ("predict", "infer"):
+                self._request_counters(route, status)
         for code in CODES:
             # Shown as 0 from the start, so that the first error is an increase.
             self._errors.labels(code)
@@ -77,29 +87,57 @@ class WebMetrics:
         count.inc()
         histogram.observe(seconds)
 
-    def _request_counters(self, route: str, status: int) -> tuple[Counter, Histogram]:
+    def _request_counters(self, route: str, status: int) -> tuple[Counter, Series]:
         found = self._routes.get((route, status))
         if found is None:
             found = self._requests.labels(route, str(status)), self._request_seconds.labels(route)
             self._routes[route, status] = found
         return found
 
-    def prediction(self, model: Bundle, labels: Sequence[str], total_s: float) -> None:
+    def prediction(self, model: Bundle, labels: Sequence[str | None], total_s: float) -> None:
         """One answered request.
 
         Args:
-            labels: of its items.
+            labels: of its items; None where the model names no classes.
         """
         of_version = self._of(model)
-        of_version.total_s.observe(total_s)
+        of_version.took(total_s)
         for label in labels:
             of_version.count(label)
+
+    def answered(self, model: Bundle, items: int, total_s: float) -> None:
+        """One answered request of `items`, whose labels nobody looked at."""
+        of_version = self._of(model)
+        of_version.took(total_s)
+        of_version.count_unnamed(items)
+
+    def failed(self, model: Bundle, total_s: float) -> None:
+        """One request that gave no prediction, for whatever reason."""
+        self._failed_s.labels(model.name, model.version).observe(total_s)
 
     def inference(self, model: Bundle, parts_ns: Mapping[str, int]) -> None:
         """What was done for it, by part; a cached answer has none of this."""
         of_version = self._of(model)
         for part, part_ns in parts_ns.items():
             of_version.parts_s[part].observe(part_ns / 1e9)
+
+    def timed(self, name: str, model: Bundle) -> tuple[int, float]:
+        """How many `bedplate_<name>_seconds` of a model were observed, and their sum."""
+        labels = {"model": model.name, "version": model.version}
+        count, total_s = (
+            self.registry.get_sample_value(f"bedplate_{name}_seconds_{kind}", labels) for kind in ("count", "sum")
+        )
+        return int(count or 0), total_s or 0.0
+
+    def items(self, model: Bundle) -> int:
+        """That were predicted, whatever their label."""
+        samples = (sample for family in self._predictions.collect() for sample in family.samples)
+        return int(sum(sample.value for sample in samples if _is_count_of(sample, model)))
+
+    def last_ms(self, model: Bundle) -> int:
+        """When it answered last, since 1970; 0 if never."""
+        found = self._models.get(model.digest)
+        return int(found.last_s * 1e3) if found else 0
 
     def engine_retry(self, reason: str) -> None:
         """lost, draining, busy or stale."""
@@ -125,7 +163,7 @@ class WebMetrics:
         gauge.set_function(is_available)
 
     def _histogram(self, name: str, help_: str, labels: Sequence[str], buckets_s: Sequence[float]) -> Histogram:
-        return Histogram(name, f"{help_}, s", labels, buckets=buckets_s, registry=self.registry)
+        return Histogram(name, f"{help_}, s", labels, buckets_s, self.registry)
 
     def _of(self, model: Bundle) -> _OfVersion:
         found = self._models.get(model.digest)
@@ -135,6 +173,11 @@ class WebMetrics:
         return found
 
 
+def _is_count_of(sample: Sample, model: Bundle) -> bool:
+    labels = sample.labels
+    return sample.name.endswith("_total") and (labels["model"], labels["version"]) == (model.name, model.version)
+
+
 class _OfVersion:
     """The series of one version of a model, looked up once: finding a series costs more than counting in it."""
 
@@ -142,9 +185,17 @@ class _OfVersion:
         version = (model.name, model.version)
         self.total_s = total_s.labels(*version)
         self.parts_s = {part: histogram.labels(*version) for part, histogram in parts_s.items()}
-        shown = model.labels if len(model.labels) <= _MAX_LABELS else ()
+        self.last_s = 0.0  # since 1970
+        shown = model.labels if model.names_classes and len(model.labels) <= _MAX_LABELS else ()
         self._by_label = {label: predictions.labels(*version, label) for label in shown}
-        self._any_label = None if shown else predictions.labels(*version, "*")
+        self._any_label = predictions.labels(*version, "*")
 
-    def count(self, label: str) -> None:
-        (self._any_label or self._by_label[label]).inc()
+    def took(self, total_s: float) -> None:
+        self.total_s.observe(total_s)
+        self.last_s = time.time()
+
+    def count(self, label: str | None) -> None:
+        (self._by_label.get(label or "") or self._any_label).inc()
+
+    def count_unnamed(self, items: int) -> None:
+        self._any_label.inc(items)

@@ -14,12 +14,28 @@ from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
 from bedplate.web.cache import Answer
+from bedplate.web.http.connection import Direct
 from bedplate.web.metrics import WebMetrics
 
 _performance = logging.getLogger("bedplate.performance")
 _KEY = "bedplate.observation"
 # nginx's word for a client that left before the answer.
 _CLIENT_LEFT = 499
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What an engine was asked by /v2, and what it took."""
+
+    items: int
+    queue_ns: int
+    decode_ns: int
+    batch_ns: int
+    compute_ns: int
+
+    @property
+    def parts_ns(self) -> dict[str, int]:
+        return {"queue": self.queue_ns, "decode": self.decode_ns, "batch": self.batch_ns, "compute": self.compute_ns}
 
 
 @dataclass(slots=True)
@@ -31,7 +47,8 @@ class Observation:
     request_id: str | None = None
     model: Bundle | None = None  # known, so it is safe to tell; a name from a URL is not
     body_bytes: int | None = None
-    answer: Answer | None = None
+    answer: Answer | None = None  # of /v1
+    inference: Inference | None = None  # of /v2
     problem: str | None = None  # code of the error that was answered
 
 
@@ -40,10 +57,85 @@ def observation(req: Request) -> Observation:
     return found
 
 
+class Observer:
+    """Counts requests as they end.
+
+    Args:
+        lines_per_s: predictions told in lines, at most, and as many refused or failed ones; the rest are only counted.
+            A line costs more than all else that is done for a small request.
+    """
+
+    def __init__(self, metrics: WebMetrics, lines_per_s: int):
+        self.metrics = metrics
+        self._answered = Allowance(lines_per_s)
+        self._failed = Allowance(lines_per_s)
+
+    def begins(self) -> Observation:
+        self.metrics.in_flight += 1
+        return Observation()
+
+    def forgets(self) -> None:
+        """Of a request that begins once more elsewhere."""
+        self.metrics.in_flight -= 1
+
+    def ends(self, route: str, seen: Observation) -> None:
+        self.metrics.in_flight -= 1
+        now_s = time.monotonic()
+        seconds = now_s - seen.started_s
+        self.metrics.request(route, seen.status, seconds)
+        if seen.problem:
+            self.metrics.error(seen.problem)
+        if seen.model is None:
+            return
+        if seen.status != 200:
+            self.metrics.failed(seen.model, seconds)
+        elif seen.answer:
+            found = seen.answer.prediction
+            self.metrics.prediction(seen.model, [item.get("label") for item in found.predictions], seconds)
+            if seen.answer.was_computed:
+                self.metrics.inference(seen.model, found.parts_ns)
+        elif seen.inference:
+            self.metrics.answered(seen.model, seen.inference.items, seconds)
+            self.metrics.inference(seen.model, seen.inference.parts_ns)
+        allowance = self._answered if seen.status == 200 else self._failed
+        if allowance.take(int(now_s)):
+            line = _line(seen, seen.model, seconds)
+            if untold := allowance.untold():
+                line["untold"] = untold
+            _performance.info("prediction", extra=line)
+
+
+class Allowance:
+    """So many lines a second, and how many would have been more."""
+
+    def __init__(self, per_s: int):
+        self._per_s = per_s
+        self._second = 0
+        self._left = 0
+        self._untold = 0
+
+    def take(self, second: int) -> bool:
+        if second != self._second:
+            self._second, self._left = second, self._per_s
+        if self._left <= 0:
+            self._untold += 1
+            return False
+        self._left -= 1
+        return True
+
+    def untold(self) -> int:
+        """Since this was asked last."""
+        untold, self._untold = self._untold, 0
+        return untold
+
+
 class ObservedApp(App[Request, Response]):
-    def __init__(self, metrics: WebMetrics, **options: Any):
+    """Falcon's application, observed; what `direct` takes never comes here."""
+
+    def __init__(self, observer: Observer, **options: Any):
         super().__init__(**options)
-        self._metrics = metrics
+        self._observer = observer
+        self.direct: Direct = lambda exchange: None
 
     # Falcon's own type ignores that its ASGI application is no WSGI application.
     async def __call__(  # type: ignore[override]
@@ -52,41 +144,29 @@ class ObservedApp(App[Request, Response]):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        seen = scope[_KEY] = Observation()
+        seen = scope[_KEY] = self._observer.begins()
 
         async def noting_the_status(event: Any) -> None:
             if event["type"] == "http.response.start":
                 seen.status = event["status"]
             await send(event)
 
-        self._metrics.in_flight.inc()
         try:
             await super().__call__(scope, receive, noting_the_status)
         finally:
-            self._metrics.in_flight.dec()
-            self._count(route_of(scope["path"]), seen)
-
-    def _count(self, route: str, seen: Observation) -> None:
-        seconds = time.monotonic() - seen.started_s
-        self._metrics.request(route, seen.status, seconds)
-        if seen.problem:
-            self._metrics.error(seen.problem)
-        if seen.model is None:
-            return
-        if seen.answer and seen.status == 200:
-            found = seen.answer.prediction
-            self._metrics.prediction(seen.model, [item["label"] for item in found.predictions], seconds)
-            if seen.answer.was_computed:
-                self._metrics.inference(seen.model, found.parts_ns)
-        _performance.info("prediction", extra=_line(seen, seen.model, seconds))
+            self._observer.ends(route_of(scope["path"]), seen)
 
 
 def route_of(path: str) -> str:
-    """One of four words, whatever strangers ask for: each is a series in Prometheus."""
+    """One of six words, whatever strangers ask for: each is a series in Prometheus."""
     if path.startswith("/v1/models/") and path.endswith("/predict"):
         return "predict"
+    if path.startswith("/v2/models/") and path.endswith("/infer"):
+        return "infer"
     if path == "/v1/models":
         return "models"
+    if path == "/v2" or path.startswith("/v2/"):
+        return "v2"
     return "health" if path in ("/ping", "/health") or path.startswith("/health/") else "other"
 
 
@@ -102,9 +182,11 @@ def _line(seen: Observation, model: Bundle, seconds: float) -> dict[str, Any]:
     }
     if seen.answer:
         found = seen.answer.prediction
-        line |= {
-            "items": len(found.predictions),
-            **{f"{name}_ms": round(part_ns / 1e6, 3) for name, part_ns in found.parts_ns.items()},
-            "cache": seen.answer.lookup,
-        }
+        line |= {"items": len(found.predictions), **_in_ms(found.parts_ns), "cache": seen.answer.lookup}
+    elif seen.inference:
+        line |= {"items": seen.inference.items, **_in_ms(seen.inference.parts_ns), "cache": "off"}
     return line
+
+
+def _in_ms(parts_ns: dict[str, int]) -> dict[str, float]:
+    return {f"{name}_ms": round(part_ns / 1e6, 3) for name, part_ns in parts_ns.items()}

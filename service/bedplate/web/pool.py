@@ -65,8 +65,7 @@ class EnginePool:
         Raises:
             UnknownModel, EngineUnavailable.
         """
-        connected = [engine.served for engine in self.engines if engine.connected]
-        if bundle := find(connected, name, wanted):
+        if bundle := self.connected_model(name, wanted):
             return bundle
         await self.served()
         if bundle := find(self._said(), name, wanted):
@@ -75,6 +74,14 @@ class EnginePool:
             "no model of this name, version or alias is served here",
             next_step="GET /v1/models lists what there is",
         )
+
+    def is_connected(self, model: Bundle) -> bool:
+        """Whether an engine that serves this version can be asked right now."""
+        return any(engine.serves((model.name, model.version)) for engine in self.engines)
+
+    def connected_model(self, name: str, wanted: str | None) -> Bundle | None:
+        """As `model`, of the engines that are connected right now; None if it takes a wait to know."""
+        return find([engine.served for engine in self.engines if engine.connected], name, wanted)
 
     def _said(self) -> list[Served]:
         return [engine.served for engine in self.engines]

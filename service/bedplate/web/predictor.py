@@ -1,16 +1,17 @@
-"""A prediction without HTTP: items in, labels and scores out. Resources and the canary both come through here."""
+"""A prediction without HTTP: items in, classes or numbers out. Resources and the canary both come through here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from bedplate import dtypes
 from bedplate.bundle import Bundle
 from bedplate.errors import Internal
 from bedplate.web.body import Items, Limits, parse_items
@@ -18,6 +19,7 @@ from bedplate.web.pool import EnginePool
 from bedplate.web.terms import Terms, ran_out
 from bedplate.wire import Frame, now_ns
 
+T = TypeVar("T")
 _log = logging.getLogger("bedplate.web")
 
 # Scores in an answer, best first; a classifier of a thousand labels need not send them all.
@@ -52,61 +54,88 @@ class Predictor:
         self._engines = engines
         self._limits = limits
         self._on_cancelled = on_cancelled
-        # A large picture takes up to 12 bytes a pixel while it is decoded: one at a time, or memory has no bound.
+        # A large picture takes up to 12 bytes a pixel while it is decoded, a small body may inflate to the largest one:
+        # one at a time, or memory has no bound.
         self.large_decode = asyncio.Semaphore(1)
 
     async def predict(self, model: Bundle, content_type: str, body: bytes, terms: Terms) -> Prediction:
-        """Parse `body`, ask an engine, name the classes.
+        """Parse `body`, ask an engine, name the classes where the model has some.
 
         Raises:
             ServiceError: see errors.py.
         """
-        stage = "decode"
+        terms.require_time()
+        started_ns = now_ns()
+        items = await self.decode(
+            parse_items(content_type, body, model, self._limits, self.large_decode, terms.require_time), terms
+        )
+        decode_ns = now_ns() - started_ns
+        return _prediction(await self.infer(model, items, terms), model, decode_ns)
+
+    async def decode(self, decoding: Awaitable[T], terms: Terms) -> T:
+        """What `decoding` gives; if nobody waits for it any more, that is counted."""
         try:
-            terms.require_time()
-            started_ns = now_ns()
-            items = await parse_items(content_type, body, model, self._limits, self.large_decode, terms.require_time)
-            decode_ns = now_ns() - started_ns
-            stage = "engine"
-            return _prediction(await self._infer(model, items, terms), model, decode_ns)
+            return await decoding
         except asyncio.CancelledError:
-            # By whoever waited for it; at its deadline it is late, and told as that.
-            if not ran_out(terms.deadline_ns, now_ns()):
-                self._on_cancelled(stage)
+            self._cancelled("decode", terms)
             raise
 
-    async def canary(self, model: Bundle, terms: Terms) -> bool:
-        """True if the bundle's own example gets its known label, through everything a request goes through.
+    async def infer(self, model: Bundle, items: Items, terms: Terms) -> Frame:
+        """Ask an engine for the outputs of `items`, (items, *shape) in the input's dtype.
+
+        Returns: a RESULT frame of this very version.
 
         Raises:
-            ServiceError: no answer at all.
+            ServiceError: see errors.py.
         """
-        result = await self.predict(model, model.canary.content_type, model.canary.content, terms)
-        return bool(result.predictions[0]["label"] == model.canary.label)
-
-    async def _infer(self, model: Bundle, items: Items, terms: Terms) -> Frame:
         spec = model.input
         meta = {
             "model": model.name,
             "version": model.version,
             "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(items.shape)}],
         }
-        return await self._engines.predict(meta, np.ascontiguousarray(items).data.cast("B"), terms)
+        try:
+            tensors = np.ascontiguousarray(items).reshape(-1).view(np.uint8).data
+            return _of(model, await self._engines.predict(meta, tensors, terms))
+        except asyncio.CancelledError:
+            self._cancelled("engine", terms)
+            raise
+
+    def _cancelled(self, stage: str, terms: Terms) -> None:
+        """By whoever waited for it; at its deadline it is late, and told as that."""
+        if not ran_out(terms.deadline_ns, now_ns()):
+            self._on_cancelled(stage)
+
+    async def canary(self, model: Bundle, terms: Terms) -> bool:
+        """True if the bundle's own example gets its known answer, through everything a request goes through.
+
+        Raises:
+            ServiceError: no answer at all.
+        """
+        result = await self.predict(model, model.canary.content_type, model.canary.content, terms)
+        return model.canary.found_in(result.predictions) == model.canary.wanted
 
 
-def _prediction(answer: Frame, model: Bundle, decode_ns: int) -> Prediction:
+def _of(model: Bundle, answer: Frame) -> Frame:
     found = (answer.meta["model"], answer.meta["version"])
     if found != (model.name, model.version):
         # The labels of one version must never name the classes of another.
         _log.error("an engine answered for %s, asked for %s", found, (model.name, model.version))
         raise Internal("the engine answered for another model")
+    return answer
+
+
+def _prediction(answer: Frame, model: Bundle, decode_ns: int) -> Prediction:
     output = answer.meta["outputs"][0]
-    logits = np.frombuffer(answer.tensors, np.dtype(output["dtype"]).newbyteorder("<")).reshape(output["shape"])
+    flat = dtypes.to_numbers(output["dtype"], dtypes.from_bytes(output["dtype"], answer.tensors))
+    outputs = flat.reshape(output["shape"])  # (items, *output shape)
     return Prediction(
         model=model.name,
         version=model.version,
         digest=answer.meta["digest"],
-        predictions=name_classes(logits, model),
+        predictions=name_classes(outputs, model)
+        if model.names_classes
+        else [{"output": one} for one in outputs.tolist()],
         queue_ns=answer.meta["queue_ns"],
         compute_ns=answer.meta["compute_ns"],
         decode_ns=decode_ns,

@@ -1,4 +1,4 @@
-"""The one place where errors become HTTP answers (docs/adr/0003)."""
+"""The one place where errors become HTTP answers (docs/adr/0003): as problems, on /v2 as its protocol has them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from falcon.asgi import App, Request, Response
 from bedplate import errors
 from bedplate.errors import ServiceError
 from bedplate.web.observer import observation
+from bedplate.web.oip import problem as oip
 
 _log = logging.getLogger("bedplate.web")
 
@@ -19,8 +20,10 @@ STATUS: dict[type[ServiceError], int] = {
     errors.EmptyBody: 400,
     errors.MalformedJson: 400,
     errors.MalformedMultipart: 400,
+    errors.MalformedEncoding: 400,
     errors.InvalidTimeout: 400,
     errors.InvalidPriority: 400,
+    errors.InvalidParameter: 400,
     errors.MissingCredential: 401,
     errors.WrongCredential: 401,
     errors.UnknownModel: 404,
@@ -35,6 +38,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.WrongSize: 422,
     errors.UnreadableImage: 422,
     errors.NotFinite: 422,
+    errors.OutOfRange: 422,
     errors.EngineBusy: 429,
     errors.Internal: 500,
     errors.EngineUnavailable: 503,
@@ -45,7 +49,7 @@ STATUS: dict[type[ServiceError], int] = {
 
 
 def install(app: App[Request, Response]) -> None:
-    """Answer every error of `app` as problem+json."""
+    """Answer every error of `app` as problem+json, or in the words of /v2."""
     app.add_error_handler(Exception, _on_fault)
     app.add_error_handler(falcon.HTTPError, _on_falcon)
     app.add_error_handler(ServiceError, _on_service_error)
@@ -78,6 +82,28 @@ def _answer(req: Request, resp: Response, error: ServiceError) -> None:
 
 
 def _write(req: Request, resp: Response, status: int, error: ServiceError, code: str) -> None:
+    observation(req).problem = code
+    resp.status = status
+    resp.content_type, resp.data, headers = rendered(req.path, req.context.request_id, status, error, code)
+    for name, value in headers.items():
+        resp.set_header(name, value)
+
+
+def rendered(
+    path: str, request_id: str, status: int, error: ServiceError, code: str
+) -> tuple[str, bytes, dict[str, str]]:
+    """Content type, body, and what headers go with them."""
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status in (429, 503):
+        headers["Retry-After"] = str(error.retry_after_s or 1)
+    if oip.speaks(path):
+        return "application/json", oip.error_body(error), headers
+    return "application/problem+json", _problem(request_id, status, error, code), headers
+
+
+def _problem(request_id: str, status: int, error: ServiceError, code: str) -> bytes:
     body = {
         "type": f"urn:bedplate:problem:{code}",
         "title": error.title,
@@ -86,13 +112,6 @@ def _write(req: Request, resp: Response, status: int, error: ServiceError, code:
         "value": error.value,
         "limit": error.limit,
         "next_step": error.next_step,
-        "request_id": req.context.request_id,
+        "request_id": request_id,
     }
-    observation(req).problem = code
-    resp.status = status
-    resp.content_type = "application/problem+json"
-    resp.data = json.dumps({key: item for key, item in body.items() if item is not None}).encode()
-    if status == 401:
-        resp.set_header("WWW-Authenticate", "Bearer")
-    if status in (429, 503):
-        resp.set_header("Retry-After", str(error.retry_after_s or 1))
+    return json.dumps({key: item for key, item in body.items() if item is not None}).encode()

@@ -107,7 +107,7 @@ class Predict:
         self._on_stale = on_stale
 
     async def on_post(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
-        terms = terms_of(req, self._timeout_s)
+        terms = terms_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
         body = await read_body(req, self._limits)

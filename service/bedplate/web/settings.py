@@ -46,3 +46,6 @@ class WebSettings:
 
     # Redis is left out for a model whose engine answers faster than this on the mean: computing is no slower.
     cache_shared_min_ms: float = field(default=5.0, metadata={"unit": "ms", "min": 0, "max": 3_600_000})
+
+    # Lines about answered predictions in the performance log, and as many about others. What is more is only counted.
+    performance_lines_per_s: int = field(default=100, metadata={"unit": "lines/s", "min": 0, "max": 100_000})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from falcon.asgi import Request
 
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, InvalidPriority, InvalidTimeout
@@ -18,6 +17,7 @@ _RESERVE_MAX_NS = 50_000_000
 _TIMER_NS = 2_000_000
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _SHOWN = re.compile(r"[A-Za-z0-9.+-]{1,32}", re.ASCII)
+Header = Callable[[str], "str | None"]  # by name
 _PRIORITIES = {"interactive": wire.INTERACTIVE, "batch": wire.BATCH}
 
 
@@ -38,21 +38,33 @@ class Terms:
         if self.left_s <= 0:
             raise too_late()
 
+    def narrowed(self, started_ns: int, timeout_us: int | None, priority: int | None) -> Terms:
+        """The same, ending `timeout_us` after `started_ns` if that is sooner; None leaves a term as it is."""
+        if timeout_us is None and priority is None:
+            return self
+        priority = self.priority if priority is None else priority
+        if timeout_us is None or started_ns + timeout_us * 1000 >= self.deadline_ns:
+            return Terms(self.deadline_ns, self.engine_deadline_ns, priority)
+        return _ending(started_ns, timeout_us * 1000, priority)
+
 
 def within(timeout_s: float, priority: int = wire.INTERACTIVE) -> Terms:
-    timeout_ns = int(timeout_s * 1e9)
-    deadline_ns = wire.now_ns() + timeout_ns
+    return _ending(wire.now_ns(), int(timeout_s * 1e9), priority)
+
+
+def _ending(started_ns: int, timeout_ns: int, priority: int) -> Terms:
+    deadline_ns = started_ns + timeout_ns
     reserve_ns = min(int(timeout_ns * _RESERVE_SHARE), _RESERVE_MAX_NS)
     return Terms(deadline_ns, deadline_ns - reserve_ns, priority)
 
 
-def terms_of(req: Request, limit_s: float) -> Terms:
+def terms_of(header: Header, limit_s: float) -> Terms:
     """What the headers ask for; `limit_s` where they ask for more, or for nothing.
 
     Raises:
         InvalidTimeout, InvalidPriority: a header says what it cannot say.
     """
-    return within(min(_timeout_s(req, limit_s), limit_s), _priority(req))
+    return within(min(_timeout_s(header, limit_s), limit_s), _priority(header))
 
 
 def ran_out(deadline_ns: int, now_ns: int) -> bool:
@@ -64,8 +76,8 @@ def too_late() -> DeadlineExceeded:
     return DeadlineExceeded("no answer within the deadline", next_step="send less, allow more time, or try later")
 
 
-def _timeout_s(req: Request, limit_s: float) -> float:
-    given = req.get_header("X-Request-Timeout-Ms")
+def _timeout_s(header: Header, limit_s: float) -> float:
+    given = header("X-Request-Timeout-Ms")
     if given is None:
         return limit_s
     timeout_ms = float(given) if _NUMBER.fullmatch(given) else 0.0
@@ -79,8 +91,8 @@ def _timeout_s(req: Request, limit_s: float) -> float:
     return timeout_ms / 1e3
 
 
-def _priority(req: Request) -> int:
-    given = req.get_header("X-Request-Priority")
+def _priority(header: Header) -> int:
+    given = header("X-Request-Priority")
     if given is None:
         return wire.INTERACTIVE
     if given.lower() not in _PRIORITIES:

@@ -1,0 +1,67 @@
+"""The datatypes of tensors: how bytes and numbers become arrays of each.
+
+numpy has no bfloat16: its 16 bits are held as uint16, and become numbers only where somebody reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+BFLOAT16 = "bfloat16"
+_WHOLE = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
+FLOATING = ("float16", BFLOAT16, "float32", "float64")
+
+# What holds each in memory and on the wire: little-endian, without padding.
+HOLDERS: Mapping[str, np.dtype[Any]] = {
+    "bool": np.dtype(bool),
+    **{name: np.dtype(name).newbyteorder("<") for name in _WHOLE},
+    **{name: np.dtype("uint16" if name == BFLOAT16 else name).newbyteorder("<") for name in FLOATING},
+}
+_BFLOAT16_INFINITY = 0x7F80  # all bits of the exponent; with more of the others it is not a number
+_BFLOAT16_NAN = 0x7FC0
+
+
+def from_bytes(dtype: str, raw: bytes | memoryview) -> Array:
+    """The elements of a raw tensor, flat. Of a bool every byte but 0 is true, as C has it.
+
+    Raises:
+        ValueError: not a whole number of elements.
+    """
+    if dtype == "bool":
+        # Kept as they came, other bytes would be values that are neither.
+        return np.asarray(np.frombuffer(raw, np.uint8) != 0)
+    return np.frombuffer(raw, HOLDERS[dtype])
+
+
+def from_numbers(dtype: str, numbers: Array) -> Array:
+    """Numbers as this datatype holds them: rounded to the nearest, beyond the largest infinite.
+
+    Args:
+        numbers: that the datatype can take: whole ones for whole ones, within their range.
+    """
+    with np.errstate(over="ignore"):
+        return _to_bfloat16(numbers.astype("<f4")) if dtype == BFLOAT16 else numbers.astype(HOLDERS[dtype])
+
+
+def to_numbers(dtype: str, held: Array) -> Array:
+    """The reverse, for whoever reads the values: bfloat16 as float32, all others as they are."""
+    return (held.astype("<u4") << 16).view("<f4") if dtype == BFLOAT16 else held
+
+
+def finite(dtype: str, held: Array) -> npt.NDArray[np.bool_]:
+    """Per element; what is not floating always is."""
+    if dtype == BFLOAT16:
+        return np.asarray(held & _BFLOAT16_INFINITY != _BFLOAT16_INFINITY)
+    return np.isfinite(held) if dtype in FLOATING else np.ones(held.shape, bool)
+
+
+def _to_bfloat16(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    bits = numbers.view("<u4")
+    # The upper half, rounded to the nearest; of two that are equally near, to the even one.
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(numbers), _BFLOAT16_NAN, rounded).astype("<u2")

@@ -1,0 +1,183 @@
+"""One request and its answer on a connection, as an ASGI application sees it and as a direct one does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from bedplate.web.http.head import Fields, Head
+from bedplate.web.http.reply import render_head
+
+if TYPE_CHECKING:
+    from bedplate.web.http.connection import Connection
+
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
+# Of a body that nobody has read yet. Past it the connection is not read, and TCP slows the sender down.
+_UNREAD_BYTES = 256 << 10
+_BODILESS = frozenset({204, 304})
+
+
+class Exchange:
+    """What arrives goes in by `add_body` and `complete`; the answer goes out by `reply`, or by ASGI's `send`.
+
+    `received` is true once the body is whole; `answered` once the answer is.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_gone",
+        "_started",
+        "_told_end",
+        "_waiting",
+        "answered",
+        "body",
+        "connection",
+        "head",
+        "keep_alive",
+        "received",
+        "task",
+    )
+
+    def __init__(self, connection: Connection, head: Head, keep_alive: bool):
+        self.connection = connection
+        self.head = head
+        self.keep_alive = keep_alive
+        self.body: bytes | bytearray = b""  # what was not read yet
+        self.received = False
+        self.answered = False
+        self.task: asyncio.Task[None] | None = None
+        self._started: tuple[int, Fields] | None = None  # told by the application, not sent yet
+        self._chunked: bool | None = None  # None until the head was sent
+        self._told_end = False
+        self._gone = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    def add_body(self, data: bytes) -> None:
+        if not self.body:
+            self.body = data
+        else:
+            if not isinstance(self.body, bytearray):
+                self.body = bytearray(self.body)
+            self.body += data
+        self._wake()
+
+    def complete(self) -> None:
+        self.received = True
+        self._wake()
+
+    def disconnect(self) -> None:
+        """The client is gone: whoever works for it may stop."""
+        self._gone = True
+        self._wake()
+        if self.task is not None and not self.answered:
+            self.task.cancel()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.body) > _UNREAD_BYTES and not self.received
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def reply(self, status: int, fields: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """The whole answer at once."""
+        close = self._closes()
+        head = render_head(status, [*fields, (b"Content-Length", b"%d" % len(body))], close)
+        self.connection.write(head + body if self.head.method != "HEAD" else head)
+        self._finish(close)
+
+    def _closes(self) -> bool:
+        # What is left of a body that nobody waits for would be read as the next request.
+        return not self.keep_alive or not self.received or self.connection.is_draining
+
+    def _finish(self, close: bool) -> None:
+        self.answered = True
+        self._wake()
+        self.connection.answered(self, close)
+
+    def abort(self) -> None:
+        """No answer, or no whole one: the client finds the connection closed."""
+        self.answered = True
+        self.connection.abort()
+
+    async def run(self, app: Asgi) -> None:
+        """Have an ASGI application answer."""
+        server, client = self.connection.addresses
+        await app(self._scope(server, client, self.connection.state), self.receive, self.send)
+
+    def _scope(self, server: Any, client: Any, state: MutableMapping[str, Any]) -> dict[str, Any]:
+        head = self.head
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": head.version,
+            "method": head.method,
+            "scheme": "http",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "root_path": "",
+            "headers": head.fields,
+            "client": client,
+            "server": server,
+            "state": dict(state),
+        }
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI: the next piece of the body, or that the client is gone."""
+        while not (self.body or (self.received and not self._told_end) or self._gone or self.answered):
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        if self._gone or self.answered or (self._told_end and not self.body):
+            return {"type": "http.disconnect"}
+        body, self.body = bytes(self.body), b""
+        self._told_end = self.received
+        self.connection.resume_receiving()
+        return {"type": "http.request", "body": body, "more_body": not self.received}
+
+    async def send(self, event: MutableMapping[str, Any]) -> None:
+        """ASGI: the head of the answer, then its body in one piece or in several."""
+        if self._gone or self.answered:
+            return
+        if event["type"] == "http.response.start":
+            self._started = event["status"], list(event.get("headers", ()))
+            return
+        if event["type"] != "http.response.body" or self._started is None:
+            raise RuntimeError(f"the application sent {event['type']} out of turn")
+        body, more = event.get("body", b""), event.get("more_body", False)
+        if self._chunked is None and not more:
+            self._send_whole(*self._started, body)
+            return
+        if self._chunked is None:
+            self._send_head(*self._started)
+        self._send_piece(body, more)
+        await self.connection.writable()
+
+    def _send_whole(self, status: int, fields: Fields, body: bytes) -> None:
+        if status not in _BODILESS and not any(name.lower() == b"content-length" for name, _ in fields):
+            fields.append((b"content-length", b"%d" % len(body)))
+        close = self._closes()
+        head = render_head(status, fields, close)
+        self.connection.write(head + body if self.head.method != "HEAD" else head)
+        self._finish(close)
+
+    def _send_head(self, status: int, fields: Fields) -> None:
+        self._chunked = not any(name.lower() == b"content-length" for name, _ in fields)
+        if self._chunked and self.head.version == "1.0":
+            self._chunked = self.keep_alive = False  # the end of the connection is the end of the body
+        elif self._chunked:
+            fields.append((b"transfer-encoding", b"chunked"))
+        self.connection.write(render_head(status, fields, self._closes()))
+
+    def _send_piece(self, body: bytes, more: bool) -> None:
+        if self.head.method == "HEAD":
+            body = b""
+        elif self._chunked:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
+        if body:
+            self.connection.write(body)
+        if not more:
+            self._finish(self._closes())

@@ -1,0 +1,90 @@
+"""The head of a request, checked: what a strict server takes of HTTP/1.1 (RFC 9112) and two cannot read differently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+# Of the request line and all fields, bytes; and fields. nginx's own are half as large.
+MAX_HEAD_BYTES = 32 << 10
+MAX_FIELDS = 100
+_MAX_TARGET_BYTES = 8 << 10
+
+Fields = list[tuple[bytes, bytes]]  # names in lower case, in the order of arrival
+
+
+class BadRequest(Exception):
+    """Not answered by the application: the connection is closed after it.
+
+    Args:
+        status: of the answer, 4xx or 5xx.
+        detail: what is wrong, without a word of what was sent.
+    """
+
+    def __init__(self, status: int, detail: str):
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+@dataclass(slots=True)
+class Head:
+    method: str
+    path: str  # percent-decoded
+    raw_path: bytes
+    query: bytes
+    version: str  # 1.0 or 1.1
+    fields: Fields
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first field of this name, which is in lower case."""
+        return next((value for known, value in self.fields if known == name), None)
+
+
+def checked_head(method: bytes, target: bytes, version: str, fields: Fields) -> Head:
+    """What a parser found, if one reading of it is possible.
+
+    Raises:
+        BadRequest: there is none, or it is more than allowed.
+    """
+    if version not in ("1.1", "1.0"):
+        raise BadRequest(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if len(target) > _MAX_TARGET_BYTES:
+        raise BadRequest(414, f"the target has more than {_MAX_TARGET_BYTES} bytes")
+    if len(fields) > MAX_FIELDS:
+        raise BadRequest(431, f"more than {MAX_FIELDS} header fields")
+    _check_framing(fields, version)
+    raw_path, _, query = _origin_form(target).partition(b"?")
+    return Head(method.decode("ascii"), _decoded(raw_path), raw_path, query, version, fields)
+
+
+def _check_framing(fields: Fields, version: str) -> None:
+    """Where a body ends and whom it is for must not be a matter of taste: that is what smuggling lives on."""
+    names = [name for name, _ in fields]
+    hosts = names.count(b"host")
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise BadRequest(400, "wanted one Host")
+    lengths = names.count(b"content-length")
+    if lengths > 1:
+        raise BadRequest(400, "Content-Length stands twice")
+    if b"transfer-encoding" in names:
+        codings = [value.strip().lower() for name, value in fields if name == b"transfer-encoding"]
+        if lengths or version == "1.0" or codings != [b"chunked"]:
+            raise BadRequest(400, "Transfer-Encoding can only be chunked, in HTTP/1.1 and without Content-Length")
+
+
+def _origin_form(target: bytes) -> bytes:
+    if target.startswith(b"/"):
+        return target
+    scheme, separator, rest = target.partition(b"://")
+    if separator and scheme.lower() in (b"http", b"https") and rest[:1] not in (b"", b"/", b"?"):
+        _, slash, path = rest.partition(b"/")
+        return slash + path or b"/"
+    raise BadRequest(400, "the target is no path")
+
+
+def _decoded(raw_path: bytes) -> str:
+    try:
+        return (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode()
+    except UnicodeDecodeError:
+        raise BadRequest(400, "the path is not UTF-8") from None

@@ -1,0 +1,29 @@
+"""An answer as bytes."""
+
+from __future__ import annotations
+
+import http
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+_dated: tuple[int, bytes] = (0, b"")
+
+
+def render_head(status: int, fields: Iterable[tuple[bytes, bytes]], close: bool) -> bytes:
+    """Status line, `fields`, Date, and whether the connection ends with it; with the empty line."""
+    lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+    lines += [b"%b: %b\r\n" % field for field in fields]
+    lines.append(b"Connection: close\r\n" if close else b"")
+    lines.append(_date())
+    return b"".join(lines)
+
+
+def _date() -> bytes:
+    """The last field, made once a second."""
+    global _dated  # noqa: PLW0603
+    now_s = int(time.time())
+    if _dated[0] != now_s:
+        _dated = now_s, f"Date: {formatdate(now_s, usegmt=True)}\r\n\r\n".encode()
+    return _dated[1]

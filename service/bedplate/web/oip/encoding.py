@@ -1,0 +1,94 @@
+"""Compressed bodies, both ways. Strangers' bytes: never more is inflated than a request may have."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from bedplate.errors import BodyTooLarge, MalformedEncoding, UnsupportedMediaType
+
+GZIP, DEFLATE = "gzip", "deflate"
+# Of zlib: a window of 32 KiB, in gzip's form (31) or in its own (15), which HTTP calls deflate.
+_WINDOW_BITS = {GZIP: 31, DEFLATE: 15}
+# Work on more than this would hold up the other requests of the process for more than about a millisecond.
+_INLINE_BYTES = 64 << 10
+_MAX_RATIO = 1032  # of deflate
+# Below this the smaller body saves no packet.
+_WORTH_IT_BYTES = 1024
+_LEVEL = 1  # tensors hardly get smaller at higher ones
+
+
+async def inflated(body: bytes, encoding: str | None, allowed_bytes: int, turn: asyncio.Semaphore) -> bytes:
+    """`body` as it was before its Content-Encoding.
+
+    Args:
+        turn: held while much may come out.
+
+    Raises:
+        UnsupportedMediaType, BodyTooLarge, MalformedEncoding.
+    """
+    kind = (encoding or "identity").strip().lower()
+    if kind == "identity":
+        return body
+    if kind not in _WINDOW_BITS:
+        raise UnsupportedMediaType(
+            "the Content-Encoding is not one this route takes", limit="gzip, deflate", next_step="send one of these"
+        )
+    # A few bytes can hold millions: what may come out counts.
+    if min(allowed_bytes, len(body) * _MAX_RATIO) <= _INLINE_BYTES:
+        return inflate(body, kind, allowed_bytes)
+    async with turn:
+        return await asyncio.to_thread(inflate, body, kind, allowed_bytes)
+
+
+def inflate(body: bytes, kind: str, allowed_bytes: int) -> bytes:
+    """Raises: BodyTooLarge, MalformedEncoding."""
+    stream = zlib.decompressobj(_WINDOW_BITS[kind])
+    try:
+        content = stream.decompress(body, allowed_bytes + 1)
+    except zlib.error:
+        raise _malformed(kind) from None
+    if len(content) > allowed_bytes:
+        raise BodyTooLarge(
+            f"the body has more than {allowed_bytes} bytes once it is decompressed",
+            limit=allowed_bytes,
+            next_step="send fewer items",
+        )
+    if not stream.eof or stream.unused_data:
+        raise _malformed(kind)
+    return content
+
+
+def _malformed(kind: str) -> MalformedEncoding:
+    return MalformedEncoding(f"the body is not {kind}, not all of it, or more", next_step="send one whole stream")
+
+
+def accepted(header: str | None) -> str | None:
+    """The encoding that a client asks for with Accept-Encoding; None for as it is."""
+    if not header:
+        return None
+    asked = dict(_choice(part) for part in header.lower().split(","))
+    for kind in (GZIP, DEFLATE):
+        if asked.get(kind):
+            return kind
+    return None
+
+
+def _choice(part: str) -> tuple[str, bool]:
+    """Of 'gzip;q=0.5' the name, and whether it is wanted at all."""
+    name, _, weight = part.replace(" ", "").partition(";q=")
+    return name, not weight or weight.strip("0.") != ""
+
+
+async def deflated(body: bytes, kind: str | None) -> bytes | None:
+    """`body` in that encoding; None where it stays as it is."""
+    if kind is None or len(body) < _WORTH_IT_BYTES:
+        return None
+    if len(body) <= _INLINE_BYTES:
+        return _deflate(body, kind)
+    return await asyncio.to_thread(_deflate, body, kind)
+
+
+def _deflate(body: bytes, kind: str) -> bytes:
+    stream = zlib.compressobj(_LEVEL, wbits=_WINDOW_BITS[kind])
+    return stream.compress(body) + stream.flush()

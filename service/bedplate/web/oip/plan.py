@@ -1,0 +1,86 @@
+"""What decoding and encoding need to know of a model, worked out once: it is asked for with every request."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from struct import Struct
+from typing import NamedTuple
+
+from bedplate.bundle import Bundle
+from bedplate.web.body import Limits, check_shape, json_limit
+from bedplate.web.oip.datatypes import Datatype, datatype_of
+
+_MAX_PLANS = 32  # each keeps a bundle alive
+_MAX_SHAPES = 256
+_MAX_PICTURE_RATIO = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One output as a client asked for it."""
+
+    name: str
+    binary: bool = False
+    classes: int = 0  # as texts of the best so many; 0: as it is
+
+
+class Shape(NamedTuple):
+    """A shape that was checked, items first."""
+
+    sizes: tuple[int, ...]
+    numbers: int
+    packer: Struct | None  # from JSON numbers; None where the datatype has no JSON
+
+
+class Plan:
+    """Of one model under the limits of one process."""
+
+    def __init__(self, model: Bundle, limits: Limits):
+        self.model = model
+        self.given_limits = limits
+        self.limits = replace(limits, items=min(limits.items, model.max_items))
+        self.taken: Datatype = datatype_of(model.input)
+        self.given: Datatype = datatype_of(model.output)
+        self.json_bytes = json_limit(model, self.limits)
+        self.all_as_json = (Wanted(model.output.name),)
+        self.all_as_binary = (Wanted(model.output.name, binary=True),)
+        self._shapes: dict[tuple[int, ...], Shape] = {}
+
+    def inflated_bytes(self, sent_bytes: int) -> int:
+        """What a compressed body of `sent_bytes` may hold: as much as a request of full size can need."""
+        tensor_bytes = self.json_bytes + self.model.input.batch_bytes_of(self.model.max_cost)
+        # Files of pictures are compressed already, so what gets much smaller is none.
+        picture_bytes = sent_bytes * _MAX_PICTURE_RATIO if self.model.input.image else 0
+        return min(self.limits.body_bytes, max(tensor_bytes, picture_bytes))
+
+    def shape(self, sizes: tuple[int, ...]) -> Shape:
+        """The shape of a request's tensor, items first.
+
+        Raises:
+            WrongShape, TooManyItems: the model does not take it.
+        """
+        found = self._shapes.get(sizes)
+        if found is None:
+            check_shape(sizes, self.model, self.limits)
+            numbers = math.prod(sizes)
+            packer = Struct(f"<{numbers}{self.taken.code}") if self.taken.code else None
+            found = Shape(sizes, numbers, packer)
+            if len(self._shapes) >= _MAX_SHAPES:
+                self._shapes.clear()
+            self._shapes[sizes] = found
+        return found
+
+
+_plans: dict[int, Plan] = {}
+
+
+def plan_of(model: Bundle, limits: Limits) -> Plan:
+    """By identity: comparing bundles would cost more than the plan saves."""
+    found = _plans.get(id(model))
+    if found is not None and found.model is model and found.given_limits is limits:
+        return found
+    if len(_plans) >= _MAX_PLANS:
+        del _plans[next(iter(_plans))]
+    found = _plans[id(model)] = Plan(model, limits)
+    return found

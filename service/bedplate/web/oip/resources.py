@@ -1,0 +1,234 @@
+"""The routes of /v2: each turns HTTP into one call and back."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from falcon.asgi import App, Request, Response
+
+from bedplate.bundle import Bundle
+from bedplate.errors import UnknownModel, WrongSize
+from bedplate.web.body import Limits, decode_images, read_body
+from bedplate.web.metrics import WebMetrics
+from bedplate.web.observer import Inference, observation
+from bedplate.web.oip import encoding, metadata
+from bedplate.web.oip.plan import plan_of
+from bedplate.web.oip.request import InferRequest, parse
+from bedplate.web.oip.response import Reply, encode
+from bedplate.web.oip.statistics import model_statistics
+from bedplate.web.pool import RETRY_AFTER_S, EnginePool
+from bedplate.web.predictor import Predictor
+from bedplate.web.readiness import ReadinessProbe
+from bedplate.web.terms import Terms, terms_of
+from bedplate.wire import Frame, now_ns
+
+_NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)
+HEADER = "Inference-Header-Content-Length"
+
+
+class Server:
+    async def on_get(self, req: Request, resp: Response) -> None:
+        _json(resp, metadata.SERVER)
+
+
+class Live:
+    async def on_get(self, req: Request, resp: Response) -> None:
+        _json(resp, {"live": True})
+
+
+class Ready:
+    """The whole path works: every model's canary was answered rightly."""
+
+    def __init__(self, probe: ReadinessProbe):
+        self._probe = probe
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        ready = (await self._probe.check()).ready
+        _json(resp, {"ready": ready})
+        _unless(ready, resp)
+
+
+class Model:
+    """One model's own routes, at its version or its alias; without either, at its default."""
+
+    def __init__(self, engines: EnginePool, limits: Limits, metrics: WebMetrics):
+        self._engines = engines
+        self._limits = limits
+        self._metrics = metrics
+
+    async def on_get(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
+        model = await self._engines.model(name, version)
+        _json(resp, metadata.model_metadata(model, await self._engines.served()))
+
+    async def on_get_ready(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
+        """An engine that serves it is connected."""
+        model = await self._engines.model(name, version)
+        ready = self._engines.is_connected(model)
+        _json(resp, {"name": model.name, "ready": ready})
+        _unless(ready, resp)
+
+    async def on_get_config(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
+        model = await self._engines.model(name, version)
+        _json(resp, metadata.model_config(model, plan_of(model, self._limits).limits.items))
+
+    async def on_get_stats(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
+        """Of all its versions where none is named."""
+        model = await self._engines.model(name, version)
+        served = await self._engines.served()
+        models = [model] if version else [found for found in served.bundles.values() if found.name == name]
+        _json(resp, {"model_stats": [model_statistics(one, self._metrics) for one in models]})
+
+
+class Statistics:
+    """Of all models."""
+
+    def __init__(self, engines: EnginePool, metrics: WebMetrics):
+        self._engines = engines
+        self._metrics = metrics
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        served = await self._engines.served()
+        _json(resp, {"model_stats": [model_statistics(model, self._metrics) for model in served.bundles.values()]})
+
+
+class Index:
+    """What is served, as the protocol's model repository lists it. Nothing is loaded or unloaded here."""
+
+    def __init__(self, engines: EnginePool):
+        self._engines = engines
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        _json(resp, metadata.repository_index(await self._engines.served()))
+
+
+class Logging:
+    async def on_get(self, req: Request, resp: Response) -> None:
+        _json(resp, metadata.LOGGING)
+
+
+class Infer:
+    """See `Predict` of /v1; what is asked of an engine is not kept in the cache.
+
+    Args:
+        timeout_s: where the client allows no less.
+    """
+
+    def __init__(
+        self, engines: EnginePool, predictor: Predictor, limits: Limits, timeout_s: float, metrics: WebMetrics
+    ):
+        self._engines = engines
+        self._predictor = predictor
+        self._limits = limits
+        self._timeout_s = timeout_s
+        self._metrics = metrics
+
+    async def on_post(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
+        started_ns = now_ns()
+        terms = terms_of(req.get_header, self._timeout_s)
+        seen = observation(req)
+        seen.model = await self._engines.model(name, version)
+        sent = await read_body(req, self._limits, "a JSON document")
+        seen.body_bytes = len(sent)
+        try:
+            reply = await self._answer(req, seen.model, sent, terms, started_ns)
+        except UnknownModel:
+            if version == seen.model.version:
+                raise
+            # An alias, or the default, means another version by now.
+            seen.model = await self._engines.model(name, version)
+            self._metrics.engine_retry("stale")
+            reply = await self._answer(req, seen.model, sent, terms, started_ns)
+        await _send(req, resp, reply)
+
+    async def _answer(self, req: Request, model: Bundle, sent: bytes, terms: Terms, started_ns: int) -> Reply:
+        plan = plan_of(model, self._limits)
+        decoding_ns = now_ns()
+        kind, turn = req.get_header("Content-Encoding"), self._predictor.large_decode
+        inflating = encoding.inflated(sent, kind, plan.inflated_bytes(len(sent)), turn)
+        body = await self._predictor.decode(inflating, terms)
+        asked = parse(body, json_bytes_of(req.get_header(HEADER)), model, self._limits)
+        terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
+        terms.require_time()
+        if asked.pictures is not None:
+            await self._decode_pictures(asked, model, terms)
+        decode_ns = now_ns() - decoding_ns
+        assert asked.items is not None
+        frame = await self._predictor.infer(model, asked.items, terms)
+        observation(req).inference = inference_of(frame, len(asked.items), decode_ns)
+        return encode(frame, model, asked)
+
+    async def _decode_pictures(self, asked: InferRequest, model: Bundle, terms: Terms) -> None:
+        assert asked.pictures is not None
+        limits = plan_of(model, self._limits).limits
+        turn = self._predictor.large_decode
+        pictures = decode_images(asked.pictures, model.input, limits, turn, terms.require_time)
+        asked.items = await self._predictor.decode(pictures, terms)
+
+
+def inference_of(frame: Frame, items: int, decode_ns: int) -> Inference:
+    meta = frame.meta
+    return Inference(items, meta["queue_ns"], decode_ns, meta.get("batch_ns", 0), meta["compute_ns"])
+
+
+def json_bytes_of(given: str | None) -> int | None:
+    """What Inference-Header-Content-Length says.
+
+    Raises:
+        WrongSize: it is no number.
+    """
+    if given is None:
+        return None
+    if not _NUMBER.fullmatch(given):
+        raise WrongSize(f"{HEADER} is no number of bytes", next_step="send the length of the JSON, or leave it out")
+    return int(given)
+
+
+async def _send(req: Request, resp: Response, reply: Reply) -> None:
+    resp.content_type = reply.content_type
+    if reply.json_bytes is not None:
+        resp.set_header(HEADER, str(reply.json_bytes))
+    resp.set_header("Vary", "Accept-Encoding")
+    kind = encoding.accepted(req.get_header("Accept-Encoding"))
+    smaller = await encoding.deflated(reply.body, kind)
+    resp.data = reply.body if smaller is None else smaller
+    if smaller is not None and kind:
+        resp.set_header("Content-Encoding", kind)
+
+
+def _json(resp: Response, document: Any) -> None:
+    resp.content_type = "application/json"
+    resp.data = json.dumps(document).encode()
+
+
+def _unless(ready: bool, resp: Response) -> None:
+    if not ready:
+        resp.status = 503
+        resp.set_header("Retry-After", str(RETRY_AFTER_S))
+
+
+def install(
+    app: App[Request, Response],
+    engines: EnginePool,
+    predictor: Predictor,
+    probe: ReadinessProbe,
+    limits: Limits,
+    timeout_s: float,
+    metrics: WebMetrics,
+) -> None:
+    """Add the routes of /v2 to `app`."""
+    app.add_route("/v2", Server())
+    app.add_route("/v2/health/live", Live())
+    app.add_route("/v2/health/ready", Ready(probe))
+    app.add_route("/v2/logging", Logging())
+    app.add_route("/v2/models/stats", Statistics(engines, metrics))
+    app.add_route("/v2/repository/index", Index(engines))
+    model = Model(engines, limits, metrics)
+    infer = Infer(engines, predictor, limits, timeout_s, metrics)
+    for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        app.add_route(path, model)
+        app.add_route(f"{path}/ready", model, suffix="ready")
+        app.add_route(f"{path}/config", model, suffix="config")
+        app.add_route(f"{path}/stats", model, suffix="stats")
+        app.add_route(f"{path}/infer", infer)

@@ -1,0 +1,110 @@
+"""From an engine's answer to the body of an infer response. Pure and synchronous: no HTTP, no event loop."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from bedplate.bundle import Bundle
+from bedplate.errors import Internal
+from bedplate.web.oip.datatypes import BYTES, Datatype, datatype_of
+from bedplate.web.oip.plan import Wanted
+from bedplate.web.oip.request import InferRequest
+from bedplate.wire import Frame
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+_MAX_KEPT = 32
+
+
+@dataclass(slots=True)
+class Reply:
+    body: bytes
+    json_bytes: int | None  # of the JSON at its beginning, where binary data follows it
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """What is the same in all answers of a model."""
+
+    model: Bundle
+    given: Datatype
+    head: bytes
+    output: bytes
+
+
+def encode(frame: Frame, model: Bundle, asked: InferRequest) -> Reply:
+    """The answer to `asked`, from the RESULT frame of an engine.
+
+    Raises:
+        Internal: the model gave NaN or an infinity, and JSON has neither.
+    """
+    texts = _texts_of(model)
+    wanted = asked.outputs[0]
+    shape: list[int] = frame.meta["outputs"][0]["shape"]
+    head = texts.head if asked.id is None else b'%b"id":%b,' % (texts.head, orjson.dumps(asked.id))
+    if wanted.classes:
+        return _classified(frame, model, wanted, head, texts)
+    opening = b'%b"outputs":[%b%b' % (head, texts.output, orjson.dumps(shape))
+    if wanted.binary:
+        return _with_data(b'%b,"parameters":{"binary_data_size":%d}}]}', opening, frame.tensors)
+    # As shortest texts that are the same number again in this datatype.
+    numbers = orjson.dumps(np.frombuffer(frame.tensors, texts.given.numpy), option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in numbers:
+        raise Internal(
+            "an output is NaN or infinite, which JSON cannot say", next_step="ask for the output as binary data"
+        )
+    return Reply(b'%b,"data":%b}]}' % (opening, numbers), None, JSON)
+
+
+def _with_data(form: bytes, opening: bytes, data: bytes | memoryview) -> Reply:
+    text = form % (opening, len(data))
+    return Reply(text + data, len(text), BINARY)
+
+
+def _classified(frame: Frame, model: Bundle, wanted: Wanted, head: bytes, texts: _Texts) -> Reply:
+    items, classes = frame.meta["outputs"][0]["shape"]
+    count = min(wanted.classes, classes)
+    values = _values(frame.tensors, texts.given).reshape(items, classes)
+    named = [text for row in values for text in _best(row, count, model.labels)]
+    text = orjson.dumps({"name": wanted.name, "datatype": BYTES, "shape": [items, count]})[:-1]
+    opening = b'%b"outputs":[%b' % (head, text)
+    if not wanted.binary:
+        return Reply(b'%b,"data":%b}]}' % (opening, orjson.dumps(named)), None, JSON)
+    data = b"".join(struct.pack("<I", len(raw)) + raw for raw in map(str.encode, named))
+    return _with_data(b'%b,"parameters":{"binary_data_size":%d}}]}', opening, data)
+
+
+def _best(row: npt.NDArray[Any], count: int, labels: tuple[str, ...]) -> list[str]:
+    """row (classes,) → 'score:index:label' of the best `count`; of a model without labels 'score:index'."""
+    # Not by negation: what is unsigned has no negative. The first of equals is the better one.
+    order = len(row) - 1 - np.argsort(row[::-1], kind="stable")[::-1]
+    return [f"{row[i]!s}:{i}:{labels[i]}" if labels else f"{row[i]!s}:{i}" for i in order[:count]]
+
+
+def _values(data: bytes | memoryview, given: Datatype) -> npt.NDArray[Any]:
+    values = np.frombuffer(data, given.numpy)
+    # bfloat16 is the upper half of a float32.
+    return values if given.code else (values.astype("<u4") << 16).view("<f4")
+
+
+_kept: dict[int, _Texts] = {}
+
+
+def _texts_of(model: Bundle) -> _Texts:
+    found = _kept.get(id(model))
+    if found is not None and found.model is model:
+        return found
+    given = datatype_of(model.output)
+    head = orjson.dumps({"model_name": model.name, "model_version": model.version})[:-1] + b","
+    output = orjson.dumps({"name": model.output.name, "datatype": given.name})[:-1] + b',"shape":'
+    if len(_kept) >= _MAX_KEPT:
+        del _kept[next(iter(_kept))]
+    found = _kept[id(model)] = _Texts(model, given, head, output)
+    return found
