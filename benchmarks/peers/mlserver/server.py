@@ -4,13 +4,13 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from fastapi import Body
 from mlserver import MLModel
 from mlserver.handlers import custom_handler
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
-from starlette.requests import Request
 from starlette.responses import Response
 
 from benchmarks.peers import serving
@@ -30,8 +30,9 @@ class Runtime(MLModel):
         return InferenceResponse(model_name=self.name, outputs=[output])
 
     @custom_handler(rest_path="/raw")
-    async def raw(self, request: Request) -> Response:
-        tensor = RequestInput(name="x", shape=[1, *serving.SHAPE], datatype="FP32", data=await request.body())
+    async def raw(self, body: Annotated[bytes, Body(media_type="application/octet-stream")]) -> Response:
+        # Bytes and not the Request: arguments go to another process.
+        tensor = RequestInput(name="x", shape=[1, *serving.SHAPE], datatype="FP32", data=body)
         answer = await self.predict(InferenceRequest(inputs=[tensor]))
         return Response(answer.outputs[0].data.root, media_type=serving.MEDIA_TYPE)
 
