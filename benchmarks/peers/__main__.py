@@ -16,6 +16,16 @@ from benchmarks.peers.visit import Times
 DOCS = environment.ROOT / "docs" / "benchmarks"
 # Kept figures come from whole runs only.
 QUICK = environment.FOLDER / "quick"
+# What is not said otherwise.
+_WHOLE = {"models": tuple(MODELS), "rounds": 3, "seconds": 8.0, "warm_seconds": 2.0, "goodput": 3, "out": DOCS}
+_QUICK = {
+    "models": ("tiny", "transformer"),
+    "rounds": 1,
+    "seconds": 3.0,
+    "warm_seconds": 1.0,
+    "goodput": 0,
+    "out": QUICK,
+}
 QUICK_CLIENTS = {"tiny": (1, 64), "cnn": (16,), "transformer": (16,)}
 
 
@@ -56,6 +66,7 @@ def _order(args: argparse.Namespace) -> Order:
         args.rounds,
         Times(args.seconds, args.warm_seconds),
         args.ports,
+        args.quick,
     )
 
 
@@ -68,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     everyone = (catalogue.BARE, *catalogue.NAMES)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
     parser.add_argument("--only", type=_among(everyone), default=everyone, metavar="NAMES", help=", ".join(everyone))
-    parser.add_argument("--models", type=_among(tuple(MODELS)), default=tuple(MODELS), metavar="NAMES")
+    parser.add_argument("--models", type=_among(tuple(MODELS)), metavar="NAMES", help="(all; quick tiny,transformer)")
     parser.add_argument("--quick", action="store_true", help="five minutes: one short round, fewer clients, no goodput")
     parser.add_argument("--clients", type=_counts, metavar="COUNTS", help="(1,16,64,256 for tiny, 1,16 for the others)")
     parser.add_argument("--rounds", type=int, help="(3; quick 1)")
@@ -81,8 +92,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--setup", action="store_true", help="make the environments, measure nothing")
     args = parser.parse_args()
-    usual = (1, 3.0, 1.0, 0, QUICK) if args.quick else (3, 8.0, 2.0, 3, DOCS)
-    for name, value in zip(("rounds", "seconds", "warm_seconds", "goodput", "out"), usual, strict=True):
+    for name, value in (_QUICK if args.quick else _WHOLE).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     return args

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 # Classes of a kept histogram grow by this: a percentile is within 1 %, and a few hundred numbers tell it all.
@@ -19,11 +19,6 @@ class Spread:
     median: float
     low: float
     high: float
-
-    @property
-    def percent(self) -> float:
-        """From the lowest to the highest, of the median."""
-        return 100 * (self.high - self.low) / self.median if self.median else 0.0
 
 
 def spread(values: Iterable[float]) -> Spread:
@@ -55,13 +50,3 @@ def percentile(histogram: Mapping[int, int], share: float) -> float:
         if seen >= wanted:
             return float(value)
     return math.nan
-
-
-def is_tie(one: float, other: float, percent: float = 15.0) -> bool:
-    """Closer than runs of the same server are to each other."""
-    return abs(one - other) <= percent / 100 * max(one, other)
-
-
-def best(values: Mapping[str, float], but: Sequence[str] = ()) -> str | None:
-    left = {name: value for name, value in values.items() if name not in but}
-    return max(left, key=lambda name: left[name]) if left else None

@@ -15,6 +15,8 @@ from benchmarks.peers.checking import wait_until_ready
 from benchmarks.peers.processes import Tree
 
 START_S = 120.0
+# The variant for a single client, of peers whose batches wait for company.
+NO_BATCHING = "no batching"
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,16 @@ class Setup:
     variant: str = ""  # beside the peer's name, where it has several
     clients: tuple[int, ...] | None = None  # measured with so many only; None: with all
 
-    def takes(self, clients: int) -> bool:
-        return self.clients is None or clients in self.clients
+    def counts(self, clients: Sequence[int], briefly: bool) -> list[int]:
+        """Numbers of clients to measure with.
+
+        Args:
+            briefly: with those only that the configuration is for, where the peer has one for a single client.
+        """
+        wanted = self.clients
+        if briefly and self.variant:
+            wanted = (1,) if self.variant == NO_BATCHING else tuple(count for count in clients if count > 1)
+        return [count for count in clients if wanted is None or count in wanted]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Order:
     rounds: int
     times: Times
     ports: tuple[int, int]  # first and last
+    briefly: bool  # each configuration only with the numbers of clients that it is for
 
 
 @dataclass
@@ -58,8 +59,7 @@ def _turns(order: Order, case: Case) -> Sequence[_Turn]:
         turns.append((bare.TITLE, lambda number: bare.visit(case, number, clients, order.times)))
     for peer in order.peers:
         for setup in peer.setups[case.model.name]:
-            counts = [count for count in clients if setup.takes(count)]
-            if counts:
+            if counts := setup.counts(clients, order.briefly):
                 turns.append((peer.label(setup), _visit_of(peer, setup, case, counts, order)))
     return turns
 

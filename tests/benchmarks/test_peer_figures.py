@@ -182,6 +182,14 @@ def test_answer_of_another_input_or_shape_is_wrong(case_of):
     assert not case.is_right(0, np.full(10, np.nan, np.float32))
 
 
+def test_configuration_for_one_client_is_left_to_it_where_time_is_short():
+    batching, single = catalogue.peer("mosec").setups["tiny"]
+    [only] = catalogue.peer("mosec").setups["cnn"]
+
+    assert (batching.counts((1, 64), briefly=True), single.counts((1, 64), briefly=True)) == ([64], [1])
+    assert single.counts((1, 64), briefly=False) == only.counts((1, 64), briefly=True) == [1, 64]
+
+
 def test_every_peer_says_how_it_is_set_up_for_every_model():
     for name in catalogue.NAMES:
         peer = catalogue.peer(name)

@@ -17,7 +17,7 @@ from benchmarks.peers.visit import Times
 
 TITLE = "bare torch loop"
 # How long each size of batch is tried before the best one is measured.
-_TRY_S = 0.5
+_TRY_S = 0.25
 
 
 @dataclass(frozen=True)
