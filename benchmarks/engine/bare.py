@@ -11,7 +11,8 @@ import time
 
 import torch
 
-from benchmarks.engine.models import NETWORKS, network
+from benchmarks.engine.models import network
+from benchmarks.networks import NETWORKS
 
 
 def items_per_s(kind: str, batch: int, seconds: float) -> float:

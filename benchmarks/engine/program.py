@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.program")
     parser.add_argument("--settings", type=Path, required=True)
     parser.add_argument("--device", required=True)
-    parser.add_argument("--model", choices=["sleeping", "network", "bundle"], required=True)
+    parser.add_argument("--model", choices=["sleeping", "network", "weighted", "bundle"], required=True)
     parser.add_argument("--base-ms", type=float, default=20, help="of a batch, for 'sleeping' (20)")
     parser.add_argument("--item-ms", type=float, default=10, help="of each item, for 'sleeping' (10)")
     args = parser.parse_args()
@@ -30,13 +30,15 @@ def main() -> int:
     from bedplate.engine.model import Model  # noqa: PLC0415
     from bedplate.engine.settings import EngineSettings  # noqa: PLC0415
 
-    from benchmarks.engine.models import Sleeping, load_network  # noqa: PLC0415
+    from benchmarks.engine.models import Sleeping, load_network, load_weighted  # noqa: PLC0415
 
     def load_sleeping(bundle: Bundle, directory: Path, device: torch.device, precision: str = "float32") -> Model:
         sleeping = Sleeping(int(bundle.version), args.base_ms / 1e3, args.item_ms / 1e3)
         return Model(bundle, sleeping.eval(), device)
 
-    load = {"sleeping": load_sleeping, "network": load_network, "bundle": Model.load}[args.model]
+    load = {"sleeping": load_sleeping, "network": load_network, "weighted": load_weighted, "bundle": Model.load}[
+        args.model
+    ]
     return run(settings.load(EngineSettings, args.settings), args.device, load)
 
 

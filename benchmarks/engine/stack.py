@@ -83,12 +83,14 @@ def stack(
     cores: set[int] | None = None,
     web_settings: dict[str, Any] | None = None,
     engine_settings: dict[str, Any] | None = None,
+    python: str = sys.executable,
 ) -> Iterator[Stack]:
     """Ready when entered; nothing of it runs afterwards.
 
     Args:
         model: what program.py takes after --model.
         cores: that the programs keep to; without it all but the load's.
+        python: that the programs run in.
     """
     key = "bp_" + secrets.token_urlsafe(32)
     ports = [_free_port() for _ in range(webs)]
@@ -97,7 +99,7 @@ def stack(
     kept = cores or cores_for_programs()
 
     def unit(name: str, *command: str, watchdog_s: float | None = None) -> Unit:
-        return Unit(name, [sys.executable, "-m", *command], folder, environment, kept, watchdog_s)
+        return Unit(name, [python, "-m", *command], folder, environment, kept, watchdog_s)
 
     program = ("benchmarks.engine.program", "--settings", f"{folder}/engine.yaml", "--model", *model)
     web = ("bedplate", "web", "--settings", f"{folder}/web.yaml", "--bind")
