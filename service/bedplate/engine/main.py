@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import re
@@ -12,7 +11,7 @@ import signal
 import torch
 import uvloop
 
-from bedplate import endpoint, log, notify
+from bedplate import endpoint, garbage, log, notify
 from bedplate.bundle import BundleError
 from bedplate.engine import watchdog
 from bedplate.engine.admin import Admin
@@ -77,9 +76,7 @@ async def _serve(settings: EngineSettings, device: str, torch_device: torch.devi
     stopping = asyncio.Event()
     server, loader = await start(settings, device, torch_device, metrics, stopping.set, load)
     exposition = await _expose(settings, device, metrics)
-    # What is loaded later comes and goes; all this stays: keep the collector from walking it while requests wait.
-    gc.collect()
-    gc.freeze()
+    garbage.settle()
     # Only from here on is there anything to drain; before, a signal simply ends the process.
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, stopping.set)

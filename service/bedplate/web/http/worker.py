@@ -10,6 +10,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
+from bedplate import garbage
 from bedplate.web.http.connection import Connection, Listener
 
 # gunicorn's arbiter wants a sign of life well within its timeout of 30 s.
@@ -52,6 +53,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
         except Exception as error:
             self.log.error("the application did not start: %s", error)
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from None
+        garbage.settle()
         self._listener.sweep(self.loop)
         for sock in self.sockets:
             server = await self.loop.create_server(self._connection, sock=sock.sock, backlog=self.cfg.backlog)
