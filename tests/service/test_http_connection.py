@@ -260,3 +260,13 @@ def test_a_whole_request_is_answered_directly_where_that_can_be():
 
     assert b"X-Direct: 1\r\nContent-Length: 2" in answer
     assert answer.count(b"X-Direct") == 1
+
+
+def test_a_request_that_dawdles_is_refused_after_the_one_before_it_is_answered():
+    async def patient(scope, receive, send):
+        await asyncio.sleep(2.5)
+        await echo(scope, receive, send)
+
+    answer = talk(GET % b"a" + b"GET /b HT", listener(patient, receive_s=0.5), until_closed=True)
+
+    assert statuses(answer) == [200, 408]

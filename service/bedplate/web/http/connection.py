@@ -95,6 +95,8 @@ class Connection(asyncio.Protocol):
         if self._lingering_bytes is not None:
             self._drop(len(data))
             return
+        if self._refusal is not None:
+            return  # told once those before it are answered
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -241,8 +243,11 @@ class Connection(asyncio.Protocol):
             return
         rested_s = now_s - self._since_s
         if self._arriving and rested_s > self._listener.receive_s:
-            # An answer under way is given up with it: its request is not even whole.
-            self._refuse(BadRequest(408, f"the request was not here after {self._listener.receive_s:g} s"))
+            self._refusal = BadRequest(408, f"the request was not here after {self._listener.receive_s:g} s")
+            self._arriving = False
+            if not self._exchanges or not self._exchanges[0].received:
+                # Whoever answers a request that is not even whole gives up. One that is whole is answered first.
+                self._refuse(self._refusal)
         elif not self._arriving and not self._exchanges and rested_s > self._listener.idle_s:
             self.close()
 

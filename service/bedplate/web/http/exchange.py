@@ -111,7 +111,7 @@ class Exchange:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             _log.error("fault while answering", exc_info=error)
-        if not self.answered:
+        if not (self.answered or self._gone):
             self.abort()
 
     def abort(self) -> None:
