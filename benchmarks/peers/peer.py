@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -93,7 +94,11 @@ class Peer:
             BENCH_DEADLINE_MS=str(deadline_ms),
         )
         log = f"{self.name}-{case.model.name}{setup.variant and '-' + setup.variant.replace(' ', '-')}"
-        with processes.running(log, command, variables) as tree:
+        with (
+            # Short: some keep unix sockets there. They leave things behind, so it goes away with them.
+            tempfile.TemporaryDirectory(prefix="bp-", ignore_cleanup_errors=True) as scratch,
+            processes.running(log, command, {**variables, "TMPDIR": scratch, "RAY_TMPDIR": scratch}) as tree,
+        ):
             running = Running(port, self.path(case.model), self.dialect, tree)
             try:
                 wait_until_ready(case, self.dialect, port, running.path, START_S, tree.pids)
