@@ -98,6 +98,11 @@ def lamp_logits(items: Any) -> Any:
     return np.stack([-brightness, brightness], axis=1).astype(np.float32)
 
 
+class _Left:
+    def give_up(self) -> None:
+        pass
+
+
 class FakeEngines:
     """Stands where EnginePool stands; answers like engines that serve the lamp."""
 
@@ -145,7 +150,7 @@ class FakeEngines:
                 waiting.set_result(Frame(Type.ERROR, 1, error.to_meta()))
 
         asyncio.get_running_loop().call_soon(come)
-        return None, None, 1
+        return None, _Left()
 
     async def predict(self, meta: dict[str, Any], tensors: Any, terms: Terms, begun: Any = None) -> Frame:
         if begun:

@@ -28,11 +28,13 @@ from bedplate.web.oip.response import Reply, encode
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor, checked, question
 from bedplate.web.request_id import RequestIds
-from bedplate.web.terms import Terms, terms_of
+from bedplate.web.terms import Terms, terms_of, within
 from bedplate.wire import Frame, Type, now_ns
 
 _log = logging.getLogger("bedplate.web")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_JSON_BYTES = HEADER.lower().encode()
+_OF_TERMS = frozenset({b"x-request-timeout-ms", b"x-request-priority"})
 _UNUSUAL = frozenset({b"content-encoding", b"expect"})
 
 
@@ -70,8 +72,8 @@ class DirectInfer:
         found = _INFER.fullmatch(head.path)
         if found is None or head.method != "POST":
             return False
-        fields = dict(head.fields)
-        if len(fields) != len(head.fields) or not _UNUSUAL.isdisjoint(fields) or not self._is_known(fields):
+        fields = head.by_name
+        if head.has_twins or not _UNUSUAL.isdisjoint(fields) or not self._is_known(fields):
             return False
         model = self.engines.connected_model(*found.groups())
         if model is None or not 0 < len(exchange.body) <= self._limits.body_bytes:
@@ -90,8 +92,11 @@ class DirectInfer:
     def _read(
         self, fields: Mapping[bytes, bytes], body: bytes, model: Bundle, started_ns: int
     ) -> tuple[InferRequest, Terms]:
-        terms = terms_of(lambda name: _text(fields, name.lower().encode()), self._timeout_s)
-        asked = parse(body, json_bytes_of(_text(fields, HEADER.lower().encode())), model, self._limits)
+        if _OF_TERMS.isdisjoint(fields):
+            terms = within(self._timeout_s)
+        else:
+            terms = terms_of(lambda name: _text(fields, name.lower().encode()), self._timeout_s)
+        asked = parse(body, json_bytes_of(_text(fields, _JSON_BYTES)), model, self._limits)
         terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
         return asked, terms
@@ -175,8 +180,8 @@ class _Answer:
     def _leave(self) -> None:
         """The client is gone."""
         self._is_done = True
-        _, link, request_id = self._begun
-        link.give_up(request_id)
+        _, member = self._begun
+        member.give_up()
         self._direct.predictor.cancelled("engine", self._terms)
         self._end()
 

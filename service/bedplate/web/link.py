@@ -178,12 +178,13 @@ class EngineLink(asyncio.Protocol):
 
     def _write(self, frame: Frame) -> None:
         if not self._unsent:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._unsent += wire.encode(frame)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was asked in this turn of the loop; it goes by itself at the end of it."""
         unsent, self._unsent = self._unsent, []
-        if self._transport is not None and not self.lost:
+        if unsent and self._transport is not None and not self.lost:
             self._transport.writelines(unsent)
 
     def _fall_silent(self) -> None:

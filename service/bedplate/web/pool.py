@@ -18,7 +18,8 @@ from bedplate.web.engine import Engine
 from bedplate.web.link import EngineLink, EngineLost, Waiting
 from bedplate.web.served import Served, find, together
 from bedplate.web.terms import Terms, too_late
-from bedplate.wire import Frame, Type
+from bedplate.web.together import MAX_BYTES, Group, Member, Pace
+from bedplate.wire import FixedMeta, Frame, Type
 
 # Long enough for systemd to start the engine again and for torch to load.
 RETRY_AFTER_S = 5
@@ -35,6 +36,8 @@ class EnginePool:
     def __init__(self, sockets: Sequence[Path], on_retry: Callable[[str], None] = lambda reason: None):
         self.engines = [Engine(socket) for socket in sockets]
         self._on_retry = on_retry
+        self._pace = Pace()
+        self._open: dict[tuple[int, int, int], Group] = {}  # by link, metadata and priority
 
     async def served(self) -> Served:
         """What the engines serve, all together; of those that are away what they said last.
@@ -87,9 +90,9 @@ class EnginePool:
         return [engine.served for engine in self.engines]
 
     def begin(
-        self, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms, waiting: Waiting
-    ) -> tuple[Engine, EngineLink, int] | None:
-        """Ask without a wait, if all engines are connected and one takes it: which, and what `give_up` wants.
+        self, meta: FixedMeta, tensors: bytes | memoryview, terms: Terms, waiting: Waiting
+    ) -> tuple[Engine, Member] | None:
+        """Ask without a wait, if all engines are connected and one takes it: which, and who gives it up.
 
         `waiting` gets what the link says, right or wrong; `predict` makes the best of that. None if there is a wait, or
         nobody to ask.
@@ -102,10 +105,30 @@ class EnginePool:
         if not free:
             return None
         engine, link = _least(free)
+        member = Member(link, meta, tensors, terms, waiting, self._pace)
+        if len(tensors) <= MAX_BYTES and self._pace.is_quick(version):
+            self._join(engine, link, meta, member, terms)
+            return engine, member
         try:
-            return engine, link, link.begin(Type.PREDICT, meta, tensors, terms, waiting)
+            member.ask_alone()
         except asyncio.TimeoutError:
             return None
+        return engine, member
+
+    def _join(self, engine: Engine, link: EngineLink, meta: FixedMeta, member: Member, terms: Terms) -> None:
+        key = (id(link), id(meta), terms.priority)
+        group = self._open.get(key)
+        if group is None or not group.takes(terms):
+            bundle = engine.served.bundles[meta["model"], meta["version"]]
+            items, *shape = meta["inputs"][0]["shape"]
+            most = bundle.input.most_items(shape, bundle.max_items, bundle.max_cost) // items
+            group = self._open[key] = Group(link, meta, terms, most, lambda sent: self._close(key, sent))
+            asyncio.get_running_loop().call_soon(group.send)
+        group.add(member, terms)
+
+    def _close(self, key: tuple[int, int, int], sent: Group) -> None:
+        if self._open.get(key) is sent:
+            del self._open[key]
 
     async def predict(
         self,

@@ -35,10 +35,16 @@ class Head:
     query: bytes
     version: str  # 1.0 or 1.1
     fields: Fields
+    by_name: dict[bytes, bytes]  # of those that stand twice the last
 
     def get(self, name: bytes) -> bytes | None:
         """The first field of this name, which is in lower case."""
         return next((value for known, value in self.fields if known == name), None)
+
+    @property
+    def has_twins(self) -> bool:
+        """A field stands twice."""
+        return len(self.by_name) < len(self.fields)
 
 
 def checked_head(method: bytes, target: bytes, version: str, fields: Fields) -> Head:
@@ -53,9 +59,11 @@ def checked_head(method: bytes, target: bytes, version: str, fields: Fields) -> 
         raise BadRequest(414, f"the target has more than {_MAX_TARGET_BYTES} bytes")
     if len(fields) > MAX_FIELDS:
         raise BadRequest(431, f"more than {MAX_FIELDS} header fields")
-    _check_framing(fields, version)
+    by_name = dict(fields)
+    if len(by_name) < len(fields) or b"host" not in by_name or b"transfer-encoding" in by_name:
+        _check_framing(fields, version)
     raw_path, _, query = _origin_form(target).partition(b"?")
-    return Head(method.decode("ascii"), _decoded(raw_path), raw_path, query, version, fields)
+    return Head(method.decode("ascii"), _decoded(raw_path), raw_path, query, version, fields, by_name)
 
 
 def _check_framing(fields: Fields, version: str) -> None:
