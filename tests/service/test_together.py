@@ -226,3 +226,12 @@ def test_who_leaves_before_it_is_sent_is_not_asked_for(asked):
 
     assert predicts(frames) == [[2, 3]]
     assert [caller.numbers for caller in callers[1:]] == [[2], [3]]
+
+
+def test_a_connection_that_ends_before_they_are_sent_is_told_at_once(asked):
+    async def end(callers, begun):
+        begun[0][0].link.close()
+
+    callers, _ = asked([engine()], [([1.0], within(5)), ([2.0], within(5))], end)
+
+    assert all(isinstance(caller.came[0], EngineLost) for caller in callers)
