@@ -231,6 +231,8 @@ def test_who_leaves_before_it_is_sent_is_not_asked_for(asked):
 def test_a_connection_that_ends_before_they_are_sent_is_told_at_once(asked):
     async def end(callers, begun):
         begun[0][0].link.connection_lost(None)
+        await asyncio.sleep(0.05)
+        assert all(caller.done() for caller in callers)
 
     callers, _ = asked([engine()], [([1.0], within(5)), ([2.0], within(5))], end)
 
