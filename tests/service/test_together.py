@@ -10,7 +10,7 @@ from bedplate.errors import EngineBusy, Internal
 from bedplate.web.link import EngineLost
 from bedplate.web.predictor import question
 from bedplate.web.terms import within
-from bedplate.wire import BATCH, Frame, Type
+from bedplate.wire import BATCH, INTERACTIVE, Frame, Type
 
 from tests.service.lamp import description
 from tests.service.scripted_engines import run, silence, vanish
@@ -139,18 +139,20 @@ def test_a_model_that_takes_its_time_is_asked_one_by_one(asked):
 
 
 @pytest.mark.parametrize(
-    ("other", "wanted"),
+    ("firsts", "terms", "wanted"),
     [
-        (([2.0], within(5, BATCH)), [[1, 9], [2]]),
-        (([2.0, 3.0], within(5)), [[1, 9], [2, 3]]),
-        (([2.0], within(50)), [[1], [2], [9]]),
+        ([2.0], (5, BATCH), [[1, 9], [2]]),
+        ([2.0, 3.0], (5, INTERACTIVE), [[1, 9], [2, 3]]),
+        ([2.0], (50, INTERACTIVE), [[1], [2], [9]]),
     ],
 )
-def test_only_what_is_alike_is_asked_together(asked, other, wanted):
-    callers, [frames] = asked([engine()], [([1.0], within(5)), other, ([9.0], within(5))])
+def test_only_what_is_alike_is_asked_together(asked, firsts, terms, wanted):
+    requests = [([1.0], within(5)), (firsts, within(*terms)), ([9.0], within(5))]
+
+    callers, [frames] = asked([engine()], requests)
 
     assert predicts(frames) == wanted
-    assert [caller.numbers for caller in callers] == [[1], other[0], [9]]
+    assert [caller.numbers for caller in callers] == [[1], firsts, [9]]
 
 
 def test_one_bad_item_fails_alone(asked):
