@@ -52,9 +52,11 @@ def talk(connect: Connect, service: Service, case: Case) -> Talk:
     """Send `case`, and a good request in the same piece unless the case is one that waits for more."""
     told = Talk()
     behind = b"" if case.verdict is UNFINISHED else infer(service, PROBE)
-    with connect() as sock, contextlib.suppress(ConnectionError):
+    with connect() as sock, contextlib.suppress(ConnectionError, ssl.SSLError):
         sock.settimeout(END_S)
-        sock.sendall(case.data + behind)
+        # A server that has refused it need not read the rest; what it said is still there to be read.
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            sock.sendall(case.data + behind)
         _receive(sock, told, PATIENCE_S)
         if not told.closed and not _probed(told):
             sock.shutdown(socket.SHUT_WR)
