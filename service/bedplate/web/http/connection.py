@@ -171,13 +171,9 @@ class Connection(asyncio.Protocol):
         self._is_answering = True
         if exchange.received and self._listener.direct(exchange):
             return
-        if not exchange.received and exchange.head.get(b"expect") is not None:
-            self._continue(exchange)
-        exchange.answer_with(exchange.run(self._listener.app))
-
-    def _continue(self, exchange: Exchange) -> None:
-        if (exchange.head.get(b"expect") or b"").lower() == b"100-continue" and exchange.head.version == "1.1":
+        if not exchange.received and exchange.head.expects_continue:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        exchange.answer_with(exchange.run(self._listener.app))
 
     @property
     def addresses(self) -> tuple[Any, Any]:

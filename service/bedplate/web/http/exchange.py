@@ -92,8 +92,11 @@ class Exchange:
 
     def reply(self, status: int, fields: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """The whole answer at once."""
+        self._write_whole(status, [*fields, (b"Content-Length", b"%d" % len(body))], body)
+
+    def _write_whole(self, status: int, fields: Fields, body: bytes) -> None:
         close = self._closes()
-        head = render_head(status, [*fields, (b"Content-Length", b"%d" % len(body))], close)
+        head = render_head(status, fields, close)
         self.connection.write(head + body if self.head.method != "HEAD" else head)
         self._finish(close)
 
@@ -180,10 +183,7 @@ class Exchange:
     def _send_whole(self, status: int, fields: Fields, body: bytes) -> None:
         if status not in _BODILESS and not any(name.lower() == b"content-length" for name, _ in fields):
             fields.append((b"content-length", b"%d" % len(body)))
-        close = self._closes()
-        head = render_head(status, fields, close)
-        self.connection.write(head + body if self.head.method != "HEAD" else head)
-        self._finish(close)
+        self._write_whole(status, fields, body)
 
     def _send_head(self, status: int, fields: Fields) -> None:
         self._chunked = not any(name.lower() == b"content-length" for name, _ in fields)

@@ -37,9 +37,11 @@ class Head:
     fields: Fields
     by_name: dict[bytes, bytes]  # of those that stand twice the last
 
-    def get(self, name: bytes) -> bytes | None:
-        """The first field of this name, which is in lower case."""
-        return next((value for known, value in self.fields if known == name), None)
+    @property
+    def expects_continue(self) -> bool:
+        """The client sends the body once it is told to."""
+        expected = next((value for name, value in self.fields if name == b"expect"), b"")
+        return self.version == "1.1" and expected.lower() == b"100-continue"
 
     @property
     def has_twins(self) -> bool:
