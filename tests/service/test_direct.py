@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import struct
@@ -57,19 +58,32 @@ def no_direct(exchange):
     return False
 
 
-async def sent(app, direct, request):
+@contextlib.asynccontextmanager
+async def served(app, direct):
+    """Where to connect to."""
     loop = asyncio.get_running_loop()
     listener = Listener(app, direct, idle_s=5, receive_s=5, max_connections=8)
     server = await loop.create_server(lambda: Connection(listener, loop), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
-        writer.write(request)
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
-        return head, await asyncio.wait_for(reader.readexactly(length), 5)
+        yield server.sockets[0].getsockname()
     finally:
-        writer.close()
         server.close()
+
+
+async def sent(app, direct, request):
+    async with served(app, direct) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        try:
+            writer.write(request)
+            return await whole_answer(reader)
+        finally:
+            writer.close()
+
+
+async def whole_answer(reader):
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+    return head, await asyncio.wait_for(reader.readexactly(length), 5)
 
 
 def parsed(answer, ignore):
@@ -246,3 +260,50 @@ def test_an_engine_is_told_of_a_client_that_leaves(tmp_path, keys):
     [peer] = through_engines(tmp_path, [silence], plain(), leave_after_s=0.3)
 
     assert [frame.type for frame in peer.seen][-1] is Type.CANCEL
+
+
+async def many_logits(peer, frame):
+    items = frame.meta["inputs"][0]["shape"][0]
+    outputs = {"outputs": [{"name": "logits", "dtype": "float32", "shape": [items, 2]}]}
+    times = {"queue_ns": 1, "batch_ns": 1, "compute_ns": items, "batch_items": items, "digest": DIGEST}
+    peer.send(Frame(Type.RESULT, frame.id, {"model": "lamp", "version": "1", **outputs, **times}, bytes(8 * items)))
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_what_was_answered_leaves_nothing_to_the_collector(tmp_path, keys, direct):
+    """Or its rounds, each of tens of milliseconds, would hold up whoever waits then."""
+    found = []
+
+    async def check(pool, peers):
+        app = create_app(WebSettings(engines=()), pool, ApiKeys.read(tmp_path / "api-keys"), WebMetrics())
+        await pool.served()
+
+        async def burst():
+            async with served(app, app.direct if direct else no_direct) as address:
+                clients = [await asyncio.open_connection(*address) for _ in range(4)]
+                for _, writer in clients:
+                    writer.write(plain())
+                for reader, writer in clients:
+                    await whole_answer(reader)
+                    writer.close()
+
+        # The first of all is asked alone, and says how quick the model is: later ones are asked together.
+        await burst()
+        await burst()
+        gc.collect()
+        gc.disable()
+        try:
+            await burst()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            ours = {type(thing).__name__ for thing in gc.garbage if type(thing).__module__.startswith("bedplate.web")}
+            found.append((ours, peers[0].seen[-1].meta["inputs"][0]["shape"][0]))
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+    run(tmp_path, [many_logits], check)
+    [(ours, asked_together)] = found
+    assert ours == set()
+    assert (asked_together > 1) == direct

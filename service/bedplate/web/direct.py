@@ -251,6 +251,7 @@ class _Answer:
     def _end(self) -> None:
         if not self._has_ended:
             self._has_ended = True
+            del self._begun  # it holds this answer: a cycle would wait for the collector
             self._direct.observer.ends("infer", self._seen)
 
 

@@ -121,6 +121,7 @@ class Group:
             if self._link.lost:
                 raise EngineLost
             if len(waiting) == 1:
+                self._dissolve()
                 waiting[0].ask_alone()
             elif waiting:
                 meta = _several(self._meta.encoded, len(waiting))
@@ -145,24 +146,30 @@ class Group:
         if answer.type is not Type.RESULT:
             self._ask_each()
             return
-        parts = len(self._members)
+        members = self._dissolve()
+        parts = len(members)
         output = answer.meta["outputs"][0]
         size = len(answer.tensors) // parts
         shape = [output["shape"][0] // parts, *output["shape"][1:]]
         meta = {**answer.meta, "outputs": [{**output, "shape": shape}]}
-        for number, member in enumerate(self._members):
+        for number, member in enumerate(members):
             if not member.done():
                 tensors = answer.tensors[number * size : (number + 1) * size]
                 member.set_result(Frame(Type.RESULT, answer.id, meta, tensors))
 
     def set_exception(self, error: Exception, /) -> None:
         self._is_done = True
-        for member in self._members:
+        for member in self._dissolve():
             if not member.done():
                 member.set_exception(error)
 
+    def _dissolve(self) -> list[Member]:
+        """Its members, which hold this group: a cycle would wait for the collector."""
+        members, self._members = self._members, []
+        return members
+
     def _ask_each(self) -> None:
-        for member in self._members:
+        for member in self._dissolve():
             if member.done():
                 continue
             try:

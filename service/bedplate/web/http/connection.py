@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.connections.discard(self)
         self._transport = None
+        del self._parser  # it holds this connection: a cycle would wait for the collector
         self.resume_writing()
         for exchange in self._exchanges:
             exchange.disconnect()

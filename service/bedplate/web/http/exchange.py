@@ -106,6 +106,7 @@ class Exchange:
 
     def _finish(self, close: bool) -> None:
         self.answered = True
+        self.on_gone = _nothing  # whoever answered holds this exchange: a cycle would wait for the collector
         self._wake()
         self.connection.answered(self, close)
 
