@@ -6,10 +6,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import Counter, Gauge, Summary
+from prometheus_client import Gauge, Summary
 
 from bedplate import exposition
 from bedplate.bundle import Bundle
+from bedplate.counter import Count, Counter
 from bedplate.errors import CODES
 from bedplate.histogram import Histogram, Series
 
@@ -57,7 +58,7 @@ class WebMetrics:
             registry=self.registry,
         )
         self._errors = Counter("bedplate_errors", "Errors answered, by their code", ["type"], registry=self.registry)
-        self._routes: dict[tuple[str, int], tuple[Counter, Series]] = {}
+        self._routes: dict[tuple[str, int], tuple[Count, Series]] = {}
         for status in _FAILURES:
             for route in ("predict", "infer"):
                 self._request_counters(route, status)
@@ -87,7 +88,7 @@ class WebMetrics:
         count.inc()
         histogram.observe(seconds)
 
-    def _request_counters(self, route: str, status: int) -> tuple[Counter, Series]:
+    def _request_counters(self, route: str, status: int) -> tuple[Count, Series]:
         found = self._routes.get((route, status))
         if found is None:
             found = self._requests.labels(route, str(status)), self._request_seconds.labels(route)

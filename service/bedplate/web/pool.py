@@ -101,7 +101,7 @@ class EnginePool:
         links = [(engine, engine.link) for engine in self.engines if engine.link and not engine.link.lost]
         if len(links) < len(self.engines):
             return None
-        free = [pair for pair in links if not pair[1].congested and pair[0].serves(version)]
+        free = [pair for pair in links if not pair[1].congested and version in pair[0].served.bundles]
         if not free:
             return None
         engine, link = _least(free)
