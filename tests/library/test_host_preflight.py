@@ -1,6 +1,7 @@
 """What a host falls short of, told from a directory made like it. On real hosts: tests/disposable/test_preflight.py."""
 
 import os
+import shutil
 import socket
 import time
 
@@ -17,6 +18,7 @@ FILES = {
     "etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\n",
     "etc/apt/sources.list": "# deb http://away.invalid/ubuntu noble main\ndeb http://localhost/ubuntu noble main\n",
     "nonexistent/.ssh/authorized_keys": "ssh-ed25519 AAAA somebody\n",
+    "root/.ssh/authorized_keys": "ssh-ed25519 AAAA somebody\n",
     f"lib/modules/{KERNEL}/modules.dep": "kernel/net/x.ko:\n",
 }
 GPU = {
@@ -113,7 +115,11 @@ def test_a_sound_host_has_no_findings(look):
         ({"proc/meminfo": "MemTotal: 16384000 kB\n"}, "memory", "16.8 GB"),
         ({"etc/os-release": 'PRETTY_NAME="Ubuntu 20.04"\nVERSION_CODENAME=focal\n'}, "release", "Ubuntu 20.04 (focal)"),
         ({"etc/os-release": None}, "release", "no /etc/os-release"),
-        ({"proc/sys/kernel/osrelease": "5.4.0-200-generic\n"}, "kernel", "5.4.0-200-generic"),
+        (
+            {"proc/sys/kernel/osrelease": "5.4.0-200\n", "lib/modules/5.4.0-200/modules.dep": ""},
+            "kernel",
+            "5.4.0-200",
+        ),
         ({"proc/sys/kernel/osrelease": "6.8.0-49-generic\n"}, "kernel", "its modules are gone"),
         ({"etc/apt/sources.list": "deb http://away.invalid/ubuntu noble main\n"}, "name", "away.invalid"),
         (
@@ -189,12 +195,16 @@ def test_a_port_held_rightly_is_no_finding(look, port, more):
     assert look(services={"web": web | more}) == []
 
 
-def test_without_sudo_a_port_is_still_seen_to_be_taken(look, sudo, port):
+def test_without_sudo_a_port_is_still_seen_to_be_taken(look, sudo, port, tmp_path):
     sudo("echo 'sudo: a password is required' >&2; exit 1")
+    # What it tells of another user's program.
+    (tmp_path / "bin/ss").write_text(f"#!/bin/sh\nexec {shutil.which('ss')} --no-header --listening --tcp --numeric\n")
+    (tmp_path / "bin/ss").chmod(0o755)
 
     findings = look(services={"web": {"port": port, "hosts": ["gpu"], "units": ["none"]}})
 
     assert checks(findings) == ["port", "sudo"]
+    assert findings[0]["found"] == f"an unknown program listens on {port}"
     assert "a password is required" in findings[1]["found"]
 
 
@@ -232,6 +242,14 @@ def test_a_driver_that_the_run_installs_may_be_missing(look, plant):
     plant(GPU)
 
     assert look(gpus=1, driver_required=False) == []
+
+
+def test_gpus_are_counted_by_their_class(look, plant):
+    plant(GPU | LOADED)
+
+    [finding] = look(gpus=2)
+
+    assert finding["found"] == "1 NVIDIA GPUs (0000:17:00.0)"
 
 
 def test_without_engines_on_gpus_nobody_asks_for_a_gpu_or_its_driver(look, plant):

@@ -24,6 +24,7 @@ SEEN = {
     "machine": "x86_64",
     "is_built": False,
 }
+RESULT = {"size": "small", "sizes": ["small"], "seen": SEEN, "findings": []}
 GROUPS = {"lb1": ["lb"], "gpu1": ["gpu"], "gpu2": ["gpu"], "ops1": ["data", "ops"]}
 LONG = "x" * 43
 
@@ -48,8 +49,7 @@ def judge(inventory):
             if "gpu" in groups:
                 own |= {"bedplate_bundles": ["digits"], "bedplate_bundles_dir": str(inventory / "bundles")}
             own |= (settings or {}).get(host, {})
-            result = {"groups": groups, "size": "production", "settings": own, "findings": [], "seen": SEEN}
-            result["seen"] = SEEN | (seen or {}).get(host, {})
+            result = RESULT | {"groups": groups, "settings": own, "seen": SEEN | (seen or {}).get(host, {})}
             lines.append({"host": host, "result": result | more.get(host, {}), "error": ""})
         return report(lines, inventory)["found"]
 
@@ -77,7 +77,7 @@ def test_an_empty_fleet_is_not_ok(inventory):
 
 
 def test_a_host_that_was_not_reached_is_a_finding_among_the_others(inventory):
-    result = {"groups": [], "size": "small", "settings": {"private_address": "192.0.2.1"}, "seen": SEEN, "findings": []}
+    result = RESULT | {"groups": [], "settings": {"private_address": "192.0.2.1"}}
     lines = [
         {"host": "lb1", "result": result, "error": ""},
         {"host": "gpu1", "result": None, "error": "No route to host"},
@@ -100,6 +100,7 @@ CONTRADICTIONS = [
     ("gpu1", {"bedplate_engines": ["cuda0"]}, "bedplate_engines"),
     ("gpu1", {"bedplate_engines": ["cpu0", "cpu1"], "bedplate_engine_threads": 5}, "bedplate_engine_threads"),
     ("gpu1", {"bedplate_web_instances": 10}, "bedplate_web_instances"),
+    ("gpu1", {"bedplate_web_instances": "10"}, "bedplate_web_instances"),
     ("gpu1", {"bedplate_web_address": "127.0.0.1"}, "bedplate_web_address"),
     ("gpu1", {"bedplate_models_memory_mb": 8000}, "bedplate_models_memory_mb"),
     ("gpu1", {"fleet_web": {"port": 9181, "count": 9, "hosts": ["gpu"], "from": []},
@@ -141,6 +142,12 @@ def test_hosts_that_disagree_where_nginx_has_one_limit_are_told_of(judge):
 def test_an_inference_host_that_no_wheels_fit_is_refused(judge, seen):
     assert [one["check"] for one in judge(seen={"gpu1": seen})["gpu1"]] == ["wheelhouse"]
     assert judge(seen={"lb1": seen}) == {}
+
+
+def test_a_size_that_nobody_knows_is_told_with_those_there_are(judge):
+    [finding] = judge(gpu1={"size": "tiny"})["gpu1"]
+
+    assert (finding["found"], finding["wanted"]) == ("preflight_size 'tiny'", "one of small")
 
 
 # The file that sets it, its text, and where the line is.

@@ -18,6 +18,8 @@ from tools.preflight.places import place
 
 def main() -> int:
     given = parse_arguments()
+    # Should this fail, nobody takes an older report for its own.
+    given.report.unlink(missing_ok=True)
     hosts = [Host.parse(json.loads(line)) for line in sys.stdin if line.strip()]
     known = [host for host in hosts if not host.error]
     findings = [finding for host in hosts for finding in _own(host)]
@@ -41,8 +43,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def _own(host: Host) -> list[Finding]:
     if host.error:
-        step = "See that it is up, that ansible_host and ansible_user are right, and that it has python3."
-        return [Finding(host.name, "host", host.error, "an answer", step, "ansible_user")]
+        step = "See that it is up, that ansible_host and ansible_user are right, and that it has python3 and iproute2."
+        return [Finding(host.name, "host", host.error, "an answer", f"{step} More with --limit {host.name} -vvv.")]
     return host.findings
 
 

@@ -32,23 +32,27 @@ class Host:
     seen: dict[str, Any] = field(default_factory=dict)  # by library/host_preflight.py
     findings: list[Finding] = field(default_factory=list)
     size: str = ""
+    sizes: list[str] = field(default_factory=list)  # those that there are
     error: str = ""  # why nothing is known of it
 
     @classmethod
     def parse(cls, line: dict[str, Any]) -> Host:
-        """`{"host": …, "result": {"groups", "settings", "seen", "findings", "size"} or null, "error": …}`"""
+        """`{"host": …, "result": {"groups", "settings", "seen", "findings", "size", "sizes"} or null, "error": …}`"""
         name, result = line["host"], line["result"]
         if result is None:
             return cls(name, error=line["error"])
         findings = [Finding(name, **finding) for finding in result["findings"]]
-        return cls(name, result["groups"], result["settings"], result["seen"], findings, result["size"])
+        known = {key: result[key] for key in ("groups", "settings", "seen", "size", "sizes")}
+        return cls(name, findings=findings, **known)
 
     def setting(self, name: str) -> Any:
         """What the inventory says, or else the manual of the role; None where that follows from something else."""
-        if name in self.settings:
-            return self.settings[name]
         value = manual(name.split("_", 1)[0]).get(name)
-        return None if isinstance(value, str) and "{{" in value else value
+        if name not in self.settings:
+            return None if isinstance(value, str) and "{{" in value else value
+        given = self.settings[name]
+        # What came by `-e name=2`.
+        return int(given) if isinstance(value, int) and isinstance(given, str) and given.isdigit() else given
 
     @property
     def address(self) -> Any:

@@ -16,6 +16,9 @@ SHARED = ("bedplate_request_timeout_s", "bedplate_max_body_bytes")
 
 def judge(hosts: list[Host]) -> Iterator[Finding]:
     for host in hosts:
+        if host.size not in host.sizes:
+            found, wanted = f"preflight_size '{host.size}'", f"one of {', '.join(host.sizes)}"
+            yield _contradiction(host, found, wanted, "Name one, or add it to preflight_sizes.", "preflight_size")
         yield from _address(host, hosts)
         yield from _ports(host)
         if "gpu" in host.groups:
