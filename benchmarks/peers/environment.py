@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,9 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "benchmarks" / "peers"
 # Torch, which all of them lean on: one copy, for the disk's and the time's sake.
 SHARED = "torch"
-# Packages that go with the distribution's own Python only.
-_DISTRIBUTION = {"triton"}
+# The distribution's: what hosts run, and built with optimizations, which one that a user compiled often is not (then it
+# takes a third longer for the same). nvidia-pytriton goes with no other.
+PYTHON = Path("/usr/bin/python3")
 
 
 def python_of(name: str) -> Path:
@@ -23,7 +23,7 @@ def python_of(name: str) -> Path:
     directory = FOLDER / name
     wanted = _requirements(name)
     stamp = directory / "complete"
-    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
+    digest = hashlib.sha256(f"{PYTHON.resolve()}\n{wanted.read_text()}".encode()).hexdigest()
     if not (stamp.exists() and stamp.read_text() == digest):
         _make(name, directory, wanted)
         stamp.write_text(digest)
@@ -48,6 +48,8 @@ def require_tools(names: Sequence[str]) -> None:
     """
     packages = {"wrk": "wrk", "java": "openjdk-17-jre-headless"}
     missing = [packages[name] for name in names if not shutil.which(name)]
+    if not _can_make_environments():
+        missing.append("python3-venv")
     if not missing:
         return
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
@@ -56,21 +58,22 @@ def require_tools(names: Sequence[str]) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
+def _can_make_environments() -> bool:
+    command = [str(PYTHON), "-c", "import ensurepip"]
+    return PYTHON.exists() and not subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode
+
+
 def _make(name: str, directory: Path, requirements: Path) -> None:
     print(f"makes the environment of {name} in {directory.relative_to(ROOT)}", flush=True)
-    interpreter = "/usr/bin/python3" if name in _DISTRIBUTION else sys.executable
-    _run([interpreter, "-m", "venv", "--clear", str(directory)])
+    _run([str(PYTHON), "-m", "venv", "--clear", str(directory)])
     pip = [str(directory / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     if name in (SHARED, "plots"):
         _run([*pip, "-r", str(requirements)])
         return
     shared = python_of(SHARED).parents[1]
-    if not _same_version(directory, shared):
-        _run([*pip, "-r", str(_requirements(SHARED))])
-    else:
-        # Behind the peer's own packages, which win.
-        [packages] = directory.glob("lib/python3*/site-packages")
-        (packages / "shared.pth").write_text(f"{next(shared.glob('lib/python3*/site-packages'))}\n")
+    # Behind the peer's own packages, which win.
+    [packages] = directory.glob("lib/python3*/site-packages")
+    (packages / "shared.pth").write_text(f"{next(shared.glob('lib/python3*/site-packages'))}\n")
     _run([*pip, *_packages(requirements)])
 
 
@@ -78,10 +81,6 @@ def _packages(requirements: Path) -> list[str]:
     """All but torch, which is there already; pip would bring another one, or the CUDA build."""
     lines = (line.partition("#")[0].strip() for line in requirements.read_text().splitlines())
     return [line for line in lines if line and not line.startswith("torch==")]
-
-
-def _same_version(one: Path, other: Path) -> bool:
-    return {path.name for path in one.glob("lib/python3*")} == {path.name for path in other.glob("lib/python3*")}
 
 
 def _requirements(name: str) -> Path:

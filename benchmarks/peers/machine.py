@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
+
+from benchmarks.peers.environment import PYTHON
 
 
 def describe() -> dict[str, str]:
@@ -15,9 +18,15 @@ def describe() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "memory": f"{_memory_gib():.0f} GiB",
         "system": f"{_system()}, Linux {platform.release()}",
-        "Python": platform.python_version(),
+        "Python": _python(),
         "load before": "{:.2f} {:.2f} {:.2f}".format(*os.getloadavg()),
     }
+
+
+def _python() -> str:
+    """That of the servers."""
+    command = [str(PYTHON), "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _processor() -> str:

@@ -251,7 +251,7 @@ def test_a_whole_request_is_answered_directly_where_that_can_be():
     def direct(exchange):
         if exchange.head.path != "/direct":
             return False
-        asyncio.get_running_loop().call_soon(exchange.reply, 200, [(b"X-Direct", b"1")], bytes(exchange.body))
+        asyncio.get_running_loop().call_soon(exchange.reply, 200, b"X-Direct: 1\r\n", bytes(exchange.body))
         return True
 
     answer = talk(

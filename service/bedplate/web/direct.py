@@ -12,6 +12,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Coroutine, Mapping
+from functools import lru_cache
 from typing import Any
 
 from bedplate.bundle import Bundle
@@ -20,6 +21,7 @@ from bedplate.web import problems
 from bedplate.web.auth import ApiKeys, presented
 from bedplate.web.body import Limits
 from bedplate.web.http.exchange import Asgi, Exchange
+from bedplate.web.http.reply import render_fields
 from bedplate.web.observer import Observer
 from bedplate.web.oip import encoding
 from bedplate.web.oip.request import InferRequest, parse
@@ -69,13 +71,13 @@ class DirectInfer:
     def __call__(self, exchange: Exchange) -> bool:
         """True if it sees to the answer; else nothing of the exchange has changed."""
         head = exchange.head
-        found = _INFER.fullmatch(head.path)
-        if found is None or head.method != "POST":
+        asked_for = _infer_of(head.path)
+        if asked_for is None or head.method != "POST":
             return False
         fields = head.by_name
         if head.has_twins or not _UNUSUAL.isdisjoint(fields) or not self._is_known(fields):
             return False
-        model = self.engines.connected_model(*found.groups())
+        model = self.engines.connected_model(*asked_for)
         if model is None or not 0 < len(exchange.body) <= self._limits.body_bytes:
             return False
         started_ns = now_ns()
@@ -92,11 +94,10 @@ class DirectInfer:
     def _read(
         self, fields: Mapping[bytes, bytes], body: bytes, model: Bundle, started_ns: int
     ) -> tuple[InferRequest, Terms]:
-        if _OF_TERMS.isdisjoint(fields):
-            terms = within(self._timeout_s)
-        else:
-            terms = terms_of(lambda name: _text(fields, name.lower().encode()), self._timeout_s)
         asked = parse(body, json_bytes_of(_text(fields, _JSON_BYTES)), model, self._limits)
+        if _OF_TERMS.isdisjoint(fields) and asked.timeout_us is None and asked.priority is None:
+            return asked, within(self._timeout_s)
+        terms = terms_of(lambda name: _text(fields, name.lower().encode()), self._timeout_s)
         terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
         return asked, terms
@@ -225,17 +226,15 @@ class _Answer:
         self._send(reply, await encoding.deflated(reply.body, kind) or reply.body, kind)
 
     def _send(self, reply: Reply, body: bytes, kind: str | None = None) -> None:
-        fields = [
-            (b"X-Request-ID", str(self._seen.request_id).encode()),
-            (b"Content-Type", reply.content_type.encode()),
-            (b"Vary", b"Accept-Encoding"),
-        ]
+        fields = (
+            f"X-Request-ID: {self._seen.request_id}\r\nContent-Type: {reply.content_type}\r\nVary: Accept-Encoding\r\n"
+        )
         if reply.json_bytes is not None:
-            fields.append((HEADER.encode(), b"%d" % reply.json_bytes))
+            fields += f"{HEADER}: {reply.json_bytes}\r\n"
         if kind:
-            fields.append((b"Content-Encoding", kind.encode()))
+            fields += f"Content-Encoding: {kind}\r\n"
         self._seen.status = 200
-        self._exchange.reply(200, fields, body)
+        self._exchange.reply(200, fields.encode(), body)
         self._end()
 
     def _refuse(self, error: ServiceError) -> None:
@@ -245,7 +244,8 @@ class _Answer:
             self._exchange.head.path, str(seen.request_id), seen.status, error, error.code
         )
         headers |= {"X-Request-ID": str(seen.request_id), "Content-Type": content_type}
-        self._exchange.reply(seen.status, [(name.encode(), value.encode()) for name, value in headers.items()], body)
+        fields = render_fields((name.encode(), value.encode()) for name, value in headers.items())
+        self._exchange.reply(seen.status, fields, body)
         self._end()
 
     def _end(self) -> None:
@@ -253,6 +253,13 @@ class _Answer:
             self._has_ended = True
             del self._begun  # it holds this answer: a cycle would wait for the collector
             self._direct.observer.ends("infer", self._seen)
+
+
+@lru_cache(maxsize=256)
+def _infer_of(path: str) -> tuple[str, str | None] | None:
+    """Model and version of an infer request; None of any other."""
+    found = _INFER.fullmatch(path)
+    return found and (found[1], found[2])
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:

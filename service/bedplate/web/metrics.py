@@ -6,10 +6,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import Counter, Gauge, Summary
+from prometheus_client import Gauge, Summary
 
 from bedplate import exposition
 from bedplate.bundle import Bundle
+from bedplate.counter import Count, Counter
 from bedplate.errors import CODES
 from bedplate.histogram import Histogram, Series
 
@@ -57,7 +58,7 @@ class WebMetrics:
             registry=self.registry,
         )
         self._errors = Counter("bedplate_errors", "Errors answered, by their code", ["type"], registry=self.registry)
-        self._routes: dict[tuple[str, int], tuple[Counter, Series]] = {}
+        self._routes: dict[tuple[str, int], tuple[Count, Series]] = {}
         for status in _FAILURES:
             for route in ("predict", "infer"):
                 self._request_counters(route, status)
@@ -87,7 +88,7 @@ class WebMetrics:
         count.inc()
         histogram.observe(seconds)
 
-    def _request_counters(self, route: str, status: int) -> tuple[Counter, Series]:
+    def _request_counters(self, route: str, status: int) -> tuple[Count, Series]:
         found = self._routes.get((route, status))
         if found is None:
             found = self._requests.labels(route, str(status)), self._request_seconds.labels(route)
@@ -105,11 +106,12 @@ class WebMetrics:
         for label in labels:
             of_version.count(label)
 
-    def answered(self, model: Bundle, items: int, total_s: float) -> None:
-        """One answered request of `items`, whose labels nobody looked at."""
+    def answered(self, model: Bundle, items: int, total_s: float, parts_ns: Mapping[str, int]) -> None:
+        """One answered request of `items`, whose labels nobody looked at; and what was done for it, by part."""
         of_version = self._of(model)
         of_version.took(total_s)
         of_version.count_unnamed(items)
+        of_version.did(parts_ns)
 
     def failed(self, model: Bundle, total_s: float) -> None:
         """One request that gave no prediction, for whatever reason."""
@@ -117,9 +119,7 @@ class WebMetrics:
 
     def inference(self, model: Bundle, parts_ns: Mapping[str, int]) -> None:
         """What was done for it, by part; a cached answer has none of this."""
-        of_version = self._of(model)
-        for part, part_ns in parts_ns.items():
-            of_version.parts_s[part].observe(part_ns / 1e9)
+        self._of(model).did(parts_ns)
 
     def by_version(self) -> Mapping[tuple[str, str, str], float]:
         """What was counted, by name of the sample, model and version; over all labels."""
@@ -183,6 +183,10 @@ class _OfVersion:
     def took(self, total_s: float) -> None:
         self.total_s.observe(total_s)
         self.last_s = time.time()
+
+    def did(self, parts_ns: Mapping[str, int]) -> None:
+        for part, part_ns in parts_ns.items():
+            self.parts_s[part].observe(part_ns / 1e9)
 
     def count(self, label: str | None) -> None:
         (self._by_label.get(label or "") or self._any_label).inc()

@@ -24,6 +24,8 @@ from bedplate.wire import FixedMeta, Frame, Type
 # Long enough for systemd to start the engine again and for torch to load.
 RETRY_AFTER_S = 5
 _TRIES = 2
+# Names and versions that are remembered: strangers may ask for any.
+_MAX_FOUND = 256
 
 
 class EnginePool:
@@ -38,6 +40,8 @@ class EnginePool:
         self._on_retry = on_retry
         self._pace = Pace()
         self._open: dict[tuple[int, int, int], Group] = {}  # by link, metadata and priority
+        self._connected: list[Served] = []  # what the connected engines said, and what was found in it
+        self._found: dict[tuple[str, str | None], Bundle | None] = {}
 
     async def served(self) -> Served:
         """What the engines serve, all together; of those that are away what they said last.
@@ -84,7 +88,13 @@ class EnginePool:
 
     def connected_model(self, name: str, wanted: str | None) -> Bundle | None:
         """As `model`, of the engines that are connected right now; None if it takes a wait to know."""
-        return find([engine.served for engine in self.engines if engine.connected], name, wanted)
+        connected = [engine.served for engine in self.engines if engine.link and not engine.link.lost]
+        if connected != self._connected or len(self._found) >= _MAX_FOUND:
+            self._connected, self._found = connected, {}
+        key = name, wanted
+        if key not in self._found:
+            self._found[key] = find(connected, name, wanted)
+        return self._found[key]
 
     def _said(self) -> list[Served]:
         return [engine.served for engine in self.engines]
@@ -101,7 +111,7 @@ class EnginePool:
         links = [(engine, engine.link) for engine in self.engines if engine.link and not engine.link.lost]
         if len(links) < len(self.engines):
             return None
-        free = [pair for pair in links if not pair[1].congested and pair[0].serves(version)]
+        free = [pair for pair in links if not pair[1].congested and version in pair[0].served.bundles]
         if not free:
             return None
         engine, link = _least(free)

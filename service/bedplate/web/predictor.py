@@ -114,7 +114,7 @@ def question(model: Bundle, items: Items) -> tuple[FixedMeta, memoryview]:
     """What a PREDICT frame carries, metadata and tensor, for `items` (items, *shape) in the input's dtype."""
     spec = model.input
     meta = _question_meta(model.name, model.version, spec.name, spec.dtype, items.shape)
-    return meta, np.ascontiguousarray(items).reshape(-1).view(np.uint8).data
+    return meta, np.ascontiguousarray(items).data.cast("B")
 
 
 @lru_cache(maxsize=256)

@@ -67,7 +67,14 @@ class Member:
 
     def set_result(self, answer: Frame, /) -> None:
         if answer.type is Type.RESULT:
-            self._pace.learn((self._meta["model"], self._meta["version"]), answer)
+            self.learn(answer)
+        self._waiting.set_result(answer)
+
+    def learn(self, answer: Frame) -> None:
+        self._pace.learn((self._meta["model"], self._meta["version"]), answer)
+
+    def take_part(self, answer: Frame) -> None:
+        """Of what was answered together."""
         self._waiting.set_result(answer)
 
     def set_exception(self, error: Exception, /) -> None:
@@ -147,6 +154,7 @@ class Group:
             self._ask_each()
             return
         members = self._dissolve()
+        members[0].learn(answer)
         parts = len(members)
         output = answer.meta["outputs"][0]
         size = len(answer.tensors) // parts
@@ -155,7 +163,7 @@ class Group:
         for number, member in enumerate(members):
             if not member.done():
                 tensors = answer.tensors[number * size : (number + 1) * size]
-                member.set_result(Frame(Type.RESULT, answer.id, meta, tensors))
+                member.take_part(Frame(Type.RESULT, answer.id, meta, tensors))
 
     def set_exception(self, error: Exception, /) -> None:
         self._is_done = True

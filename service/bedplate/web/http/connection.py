@@ -17,7 +17,7 @@ import httptools
 
 from bedplate.web.http.exchange import Asgi, Exchange
 from bedplate.web.http.head import MAX_HEAD_BYTES, BadRequest, Fields, checked_head
-from bedplate.web.http.reply import render_head
+from bedplate.web.http.reply import render_fields, render_head
 
 # How long and how much is still read of a client that was refused, so that it can read why.
 _LINGER_S = 2.0
@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._refusal: BadRequest | None = None
         self._lingering_bytes: int | None = None  # not None: nothing is read any more, only dropped
         self._transport: asyncio.Transport | None = None
+        self._is_paused = False  # nothing is read
         self._drained: asyncio.Future[None] | None = None  # not None: the client does not take what it is sent
 
     @property
@@ -101,8 +102,8 @@ class Connection(asyncio.Protocol):
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-            if self._incoming is None:
-                self._check_head_bytes(self._head_bytes if self._arriving else 0)
+            if self._incoming is None and self._arriving:
+                self._check_head_bytes(self._head_bytes)
         except BadRequest as error:
             self._refusal = error
         except httptools.HttpParserError:
@@ -129,7 +130,8 @@ class Connection(asyncio.Protocol):
             if parser.should_upgrade():
                 # llhttp would take what follows for the other protocol, the body of this request included.
                 raise BadRequest(400, "no other protocol is spoken here")
-            self._check_head_bytes(len(self._target) + sum(len(name) + len(value) for name, value in self._fields))
+            if self._head_bytes > MAX_HEAD_BYTES:  # maybe of the body, in part
+                self._check_head_bytes(len(self._target) + sum(len(name) + len(value) for name, value in self._fields))
             head = checked_head(parser.get_method(), self._target, parser.get_http_version(), self._fields)
         except BadRequest as error:
             self._refusal = error
@@ -150,7 +152,7 @@ class Connection(asyncio.Protocol):
         self._arriving = False
 
     def _check_head_bytes(self, count: int) -> None:
-        if self._head_bytes > MAX_HEAD_BYTES and count > MAX_HEAD_BYTES:
+        if count > MAX_HEAD_BYTES:
             raise BadRequest(431, f"the head has more than {MAX_HEAD_BYTES} bytes")
 
     def _go_on(self) -> None:
@@ -163,7 +165,7 @@ class Connection(asyncio.Protocol):
         elif self._refusal is not None:
             self._refuse(self._refusal)
         if len(self._exchanges) > 1 or self._is_flooded():
-            self._transport.pause_reading()
+            self._pause_receiving()
 
     def _is_flooded(self) -> bool:
         return self._incoming is not None and self._incoming.is_full
@@ -212,7 +214,7 @@ class Connection(asyncio.Protocol):
             | {"detail": error.detail, "next_step": "send what RFC 9112 describes; the connection is closed"}
         ).encode()
         fields = [(b"Content-Type", b"application/problem+json"), (b"Content-Length", b"%d" % len(body))]
-        self.write(render_head(error.status, fields, close=True) + body)
+        self.write(render_head(error.status, render_fields(fields), close=True) + body)
         self._linger()
 
     def _linger(self) -> None:
@@ -225,6 +227,7 @@ class Connection(asyncio.Protocol):
         self._exchanges.clear()
         if self._transport.can_write_eof():
             self._transport.write_eof()
+        self._is_paused = False
         self._transport.resume_reading()
         self.loop.call_later(_LINGER_S, self.close)
 
@@ -255,8 +258,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self._drained is None:
             self._drained = self.loop.create_future()
-            if self._transport is not None:
-                self._transport.pause_reading()
+            self._pause_receiving()
 
     def resume_writing(self) -> None:
         if self._drained is not None:
@@ -269,9 +271,17 @@ class Connection(asyncio.Protocol):
         if self._drained is not None:
             await asyncio.shield(self._drained)
 
+    def _pause_receiving(self) -> None:
+        if self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+
     def resume_receiving(self) -> None:
-        if self._transport is None or self._drained is not None or len(self._exchanges) > 1 or self._is_flooded():
+        if not self._is_paused or self._transport is None:
             return
+        if self._drained is not None or len(self._exchanges) > 1 or self._is_flooded():
+            return
+        self._is_paused = False
         self._transport.resume_reading()
 
     def close(self) -> None:

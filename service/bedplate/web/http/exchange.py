@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from bedplate.web.http.head import Fields, Head
-from bedplate.web.http.reply import render_head
+from bedplate.web.http.reply import render_fields, render_head
 
 if TYPE_CHECKING:
     from bedplate.web.http.connection import Connection
@@ -65,11 +65,13 @@ class Exchange:
             if not isinstance(self.body, bytearray):
                 self.body = bytearray(self.body)
             self.body += data
-        self._wake()
+        if self._waiting is not None:
+            self._wake()
 
     def complete(self) -> None:
         self.received = True
-        self._wake()
+        if self._waiting is not None:
+            self._wake()
 
     def disconnect(self) -> None:
         """The client is gone: whoever works for it may stop."""
@@ -90,11 +92,15 @@ class Exchange:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    def reply(self, status: int, fields: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-        """The whole answer at once."""
-        self._write_whole(status, [*fields, (b"Content-Length", b"%d" % len(body))], body)
+    def reply(self, status: int, fields: bytes, body: bytes) -> None:
+        """The whole answer at once.
 
-    def _write_whole(self, status: int, fields: Fields, body: bytes) -> None:
+        Args:
+            fields: as lines, each with its end; Content-Length is added.
+        """
+        self._write_whole(status, b"%bContent-Length: %d\r\n" % (fields, len(body)), body)
+
+    def _write_whole(self, status: int, fields: bytes, body: bytes) -> None:
         close = self._closes()
         head = render_head(status, fields, close)
         self.connection.write(head + body if self.head.method != "HEAD" else head)
@@ -107,7 +113,8 @@ class Exchange:
     def _finish(self, close: bool) -> None:
         self.answered = True
         self.on_gone = _nothing  # whoever answered holds this exchange: a cycle would wait for the collector
-        self._wake()
+        if self._waiting is not None:
+            self._wake()
         self.connection.answered(self, close)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -184,7 +191,7 @@ class Exchange:
     def _send_whole(self, status: int, fields: Fields, body: bytes) -> None:
         if status not in _BODILESS and not any(name.lower() == b"content-length" for name, _ in fields):
             fields.append((b"content-length", b"%d" % len(body)))
-        self._write_whole(status, fields, body)
+        self._write_whole(status, render_fields(fields), body)
 
     def _send_head(self, status: int, fields: Fields) -> None:
         self._chunked = not any(name.lower() == b"content-length" for name, _ in fields)
@@ -192,7 +199,7 @@ class Exchange:
             self._chunked = self.keep_alive = False  # the end of the connection is the end of the body
         elif self._chunked:
             fields.append((b"transfer-encoding", b"chunked"))
-        self.connection.write(render_head(status, fields, self._closes()))
+        self.connection.write(render_head(status, render_fields(fields), self._closes()))
 
     def _send_piece(self, body: bytes, more: bool) -> None:
         if self.head.method == "HEAD":

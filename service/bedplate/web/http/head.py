@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 # Of the request line and all fields, bytes; and fields. nginx's own are half as large.
@@ -64,8 +65,7 @@ def checked_head(method: bytes, target: bytes, version: str, fields: Fields) -> 
     by_name = dict(fields)
     if len(by_name) < len(fields) or b"host" not in by_name or b"transfer-encoding" in by_name:
         _check_framing(fields, version)
-    raw_path, _, query = _origin_form(target).partition(b"?")
-    return Head(method.decode("ascii"), _decoded(raw_path), raw_path, query, version, fields, by_name)
+    return Head(method.decode("ascii"), *_parts_of(target), version, fields, by_name)
 
 
 def _check_framing(fields: Fields, version: str) -> None:
@@ -81,6 +81,13 @@ def _check_framing(fields: Fields, version: str) -> None:
         codings = [value.strip().lower() for name, value in fields if name == b"transfer-encoding"]
         if lengths or version == "1.0" or codings != [b"chunked"]:
             raise BadRequest(400, "Transfer-Encoding can only be chunked, in HTTP/1.1 and without Content-Length")
+
+
+@lru_cache(maxsize=256)
+def _parts_of(target: bytes) -> tuple[str, bytes, bytes]:
+    """Path, as text and as it came, and query. Most requests of a process are for a few targets."""
+    raw_path, _, query = _origin_form(target).partition(b"?")
+    return _decoded(raw_path), raw_path, query
 
 
 def _origin_form(target: bytes) -> bytes:

@@ -11,13 +11,14 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 _dated: tuple[int, bytes] = (0, b"")
 
 
-def render_head(status: int, fields: Iterable[tuple[bytes, bytes]], close: bool) -> bytes:
-    """Status line, `fields`, Date, and whether the connection ends with it; with the empty line."""
-    lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-    lines += [b"%b: %b\r\n" % field for field in fields]
-    lines.append(b"Connection: close\r\n" if close else b"")
-    lines.append(_date())
-    return b"".join(lines)
+def render_fields(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+def render_head(status: int, fields: bytes, close: bool) -> bytes:
+    """Status line, `fields` as `render_fields` gives them, Date, and whether the connection ends with it."""
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"".join((line, fields, b"Connection: close\r\n" if close else b"", _date()))
 
 
 def _date() -> bytes:
