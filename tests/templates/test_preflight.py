@@ -1,0 +1,60 @@
+"""What the role preflight asks for follows from the other roles: none of their services and settings is forgotten."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def told(evaluate):
+    """What the role tells its module and its report on a host of these groups."""
+
+    def told(expression, *groups, **settings):
+        host = {"group_names": list(groups), "inventory_hostname": "gpu1", **settings}
+        return evaluate("preflight", "{{ " + expression + " }}", **host)
+
+    return told
+
+
+def test_every_service_says_who_may_hold_its_port(told):
+    assert [name for name, service in told("__preflight_services", "gpu").items() if not service.get("units")] == []
+
+
+def test_as_many_ports_are_asked_for_as_there_are_front_ends(told):
+    assert told("__preflight_services.web.count", "gpu") == 2
+    assert told("__preflight_services.web.count", "gpu", bedplate_web_instances=5) == 5
+
+
+def test_settings_that_are_compared_exist(told):
+    manuals = [yaml.safe_load(path.read_text()) for path in REPOSITORY.glob("roles/*/defaults/main.yml")]
+    known = {name for manual in manuals for name in manual} | {"private_address"}
+
+    assert set(told("__preflight_read", "gpu")) - known == set()
+
+
+def test_only_what_the_inventory_sets_is_compared(told):
+    hostvars = {"gpu1": {"private_address": "192.0.2.11", "bedplate_engines": ["cpu0"], "secret_api_key": "x"}}
+
+    assert told("__preflight_set", "gpu", hostvars=hostvars) == {
+        "private_address": "192.0.2.11",
+        "bedplate_engines": ["cpu0"],
+    }
+
+
+@pytest.mark.parametrize(("group", "missing"), [("lb", set()), ("ops", {"bullseye"})])
+def test_releases_are_those_of_the_roles_that_a_host_gets(told, group, missing):
+    assert set(told("__preflight_base.__base_releases", group)) - set(told("__preflight_releases", group)) == missing
+
+
+@pytest.mark.parametrize(("groups", "engines", "wanted"), [(["gpu"], ["gpu0", "gpu1"], 2), (["gpu"], ["cpu0"], 0)])
+def test_gpus_are_wanted_where_engines_are_declared_for_them(told, groups, engines, wanted):
+    assert told("__preflight_gpu_engines | length", *groups, bedplate_engines=engines) == wanted
+
+
+@pytest.mark.parametrize(("group", "size"), [("gpu", "production"), ("lb", "small")])
+def test_a_host_is_of_a_size_that_there_is(told, group, size):
+    assert told("preflight_size", group) == size
+    assert size in told("preflight_sizes", group)
