@@ -173,3 +173,20 @@ def has_answer(port):
         return scrape(port)[0] == 200
     except (ConnectionError, http.client.HTTPException):
         return False
+
+
+def test_an_order_to_stop_is_followed_when_a_thread_has_just_done_its_work(monkeypatch):
+    start = threading.Thread.start
+
+    def ordered_to_stop(thread):
+        start(thread)
+        thread.join()
+        sys.exit(0)  # as the handler of SIGTERM, in the middle of whatever runs
+
+    server = Server(socket.create_server(("127.0.0.1", 0)), lambda: b"")
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(threading.Thread, "start", ordered_to_stop)
+    theirs.close()
+
+    with server, pytest.raises(SystemExit):
+        server.process_request(ours, None)

@@ -38,8 +38,9 @@ class Server(socketserver.ThreadingTCPServer):
         if self._free.acquire(blocking=False):
             try:
                 super().process_request(request, client_address)
-            except BaseException:
-                # No thread could be started, so none will free its place.
+            except Exception:
+                # No thread could be started, so none will free its place. An order to stop is no such thing: it may come
+                # when the thread runs already, and releasing twice would take its place.
                 self._free.release()
                 raise
         else:
