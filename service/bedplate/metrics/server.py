@@ -39,8 +39,8 @@ class Server(socketserver.ThreadingTCPServer):
             try:
                 super().process_request(request, client_address)
             except Exception:
-                # No thread could be started, so none will free its place. An order to stop is no such thing: it may come
-                # when the thread runs already, and releasing twice would take its place.
+                # No thread could be started, so none will free its place. An order to stop is no such thing: it may
+                # come when the thread runs already, and releasing twice would raise an error in its place.
                 self._free.release()
                 raise
         else:
