@@ -225,6 +225,8 @@ def backup(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
 
 def check(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
     repository.require_whole()
+    # First what is quickly seen: restic asks for minutes again and again for a file that is not there.
+    repository.run("check")
     repository.run("check", "--read-data")
     if not repository.state.read("backup").get("ok"):
         print("every byte is right; nothing is forgotten, since the last backup failed")
