@@ -109,16 +109,18 @@ def write_files(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """A host with two backups, of two versions of its files; tests copy it."""
+    """A host with four backups; one of the two old ones would be forgotten if all were well. Tests copy it."""
     folder = tmp_path_factory.mktemp("host")
     write_files(folder / "files")
     host = Host(folder / "disk", folder / "files")
     host.make()
     host.succeed("init")
+    day = time.strftime("%Y-%m-%d", time.localtime(time.time() - 40 * 86400))
+    for clock in ("12:00:00", "12:30:00"):
+        host.restic("backup", "--host=gpu1", f"--time={day} {clock}", str(host.files / "etc"))
     host.succeed("backup")
     (host.files / "etc/engine.yaml").write_text("threads: 2\n")
     host.succeed("backup")
-    host.succeed("check")
     return host
 
 
