@@ -20,10 +20,11 @@ def test_a_host_has_a_backup_that_was_read_and_restored(fleet, host):
 
 
 def test_prometheus_is_told_of_every_hosts_backups(fleet, wait_until):
-    query = "http://127.0.0.1:9090/api/v1/query?query=bedplate_backup_ok"
+    url = "http://127.0.0.1:9090/api/v1/query?query=bedplate_backup_ok"
+    program = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
 
     def told():
-        results = json.loads(fleet.ssh("ops1", f"curl -s '{query}'"))["data"]["result"]
+        results = json.loads(fleet.ssh("ops1", "/usr/bin/python3 -", stdin=program))["data"]["result"]
         return {(one["metric"]["instance"], one["metric"]["step"]) for one in results if one["value"][1] == "1"}
 
     wanted = {(host, step) for host in HOSTS for step in ("backup", "check", "rehearse")}

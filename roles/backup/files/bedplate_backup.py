@@ -36,6 +36,9 @@ TOLD = ("backup", "check", "rehearse")
 # Who had which number when the snapshot was made: on another host the same account may have another one.
 ACCOUNTS = ("/etc/passwd", "/etc/group")
 
+# Between tries to reach the store, whose firewall holds off who comes more than 6 times in 30 s.
+PAUSES_S = (12, 12, 12)
+
 
 class Failed(Exception):
     """What is wrong, in words for the operator."""
@@ -123,15 +126,23 @@ class Repository:
 
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:
-        """Over SFTP hold one connection for all of restic's: the store's firewall holds off who connects too often."""
+        """Over SFTP hold one connection for all of restic's, for the same reason."""
         if not self.settings["ssh_config"]:
             yield
             return
         ssh = ["ssh", "-F", self.settings["ssh_config"]]
-        opened = subprocess.run(
-            [*ssh, "-f", "-N", "-M", "store"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
-        )
-        if opened.returncode:
+        for pause_s in (0, *PAUSES_S):
+            time.sleep(pause_s)
+            opened = subprocess.run(
+                [*ssh, "-f", "-N", "-M", "store"],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            if opened.returncode == 0:
+                break
+        else:
             raise Failed(f"the store is not reached: {opened.stderr.strip()}")
         try:
             yield
@@ -323,20 +334,21 @@ def expand(repository: Repository, name: str) -> list[str]:
 
 
 def compare(scratch: Path, paths: list[str], made: float) -> tuple[int, int, list[str]]:
-    """Compare the host with scratch, leaving out what changed on the host after `made`, in seconds since 1970.
+    """Compare the host with scratch, leaving out what differs since it changed after `made`, in seconds since 1970.
 
-    Returns how many were compared, how many left out, and the paths that differ.
+    Returns how many were compared, how many left out, and the paths that differ though nobody changed them.
     """
     compared, changed, different = 0, 0, []
     for path in sorted(everything(scratch, paths)):
         live, restored = look(path), look(f"{scratch}{path}")
         if live and stat.S_ISSOCK(live.st_mode):
             continue
-        if (live.st_ctime if live else last_change_above(path)) >= made:
+        if live and restored and equal(path, live, f"{scratch}{path}", restored):
+            compared += 1
+        elif (live.st_ctime if live else last_change_above(path)) >= made:
             changed += 1
-            continue
-        compared += 1
-        if not live or not restored or not equal(path, live, f"{scratch}{path}", restored):
+        else:
+            compared += 1
             different.append(path)
     return compared, changed, different
 
