@@ -138,7 +138,6 @@ DAMAGES: dict[str, Damage] = {
     "delete a pack": delete("data", 0),
     "delete another pack": delete("data", 1),
     "delete the smallest pack": delete("data", -1),
-    "delete every pack": delete_all("data"),
     "swap two packs": swap("data", "data", 0, 1),
     "swap two small packs": swap("data", "data", -1, -2),
     "swap the indexes": swap("index", "index", 0, 1),
