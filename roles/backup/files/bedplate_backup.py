@@ -200,9 +200,6 @@ def paths_of(settings: dict[str, Any]) -> list[str]:
 
 def init(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
     state = repository.state
-    if state.read("repository"):
-        print("known")
-        return {}
     try:
         repository.id()
         print("taken up: the repository was there")
@@ -460,6 +457,9 @@ STEPS = {"init": init, "backup": backup, "check": check, "rehearse": rehearse, "
 def take(step: str, repository: Repository, arguments: argparse.Namespace) -> None:
     """Do one step and keep its outcome. Raises Failed."""
     state, began, before = repository.state, time.time(), repository.state.read(step)
+    if step == "init" and state.read("repository"):
+        print("known")
+        return
     try:
         with repository.reached():
             facts = STEPS[step](repository, arguments)
