@@ -27,6 +27,7 @@ check: setup ## Lint, types, service and template tests; needs no host
 
 test: check bundles ## Everything: check, then real hosts
 	@$(BIN)/pytest tests/disposable
+	@$(BIN)/pytest tests/backup
 	@# A run that was cut off left hosts behind that molecule would take for converged.
 	@$(BIN)/molecule destroy --all
 	@$(BIN)/molecule test --all

@@ -1,0 +1,130 @@
+"""What the backups of each host are told, and how they are fenced in."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+SECRET = {"secret_backup": "x" * 43}
+
+
+@pytest.fixture
+def settings(render):
+    def of(host, here, **overrides):
+        variables = {"inventory_hostname": host, "group_names": here} | overrides
+        return json.loads(render("backup", "etc/bedplate/backup.json.j2", **variables))
+
+    return of
+
+
+@pytest.fixture
+def unit(render):
+    return lambda host="gpu1", **more: render(
+        "backup", "etc/systemd/system/bedplate-backup@.service.j2", inventory_hostname=host, **more
+    )
+
+
+def test_hosts_go_to_the_store_over_sftp_and_the_store_to_its_own_disk(settings):
+    other, store = settings("gpu1", ["gpu"]), settings("ops1", ["ops", "data"])
+
+    assert (other["repository"], bool(other["ssh_config"])) == ("sftp:store:/repository", True)
+    assert (store["repository"], store["ssh_config"]) == ("/srv/bedplate-backup/store-ops1/repository", "")
+
+
+def test_without_an_ops_host_backups_lie_in_a_folder(settings):
+    found = settings("gpu1", ["gpu"], groups={"all": ["gpu1"], "gpu": ["gpu1"]})
+
+    assert found["repository"] == "/srv/bedplate-backup/store-gpu1/repository"
+
+
+def test_s3_has_its_keys_in_a_file(settings):
+    found = settings("gpu1", ["gpu"], backup_target="s3", backup_s3_url="https://s3.example.org/bucket")
+
+    assert found["repository"] == "s3:https://s3.example.org/bucket/gpu1"
+    assert found["environment"] == {"AWS_SHARED_CREDENTIALS_FILE": "/etc/bedplate/credentials/backup-s3"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "parts"),
+    [
+        (["lb"], {"configuration": ["/etc/bedplate", "/etc/nginx"], "state": ["/var/lib/bedplate-balancer"]}),
+        (["gpu"], {"configuration": ["/etc/bedplate"], "bundles": ["/var/lib/bedplate/models"]}),
+        (
+            ["data", "ops"],
+            {
+                "configuration": ["/etc/bedplate", "/etc/prometheus", "/etc/redis"],
+                "sealed": ["/var/lib/bedplate-sealed"],
+                "state": ["/var/lib/prometheus/alertmanager"],
+            },
+        ),
+    ],
+)
+def test_a_host_backs_up_what_its_groups_have(settings, groups, parts):
+    assert settings("host1", groups)["parts"] == parts
+
+
+def test_the_policy_is_the_operators(settings):
+    keep = settings("gpu1", ["gpu"], backup_keep_daily=3, backup_keep_weekly=2, backup_keep_monthly=1)["keep"]
+
+    assert keep == {"daily": 3, "weekly": 2, "monthly": 1}
+
+
+def test_every_host_has_a_password_of_its_own_that_is_not_the_secret(evaluate):
+    passwords = {
+        evaluate("backup", "{{ __backup_password }}", inventory_hostname=host, **SECRET) for host in ("gpu1", "gpu2")
+    }
+
+    assert len(passwords) == 2
+    assert all(re.fullmatch("[0-9a-f]{64}", password) for password in passwords)
+
+
+def test_a_host_that_brings_backups_may_do_nothing_else(render):
+    text = render("backup", "etc/ssh/sshd_config.d/10-bedplate-backup.conf.j2")
+    lines = [line.strip() for line in text.splitlines() if not line.startswith("#")]
+
+    assert lines[0] == "Match Group bedplate-backup"
+    assert {"ChrootDirectory /srv/bedplate-backup/%u", "ForceCommand internal-sftp", "PermitTTY no"} < set(lines)
+
+
+def test_the_way_to_the_store_believes_no_host_at_first_sight(render):
+    text = render("backup", "var/lib/bedplate-backup/ssh/config.j2", inventory_hostname="gpu1")
+
+    assert "    HostName 192.0.2.21\n" in text
+    assert "    User store-gpu1\n" in text
+    assert "    StrictHostKeyChecking yes\n" in text
+
+
+@pytest.mark.parametrize(("host", "network"), [("gpu1", "IPAddressAllow=192.0.2.21"), ("ops1", "PrivateNetwork=yes")])
+def test_a_step_reaches_the_store_and_nobody_else(unit, host, network):
+    lines = unit(host).splitlines()
+
+    assert network in lines
+    assert "IPAddressDeny=any" in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("backup", "backup"), ("backup-check", "check"), ("backup-rehearsal", "rehearse")]
+)
+def test_timers_make_up_for_what_they_missed_and_do_not_come_all_at_once(render, name, step):
+    lines = render("backup", f"etc/systemd/system/bedplate-{name}.timer.j2", backup_spread_min=7).splitlines()
+
+    assert {f"Unit=bedplate-backup@{step}.service", "Persistent=true", "RandomizedDelaySec=7min"} < set(lines)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
+@pytest.mark.parametrize(("host", "most"), [("gpu1", 24), ("ops1", 16)])
+def test_exposure_stays_below_its_bar(unit, tmp_path, host, most):
+    path = tmp_path / "bedplate-backup@1.service"
+    path.write_text(unit(host))
+
+    # systemd-analyze counts in tenths here.
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={most}", "--no-pager", str(path)]
+    analysis = subprocess.run(command, capture_output=True, check=False, text=True)
+
+    assert analysis.returncode == 0, analysis.stdout
+    # Where systemd says which keys it does not know.
+    assert analysis.stderr == ""
