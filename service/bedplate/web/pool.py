@@ -88,7 +88,7 @@ class EnginePool:
 
     def connected_model(self, name: str, wanted: str | None) -> Bundle | None:
         """As `model`, of the engines that are connected right now; None if it takes a wait to know."""
-        connected = [engine.served for engine in self.engines if engine.link and not engine.link.lost]
+        connected = [engine.served for engine in self.engines if engine.connected]
         if connected != self._connected or len(self._found) >= _MAX_FOUND:
             self._connected, self._found = connected, {}
         key = name, wanted

@@ -65,13 +65,11 @@ class Exchange:
             if not isinstance(self.body, bytearray):
                 self.body = bytearray(self.body)
             self.body += data
-        if self._waiting is not None:
-            self._wake()
+        self._wake()
 
     def complete(self) -> None:
         self.received = True
-        if self._waiting is not None:
-            self._wake()
+        self._wake()
 
     def disconnect(self) -> None:
         """The client is gone: whoever works for it may stop."""
@@ -113,8 +111,7 @@ class Exchange:
     def _finish(self, close: bool) -> None:
         self.answered = True
         self.on_gone = _nothing  # whoever answered holds this exchange: a cycle would wait for the collector
-        if self._waiting is not None:
-            self._wake()
+        self._wake()
         self.connection.answered(self, close)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
