@@ -1,6 +1,7 @@
-"""docs/metrics.md says what the registries hold, no more and no less."""
+"""docs/metrics.md says what the programs tell, no more and no less."""
 
 import re
+import runpy
 from pathlib import Path
 
 from bedplate.bundle import Bundle
@@ -9,11 +10,14 @@ from bedplate.engine.metrics import EngineMetrics
 from bedplate.exposition import new_registry
 from bedplate.metrics.units import Units
 from bedplate.web.metrics import WebMetrics
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.service.engine_tools import GatedLamp
 from tests.service.lamp import description
 
-DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
+PROJECT = Path(__file__).parents[2]
+DOCUMENT = PROJECT / "docs/metrics.md"
+BACKUP = PROJECT / "roles/backup/files/bedplate_backup.py"
 ROW = re.compile(r"^\| `((?:bedplate|process)_\w+)`(?: ([hs]))? \|([^|]*)\|", re.MULTILINE)
 KINDS = {"h": "histogram", "s": "summary", "": None}
 PROGRAM_LABELS = {"le"}  # of every histogram
@@ -67,7 +71,21 @@ class OwnOnly(Units):
         return [family for family in super().collect() if not family.name.startswith("process_")]
 
 
-def test_the_tables_are_what_the_programs_hold():
+class Backup:
+    """What bedplate-backup leaves for the node exporter after a backup that succeeded."""
+
+    def __init__(self, folder):
+        program = runpy.run_path(str(BACKUP))
+        state = program["State"](folder)
+        state.write("backup", {"ok": True, "success": 1.0, "duration": 2.0, "bytes": 3, "files": 4})
+        program["tell"](state, folder)
+        self.text = (folder / "bedplate_backup.prom").read_text()
+
+    def collect(self):
+        return text_string_to_metric_families(self.text)
+
+
+def test_the_tables_are_what_the_programs_tell(tmp_path):
     metrics = OwnOnly([Path("/run/web@1.sock")], lambda _: {}, new_registry())
 
-    assert documented() == held([busy_web(), busy_engine(), metrics])
+    assert documented() == held([busy_web(), busy_engine(), metrics, Backup(tmp_path)])
