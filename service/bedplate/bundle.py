@@ -28,6 +28,8 @@ _NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SHA256 = r"[0-9a-f]{64}"
 _TENSORS = "tensors"  # the task that says nothing of what the numbers mean
+# How an input says that files become it, by the task that takes such.
+_MEDIA = {"image-classification": "image", "audio-classification": "audio", "video-classification": "video"}
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,9 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     top = Section(source, document)
     top.integer("format", 1, 1)
     name, version = top.text("name", _NAME), top.text("version", _VERSION)
-    task = top.choice("task", ["image-classification", "classification", _TENSORS])
+    task = top.choice("task", [*_MEDIA, "classification", _TENSORS])
     names_classes = task != _TENSORS
-    taken = read_input(top.only_section("inputs"), with_image=task == "image-classification")
+    taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
     given = read_output(top.only_section("outputs"))
     max_items, max_cost = _batch(top.section("batch"), taken)
     bundle = Bundle(

@@ -1,6 +1,7 @@
 """The command `bedplate`: the programs of a host, and what an operator does with bundles and keys.
 
-Imports happen inside the commands: `web` never loads torch, `engine` never loads falcon, `metrics` neither.
+Imports happen inside the commands: `web` never loads torch, `engine` never loads falcon, `decode` and
+`metrics` load neither.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     web.add_argument("--instance", metavar="N", help="number of this front end on the host")
     web.set_defaults(run=_web)
 
+    decode = commands.add_parser("decode", help="turns files into tensors, for the front ends; systemd starts it")
+    decode.add_argument("--settings", type=Path, required=True)
+    decode.add_argument("--instance", required=True, metavar="N", help="number of this decoder on the host")
+    decode.set_defaults(run=_decode)
+
     engine = commands.add_parser("engine", help="the process of one device; systemd starts it")
     engine.add_argument("--settings", type=Path, required=True)
     engine.add_argument("--device", required=True, metavar="cpuN|gpuN")
@@ -80,6 +86,12 @@ def _web(args: argparse.Namespace) -> int:
     from bedplate.web.main import run
 
     return run(args.settings, args.bind, args.instance)
+
+
+def _decode(args: argparse.Namespace) -> int:
+    from bedplate.decode.main import run
+
+    return run(args.settings, args.instance)
 
 
 def _engine(args: argparse.Namespace) -> int:

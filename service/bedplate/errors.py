@@ -6,11 +6,11 @@ ServiceError                    code, value, limit, next step
 │   ├── MissingCredential  WrongCredential
 │   ├── InvalidTimeout  InvalidPriority  InvalidParameter
 │   ├── UnknownModel  UnknownRoute  MethodNotAllowed
-│   ├── BodyTooLarge  TooManyItems  TooManyPixels
+│   ├── BodyTooLarge  TooManyItems  TooManyPixels  MediaTooLong  TooMuchMemory
 │   ├── UnsupportedMediaType
-│   └── UnknownField  WrongShape  WrongSize  UnreadableImage  NotFinite  OutOfRange
-├── EngineBusy                  worth retrying
-├── EngineUnavailable           worth retrying
+│   └── UnknownField  WrongShape  WrongSize  UnreadableMedia  NotFinite  OutOfRange
+├── EngineBusy  DecoderBusy                 worth retrying
+├── EngineUnavailable  DecoderUnavailable   worth retrying
 ├── Draining                    worth retrying
 ├── OutOfMemory                 worth retrying with less
 ├── DeadlineExceeded
@@ -152,6 +152,16 @@ class TooManyPixels(InvalidRequest):
     title = "Too many pixels"
 
 
+class MediaTooLong(InvalidRequest):
+    code = "media-too-long"
+    title = "Recording or video too long"
+
+
+class TooMuchMemory(InvalidRequest):
+    code = "too-much-memory"
+    title = "Too much memory"
+
+
 class UnsupportedMediaType(InvalidRequest):
     code = "unsupported-media-type"
     title = "Unsupported media type"
@@ -172,9 +182,9 @@ class WrongSize(InvalidRequest):
     title = "Wrong size"
 
 
-class UnreadableImage(InvalidRequest):
-    code = "unreadable-image"
-    title = "Unreadable image"
+class UnreadableMedia(InvalidRequest):
+    code = "unreadable-media"
+    title = "Unreadable file"
 
 
 class NotFinite(InvalidRequest):
@@ -199,6 +209,20 @@ class EngineUnavailable(ServiceError):
 
     code = "engine-unavailable"
     title = "Engine unavailable"
+
+
+class DecoderBusy(ServiceError):
+    """More files wait to be decoded than may; worth retrying after `retry_after_s` seconds."""
+
+    code = "decoder-busy"
+    title = "Decoder busy"
+
+
+class DecoderUnavailable(ServiceError):
+    """No decoder can take the request at the moment."""
+
+    code = "decoder-unavailable"
+    title = "Decoder unavailable"
 
 
 class Draining(ServiceError):

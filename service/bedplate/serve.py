@@ -1,4 +1,4 @@
-"""`bedplate serve BUNDLE`: the two programs of a host on a laptop, without Ansible or systemd."""
+"""`bedplate serve BUNDLE`: the programs of a host on a laptop, without Ansible or systemd."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Stopped(Exception):
 
 
 def serve(bundles: Sequence[Path], host: str, port: int) -> int:
-    """Run engine and web until Ctrl-C or SIGTERM, or until one of them ends.
+    """Run engine, decoder and web until Ctrl-C or SIGTERM, or until one of them ends.
 
     The API key is $BEDPLATE_API_KEY, or a new one that is printed. Returns the exit status.
     """
@@ -43,12 +43,15 @@ def serve(bundles: Sequence[Path], host: str, port: int) -> int:
             engine = programs.enter_context(
                 _program("engine", "--device", "cpu0", "--settings", f"{folder}/engine.yaml")
             )
+            decoder = programs.enter_context(
+                _program("decode", "--instance", "1", "--settings", f"{folder}/decode.yaml")
+            )
             web = programs.enter_context(
                 _program("web", "--settings", f"{folder}/web.yaml", "--bind", f"{host}:{port}")
             )
-            _wait_until_ready(f"http://{host}:{port}", [engine, web])
+            _wait_until_ready(f"http://{host}:{port}", [engine, decoder, web])
             _explain(f"http://{host}:{port}", None if _KEY_VARIABLE in os.environ else key)
-            while all(program.poll() is None for program in (engine, web)):
+            while all(program.poll() is None for program in (engine, decoder, web)):
                 time.sleep(0.5)
             raise _Stopped("a program ended by itself; its last lines above say why")
         except KeyboardInterrupt:
@@ -67,7 +70,13 @@ def _write_settings(folder: Path, bundles: Sequence[Path], key: str) -> None:
     (folder / "api-keys").write_text(json.dumps(keys))
     engine = {"socket_dir": str(folder), "bundles": [str(bundle.resolve()) for bundle in bundles]}
     (folder / "engine.yaml").write_text(yaml.safe_dump(engine))
-    web = {"engines": [f"{folder}/cpu0.sock"], "api_keys_file": f"{folder}/api-keys"}
+    decoder = {"socket_dir": str(folder)}
+    (folder / "decode.yaml").write_text(yaml.safe_dump(decoder))
+    web = {
+        "engines": [f"{folder}/cpu0.sock"],
+        "decoders": [f"{folder}/1.sock"],
+        "api_keys_file": f"{folder}/api-keys",
+    }
     (folder / "web.yaml").write_text(yaml.safe_dump(web))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from bedplate import dtypes
 from bedplate.document import Section
 
+_MAX_FRAMES = 64  # of one video
 MAX_SIDE = 16384  # of a tensor's dimension and of a picture, in elements and pixels
 _FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
@@ -45,6 +46,23 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Sound:
+    """How a recording becomes tensors: one channel, resampled, cut into windows that may overlap."""
+
+    rate_hz: int
+    window: int  # samples
+    hop: int  # samples from the beginning of one window to that of the next
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How a video becomes tensors: some of its pictures, evenly spread."""
+
+    frames: int
+    picture: Picture
+
+
+@dataclass(frozen=True)
 class Tensor:
     """One input or output; `shape` is of one item, without the batch dimension."""
 
@@ -52,11 +70,17 @@ class Tensor:
     dtype: str  # a name of dtypes.HOLDERS
     shape: tuple[int | Range, ...]
     image: Picture | None = None
+    sound: Sound | None = None
+    clip: Clip | None = None
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
         """What holds an element, little-endian: uint16 for bfloat16."""
         return dtypes.HOLDERS[self.dtype]
+
+    @property
+    def takes_files(self) -> bool:
+        return bool(self.image or self.sound or self.clip)
 
     @property
     def is_floating(self) -> bool:
@@ -114,19 +138,57 @@ class Tensor:
         return [[size.low, size.high] if isinstance(size, Range) else size for size in self.shape]
 
 
-def read_input(section: Section, with_image: bool) -> Tensor:
+def read_input(section: Section, media: str | None) -> Tensor:
+    """One of `inputs`.
+
+    Args:
+        media: the key that says how files of a kind become this tensor, one of MEDIA; None where no files are taken.
+    """
     tensor = Tensor(
         name=section.text("name", _FIELD_NAME),
-        # Of pixels that were scaled.
-        dtype=section.choice("dtype", ["float32"] if with_image else dtypes.HOLDERS),
+        # Of what was decoded and scaled.
+        dtype=section.choice("dtype", ["float32"] if media else dtypes.HOLDERS),
         shape=_shape(section),
-        image=_picture(section.section("image")) if with_image else None,
     )
+    if media:
+        tensor = _MEDIA[media](section, tensor)
     section.done()
-    picture = tensor.image
-    if picture and tensor.shape != (picture.channels, picture.height, picture.width):
-        raise section.refuse("shape", tensor.document, "[channels, height, width] as 'image' has them")
     return tensor
+
+
+def _with_image(section: Section, tensor: Tensor) -> Tensor:
+    picture = _picture(section.section("image"))
+    _require_pictures(section, tensor, picture, "image")
+    return replace(tensor, image=picture)
+
+
+def _with_sound(section: Section, tensor: Tensor) -> Tensor:
+    if len(tensor.shape) != 2 or tensor.varies or tensor.smallest[0] != 1:
+        raise section.refuse("shape", tensor.document, "[1, samples of a window]")
+    window = tensor.smallest[1]
+    keys = section.section("audio")
+    # Eight windows at a moment are plenty, and bound what a file becomes.
+    hop = keys.integer("hop", -(-window // 8), window)
+    sound = Sound(keys.integer("sample_rate", 4_000, 192_000), window, hop)
+    keys.done()
+    return replace(tensor, sound=sound)
+
+
+def _with_clip(section: Section, tensor: Tensor) -> Tensor:
+    keys = section.section("video")
+    frames = keys.integer("frames", 1, _MAX_FRAMES)
+    picture = _picture(keys)
+    _require_pictures(section, tensor, picture, "video")
+    return replace(tensor, clip=Clip(frames, picture))
+
+
+_MEDIA = {"image": _with_image, "audio": _with_sound, "video": _with_clip}
+MEDIA = tuple(_MEDIA)
+
+
+def _require_pictures(section: Section, tensor: Tensor, picture: Picture, key: str) -> None:
+    if tensor.shape != (picture.channels, picture.height, picture.width):
+        raise section.refuse("shape", tensor.document, f"[channels, height, width] as '{key}' has them")
 
 
 def read_output(section: Section) -> Tensor:

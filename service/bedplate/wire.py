@@ -42,6 +42,7 @@ class Type(IntEnum):
     DESCRIPTION = 6
     ADMIN = 7  # on an admin socket only
     ADMIN_ANSWER = 8
+    DECODE = 9  # to a decoder; answered as PREDICT is
 
 
 _TYPES = {int(known): known for known in Type}

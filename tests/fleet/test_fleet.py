@@ -51,7 +51,7 @@ def test_what_operators_see_is_not_let_out_even_with_the_key(ask, path):
         (b"", "image/png", 400, "empty-body"),
         (b"x" * (51 << 20), "image/png", 413, "body-too-large"),
         (b"%PDF-1.7 no picture", "image/png", 415, "unsupported-media-type"),
-        (PICTURE[:-20], "image/png", 422, "unreadable-image"),
+        (PICTURE[:-20], "image/png", 422, "unreadable-media"),
         (b"abc", "application/octet-stream", 422, "wrong-size"),
         (b'{"inputs": 1, "url": "http://x/"}', "application/json", 422, "unknown-field"),
     ],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import falcon.testing
 import pytest
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
+from bedplate.web.decoders import Decoders
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.settings import WebSettings
 
+from tests.service.decoder_tools import running_decoder
 from tests.service.lamp import FakeEngines
 
 API_KEY = "bp_test-key"
@@ -37,12 +41,44 @@ def metrics() -> WebMetrics:
     return WebMetrics()
 
 
-@pytest.fixture
-def client_of(keys: ApiKeys, metrics: WebMetrics) -> Callable[..., falcon.testing.TestClient]:
-    """A client that sends the right key, of an application with these engines and settings."""
+@pytest.fixture(scope="session")
+def decoder_of() -> Iterator[Callable[..., Path]]:
+    """The socket of a decoder with these settings; it runs until the last test."""
+    known: dict[Any, Path] = {}
+    with contextlib.ExitStack() as programs:
 
-    def make(engines: Any, **settings: Any) -> falcon.testing.TestClient:
-        web = WebSettings(engines=(Path("/nowhere.sock"),), **settings)
+        def make(**settings: Any) -> Path:
+            key = tuple(sorted(settings.items()))
+            if key not in known:
+                known[key] = programs.enter_context(running_decoder(**settings)).path
+            return known[key]
+
+        yield make
+
+
+@pytest.fixture
+def decoders(decoder_of: Callable[..., Path]) -> Decoders:
+    return Decoders([decoder_of()])
+
+
+@pytest.fixture
+def silent_decoders(tmp_path: Path) -> Iterator[Decoders]:
+    """One that takes what it is sent and never answers."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "silent.sock"))
+        listener.listen()
+        yield Decoders([tmp_path / "silent.sock"])
+
+
+@pytest.fixture
+def client_of(
+    keys: ApiKeys, metrics: WebMetrics, decoder_of: Callable[..., Path]
+) -> Callable[..., falcon.testing.TestClient]:
+    """A client that sends the right key, of an application with these engines and settings and a real decoder."""
+
+    def make(engines: Any, max_pixels: int = 50_000_000, **settings: Any) -> falcon.testing.TestClient:
+        decoder = decoder_of(max_pixels=max_pixels)
+        web = WebSettings(engines=(Path("/nowhere.sock"),), decoders=(decoder,), **settings)
         headers = {"Authorization": f"Bearer {API_KEY}"}
         return falcon.testing.TestClient(create_app(web, engines, keys, metrics), headers=headers)
 

@@ -14,7 +14,7 @@ from bedplate.wire import Frame, Type
 
 from tests.service.lamp import description, varying
 
-LIMITS = Limits(body_bytes=1 << 20, pixels=10_000, items=64)
+LIMITS = Limits(body_bytes=1 << 20, items=64)
 
 # As bundles name them, as the protocol does, and as clients hold them.
 DATATYPES = {

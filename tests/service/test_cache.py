@@ -29,13 +29,13 @@ def statuses(client, *requests):
 
 
 @pytest.fixture
-def cache_of():
+def cache_of(decoders):
     """A cache before these engines, and what it reported."""
 
     def make(engines, **settings):
-        limits = Limits(body_bytes=8192, pixels=10_000, items=64)
+        limits = Limits(body_bytes=8192, items=64)
         arguments = {"ttl_s": 60, "memory_bytes": 1 << 20, **settings}
-        return ResponseCache(Predictor(engines, limits), limits, **arguments)
+        return ResponseCache(Predictor(engines, decoders, limits), limits, **arguments)
 
     return make
 
@@ -121,10 +121,10 @@ def test_an_answer_of_other_content_than_described_is_not_kept(client, engines):
     assert statuses(client, (BRIGHT,), (BRIGHT,)) == [MISS, MISS]
 
 
-def test_a_lowered_limit_holds_for_what_was_answered_before(cache_of, engines):
+def test_a_lowered_limit_holds_for_what_was_answered_before(decoders, engines):
     model = asyncio.run(engines.model("lamp"))
-    limits = [Limits(8192, 10_000, 64), Limits(8192, 3, 64)]
-    caches = [ResponseCache(Predictor(engines, limit), limit, 60, 1 << 20) for limit in limits]
+    limits = [Limits(8192, 64), Limits(8192, 3)]
+    caches = [ResponseCache(Predictor(engines, decoders, limit), limit, 60, 1 << 20) for limit in limits]
 
     keys = [asyncio.run(cache._key(model, "image/png", BRIGHT)) for cache in caches]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import signal
 import time
@@ -23,7 +24,7 @@ from tests.service.redis_tools import PASSWORD, PrivateRedis, Proxy
 TIMEOUT_S = 0.05
 # What a request may take that is not to wait for Redis; 1 ms is usual, the rest is for a busy machine.
 QUICK_S = 0.03
-LIMITS = Limits(body_bytes=8192, pixels=10_000, items=64)
+LIMITS = Limits(body_bytes=8192, items=64)
 
 
 @pytest.fixture
@@ -37,14 +38,13 @@ def server(tmp_path):
 class Bench:
     """One web's cache, before engines of its own."""
 
-    def __init__(self, socket, password=PASSWORD, shared_min_ms=0.0):
+    def __init__(self, decoders, socket, password=PASSWORD, shared_min_ms=0.0):
         self.errors = []
         self.lookups = []
         self.engines = FakeEngines()
         self.shared = SharedCache(socket, password, 60, TIMEOUT_S, self.errors.append)
-        self.cache = ResponseCache(
-            Predictor(self.engines, LIMITS), LIMITS, 60, 1 << 20, self.shared, shared_min_ms, self.lookups.append
-        )
+        predictor = Predictor(self.engines, decoders, LIMITS)
+        self.cache = ResponseCache(predictor, LIMITS, 60, 1 << 20, self.shared, shared_min_ms, self.lookups.append)
         self._asked = 0
 
     async def ask(self, body=None):
@@ -69,8 +69,8 @@ def picture(number):
 
 
 @contextlib.asynccontextmanager
-async def running(*arguments, wait=True, **settings):
-    bench = Bench(*arguments, **settings)
+async def _running(decoders, *arguments, wait=True, **settings):
+    bench = Bench(decoders, *arguments, **settings)
     await bench.shared.process_startup({}, {})
     try:
         if wait:
@@ -78,6 +78,11 @@ async def running(*arguments, wait=True, **settings):
         yield bench
     finally:
         await bench.shared.process_shutdown({}, {})
+
+
+@pytest.fixture
+def running(decoders):
+    return functools.partial(_running, decoders)
 
 
 async def until(condition, timeout_s=5.0):
@@ -91,7 +96,7 @@ def stored(server):
     return {key: server.admin.get(key) for key in server.admin.scan_iter()}
 
 
-def test_what_one_web_computed_another_does_not(server):
+def test_what_one_web_computed_another_does_not(running, server):
     async def scenario():
         async with running(server.socket) as one, running(server.socket) as other:
             await one.ask(picture(1))
@@ -107,7 +112,7 @@ def test_what_one_web_computed_another_does_not(server):
     assert one.errors + other.errors == []
 
 
-def test_what_is_kept_is_json_under_our_prefix_and_ends(server):
+def test_what_is_kept_is_json_under_our_prefix_and_ends(running, server):
     async def scenario():
         async with running(server.socket) as bench:
             await bench.ask()
@@ -121,7 +126,7 @@ def test_what_is_kept_is_json_under_our_prefix_and_ends(server):
     assert 0 < server.admin.ttl(key) <= 60
 
 
-def test_large_texts_are_compressed(server):
+def test_large_texts_are_compressed(running, server):
     text = json.dumps({"text": "x" * 5000}).encode()
 
     async def scenario():
@@ -135,7 +140,7 @@ def test_large_texts_are_compressed(server):
     assert len(value) < 100
 
 
-def test_texts_without_end_are_not_kept(server):
+def test_texts_without_end_are_not_kept(running, server):
     async def scenario():
         async with running(server.socket) as bench:
             bench.shared.put("huge", b"{" * 300_000)
@@ -189,7 +194,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("value", GARBAGE.values(), ids=GARBAGE.keys())
-def test_a_stored_value_that_is_not_ours_is_a_miss_and_goes(server, value):
+def test_a_stored_value_that_is_not_ours_is_a_miss_and_goes(running, server, value):
     async def scenario():
         async with running(server.socket) as bench:
             model = await bench.engines.model("lamp")
@@ -205,7 +210,7 @@ def test_a_stored_value_that_is_not_ours_is_a_miss_and_goes(server, value):
     assert len(bench.engines.asked) == 1
 
 
-def test_an_engine_faster_than_redis_is_not_shared(server):
+def test_an_engine_faster_than_redis_is_not_shared(running, server):
     async def scenario():
         async with running(server.socket, shared_min_ms=5.0) as bench:
             await bench.asked(3)
@@ -219,7 +224,7 @@ def test_an_engine_faster_than_redis_is_not_shared(server):
     assert "cmdstat_set" not in calls
 
 
-def test_a_redis_that_is_not_there_costs_no_request_anything(tmp_path):
+def test_a_redis_that_is_not_there_costs_no_request_anything(running, tmp_path):
     async def scenario():
         async with running(tmp_path / "nothing.sock", wait=False) as bench:
             return await bench.asked(20), bench
@@ -231,7 +236,7 @@ def test_a_redis_that_is_not_there_costs_no_request_anything(tmp_path):
     assert not bench.cache.available
 
 
-def test_a_wrong_password_costs_no_request_anything(server):
+def test_a_wrong_password_costs_no_request_anything(running, server):
     async def scenario():
         async with running(server.socket, "wrong", wait=False) as bench:
             await until(lambda: bench.errors)
@@ -251,7 +256,7 @@ def check_onset_and_return(took_s, bench):
     assert sorted(took_s[8:])[-2] < QUICK_S
 
 
-def test_a_redis_that_falls_silent_is_left_alone_until_it_speaks_again(server):
+def test_a_redis_that_falls_silent_is_left_alone_until_it_speaks_again(running, server):
     async def scenario():
         async with running(server.socket) as bench:
             await bench.asked(3)
@@ -272,7 +277,7 @@ def test_a_redis_that_falls_silent_is_left_alone_until_it_speaks_again(server):
     assert set(bench.errors) == {"timeout"}
 
 
-def test_a_redis_two_seconds_away_is_left_alone_until_it_is_near_again(server, tmp_path):
+def test_a_redis_two_seconds_away_is_left_alone_until_it_is_near_again(running, server, tmp_path):
     async def scenario():
         async with Proxy(tmp_path / "proxy.sock", server.socket) as proxy, running(proxy.socket) as bench:
             await bench.asked(3)
@@ -291,7 +296,7 @@ def test_a_redis_two_seconds_away_is_left_alone_until_it_is_near_again(server, t
     assert connections_while_open <= 1  # a probe's
 
 
-def test_a_redis_that_is_killed_and_comes_back_is_used_again(server):
+def test_a_redis_that_is_killed_and_comes_back_is_used_again(running, server):
     async def scenario():
         async with running(server.socket) as bench:
             await bench.asked(3)
@@ -309,7 +314,7 @@ def test_a_redis_that_is_killed_and_comes_back_is_used_again(server):
     assert set(bench.errors) == {"connection"}
 
 
-def test_a_redis_that_was_restarted_between_two_requests_is_felt_by_none(server):
+def test_a_redis_that_was_restarted_between_two_requests_is_felt_by_none(running, server):
     async def scenario():
         async with running(server.socket) as bench:
             await bench.asked(3)
@@ -324,7 +329,7 @@ def test_a_redis_that_was_restarted_between_two_requests_is_felt_by_none(server)
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b":abc\r\n", b"$abc\r\n", b""])
 @pytest.mark.parametrize("to_the_password", [b"", b"+OK\r\n"])
-def test_a_server_that_is_no_redis_is_left_alone(tmp_path, said, to_the_password):
+def test_a_server_that_is_no_redis_is_left_alone(running, tmp_path, said, to_the_password):
     async def answer(reader, writer):
         if to_the_password:
             await reader.read(100)
@@ -347,7 +352,7 @@ def test_a_server_that_is_no_redis_is_left_alone(tmp_path, said, to_the_password
     assert sorted(took_s)[-2] < QUICK_S
 
 
-def test_writes_that_redis_cannot_take_are_dropped_and_nobody_waits(server):
+def test_writes_that_redis_cannot_take_are_dropped_and_nobody_waits(running, server):
     async def scenario():
         async with running(server.socket) as bench:
             server.send(signal.SIGSTOP)
@@ -362,7 +367,7 @@ def test_writes_that_redis_cannot_take_are_dropped_and_nobody_waits(server):
     assert took_s < QUICK_S
 
 
-def test_more_readers_than_connections_do_without(server):
+def test_more_readers_than_connections_do_without(running, server):
     async def scenario():
         async with running(server.socket) as bench:
             await asyncio.gather(*(bench.ask(picture(number)) for number in range(50)))
@@ -376,7 +381,7 @@ def test_more_readers_than_connections_do_without(server):
     assert set(bench.errors) <= {"busy", "timeout"}
 
 
-def test_a_stop_waits_for_no_silent_redis(server):
+def test_a_stop_waits_for_no_silent_redis(running, server):
     async def scenario():
         async with running(server.socket) as bench:
             await bench.asked(3)
@@ -387,7 +392,7 @@ def test_a_stop_waits_for_no_silent_redis(server):
     assert uvloop.run(scenario()) < 1
 
 
-def test_the_users_rights_are_enough_and_no_more(server):
+def test_the_users_rights_are_enough_and_no_more(running, server):
     async def scenario():
         async with running(server.socket) as bench:
             await bench.ask()

@@ -1,7 +1,6 @@
 """What a web counts, asked as Prometheus would ask."""
 
 import asyncio
-import contextlib
 
 import falcon.testing
 import pytest
@@ -159,7 +158,7 @@ def test_a_client_that_leaves_is_counted_and_no_longer_in_flight(client, engines
     assert value("bedplate_cancelled_total", stage="engine") == 1
 
 
-def given_up(metrics, engines, until, timeout_s):
+def given_up(metrics, engines, decoders, until, timeout_s):
     """Ask for a prediction that takes for ever, and leave when it has come as far as `until` says."""
 
     async def scenario():
@@ -170,17 +169,14 @@ def given_up(metrics, engines, until, timeout_s):
             await asyncio.Event().wait()
 
         engines.predict = never
-        predictor = Predictor(engines, Limits(1 << 20, 1_000_000, 64), metrics.cancelled)
+        predictor = Predictor(engines, decoders, Limits(1 << 20, 64), metrics.cancelled)
         terms = within(timeout_s)
-        # A large picture waits for its turn to be decoded.
-        async with predictor.large_decode if until == "decode" else contextlib.nullcontext():
-            picture = png_of([[255] * 400] * 400)
-            request = asyncio.create_task(predictor.predict(await engines.model("lamp"), "image/png", picture, terms))
-            await (asyncio.sleep(0) if until == "decode" else asked.wait())
-            while until == "deadline" and terms.left_s > 0:
-                await asyncio.sleep(0.001)
-            request.cancel()
-            await asyncio.wait([request])
+        request = asyncio.create_task(predictor.predict(await engines.model("lamp"), "image/png", BRIGHT, terms))
+        await (asyncio.sleep(0) if until == "decode" else asked.wait())
+        while until == "deadline" and terms.left_s > 0:
+            await asyncio.sleep(0.001)
+        request.cancel()
+        await asyncio.wait([request])
 
     asyncio.run(scenario())
 
@@ -188,8 +184,10 @@ def given_up(metrics, engines, until, timeout_s):
 @pytest.mark.parametrize(
     ("until", "timeout_s", "counted"), [("decode", 5, [1, 0]), ("engine", 5, [0, 1]), ("deadline", 0.3, [0, 0])]
 )
-def test_what_nobody_waits_for_any_more_is_counted_by_where_it_was(metrics, engines, value, until, timeout_s, counted):
-    given_up(metrics, engines, until, timeout_s)
+def test_what_nobody_waits_for_any_more_is_counted_by_where_it_was(
+    metrics, engines, decoders, silent_decoders, value, until, timeout_s, counted
+):
+    given_up(metrics, engines, silent_decoders if until == "decode" else decoders, until, timeout_s)
 
     assert [value("bedplate_cancelled_total", stage=stage) for stage in ("decode", "engine")] == counted
 

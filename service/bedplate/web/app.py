@@ -10,6 +10,7 @@ from bedplate.web import openapi, problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
 from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
+from bedplate.web.decoders import Decoders
 from bedplate.web.direct import DirectInfer
 from bedplate.web.lifespan import Lifespan
 from bedplate.web.metrics import WebMetrics
@@ -39,8 +40,8 @@ def create_app(
         notify_address: systemd's notification socket, told READY when the lifespan has started.
         cache_password: of Redis, where settings.cache_socket is set.
     """
-    limits = Limits(settings.max_body_bytes, settings.max_pixels, settings.max_items)
-    predictor = Predictor(engines, limits, metrics.cancelled)
+    limits = Limits(settings.max_body_bytes, settings.max_items)
+    predictor = Predictor(engines, Decoders(settings.decoders), limits, metrics.cancelled)
     probe = ReadinessProbe(engines, predictor)
     shared = _shared_cache(settings, cache_password, metrics)
     cache = ResponseCache(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -32,12 +30,11 @@ from bedplate.errors import (
     WrongSize,
 )
 from bedplate.tensor import Tensor
-from bedplate.web.image import open_image, to_tensor
+from bedplate.web.decoders import Decoders, Media
+from bedplate.web.terms import Terms
 
 Items = npt.NDArray[Any]
 
-# Work above this would hold up the other requests of the process for more than about a millisecond.
-_INLINE_PIXELS = 65_536
 # Digits, sign, point, exponent, brackets and blanks of a number as JSON: what a request of full size can need.
 _JSON_BYTES_PER_NUMBER = 40
 # By the kind of the datatype, the kinds of arrays that numpy makes of a JSON document that fits.
@@ -49,7 +46,6 @@ _TYPES = "image/png, image/jpeg, image/webp, multipart/form-data, application/oc
 @dataclass(frozen=True)
 class Limits:
     body_bytes: int
-    pixels: int
     items: int
 
 
@@ -82,29 +78,26 @@ async def parse_items(
     body: bytes,
     model: Bundle,
     limits: Limits,
-    turn: asyncio.Semaphore,
-    require_time: Callable[[], None] = lambda: None,
+    decoders: Decoders,
+    terms: Terms,
 ) -> Items:
-    """Turn `body` into items of the model's input, by its declared type; pictures are known by content.
-
-    Args:
-        turn: held while a large picture is decoded.
-        require_time: asked after each wait; it raises when nobody needs the items any more.
+    """Turn `body` into items of the model's input, by its declared type; files are known by content.
 
     Returns: (items, *shape) in the input's dtype; all items have one shape.
 
     Raises:
         InvalidRequest: with value, limit and next step.
+        DecoderBusy, DecoderUnavailable, DeadlineExceeded: of files.
     """
     kind, options = falcon.parse_header(content_type)
     kind = kind.lower()
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
     if kind.startswith("image/"):
-        return await decode_images([body], spec, limits, turn, require_time)
+        return (await decode_files([body], model, limits, decoders, terms)).items
     if kind == "multipart/form-data":
         files = _parts(body, options.get("boundary", ""), limits)
-        return await decode_images(files, spec, limits, turn, require_time)
+        return (await decode_files(files, model, limits, decoders, terms)).items
     if kind == "application/octet-stream":
         return check_items(from_raw(body, spec, options.get("shape")), model, limits)
     if kind == "application/json":
@@ -113,29 +106,16 @@ async def parse_items(
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
 
-async def decode_images(
-    files: list[bytes], spec: Tensor, limits: Limits, turn: asyncio.Semaphore, require_time: Callable[[], None]
-) -> Items:
-    """Encoded pictures as items; see `parse_items`.
+async def decode_files(files: list[bytes], model: Bundle, limits: Limits, decoders: Decoders, terms: Terms) -> Media:
+    """Encoded files as items; see `parse_items`.
 
     Args:
         limits: the model's own among them.
     """
-    if spec.image is None:
+    if model.input.image is None:
         raise UnsupportedMediaType("this model does not take pictures", next_step="send a tensor or JSON")
     check_count(len(files), limits)
-    tensors = []
-    pixels_left = limits.pixels  # of the whole request, or many pictures would do what one may not
-    for data in files:
-        image = open_image(data, pixels_left)
-        pixels_left -= image.width * image.height
-        if image.width * image.height > _INLINE_PIXELS:
-            async with turn:
-                require_time()
-                tensors.append(await asyncio.to_thread(to_tensor, image, spec.image))
-        else:
-            tensors.append(to_tensor(image, spec.image))
-    return np.stack(tensors)
+    return await decoders.decode(files, model, terms)
 
 
 def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:

@@ -134,7 +134,7 @@ class ResponseCache:
     async def _key(self, model: Bundle, content_type: str, body: bytes) -> str:
         how = [
             *(_RELEASE, model.name, model.version, model.digest),
-            *(self._limits.pixels, self._limits.items, _how_it_is_read(content_type)),
+            *(self._limits.items, _how_it_is_read(content_type)),
         ]
         digest = hashlib.sha256(json.dumps(how).encode())
         if len(body) > _INLINE_BYTES:

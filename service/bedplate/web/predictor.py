@@ -16,6 +16,7 @@ from bedplate import dtypes
 from bedplate.bundle import Bundle
 from bedplate.errors import Internal
 from bedplate.web.body import Items, Limits, parse_items
+from bedplate.web.decoders import Decoders
 from bedplate.web.pool import EnginePool
 from bedplate.web.terms import Terms, ran_out
 from bedplate.wire import FixedMeta, Frame, now_ns
@@ -45,19 +46,25 @@ class Prediction:
 
 
 class Predictor:
-    """Stands before the engines.
+    """Stands before the decoders and the engines.
 
     Args:
         on_cancelled: told at which stage, decode or engine, a prediction was that nobody waits for any more.
     """
 
-    def __init__(self, engines: EnginePool, limits: Limits, on_cancelled: Callable[[str], None] = lambda stage: None):
+    def __init__(
+        self,
+        engines: EnginePool,
+        decoders: Decoders,
+        limits: Limits,
+        on_cancelled: Callable[[str], None] = lambda stage: None,
+    ):
         self._engines = engines
+        self.decoders = decoders
         self._limits = limits
         self._on_cancelled = on_cancelled
-        # A large picture takes up to 12 bytes a pixel while it is decoded, a small body may inflate to the largest one:
-        # one at a time, or memory has no bound.
-        self.large_decode = asyncio.Semaphore(1)
+        # A small body may inflate to the largest one: one at a time, or memory has no bound.
+        self.large_inflate = asyncio.Semaphore(1)
 
     async def predict(self, model: Bundle, content_type: str, body: bytes, terms: Terms) -> Prediction:
         """Parse `body`, ask an engine, name the classes where the model has some.
@@ -67,9 +74,8 @@ class Predictor:
         """
         terms.require_time()
         started_ns = now_ns()
-        items = await self.decode(
-            parse_items(content_type, body, model, self._limits, self.large_decode, terms.require_time), terms
-        )
+        parsing = parse_items(content_type, body, model, self._limits, self.decoders, terms)
+        items = await self.decode(parsing, terms)
         decode_ns = now_ns() - started_ns
         return _prediction(await self.infer(model, items, terms), model, decode_ns)
 

@@ -11,6 +11,9 @@ class WebSettings:
     # Sockets of the engines of this host; a request goes to the one with the fewest outstanding.
     engines: tuple[Path, ...]
 
+    # Sockets of the decoders of this host, which turn files into tensors. Without one, only tensors and JSON are taken.
+    decoders: tuple[Path, ...] = ()
+
     # JSON list of {"client", "sha256"}; under systemd it comes as the credential `api-keys`.
     api_keys_file: Path | None = None
 
@@ -19,9 +22,6 @@ class WebSettings:
 
     # A longer body is refused with 413, before it is read where its length is announced.
     max_body_bytes: int = field(default=50 * 1024 * 1024, metadata={"unit": "bytes", "min": 1024, "max": 1 << 30})
-
-    # A picture is refused from its header, before a pixel is decoded: a small file can hold gigabytes of pixels.
-    max_pixels: int = field(default=50_000_000, metadata={"unit": "pixels", "min": 1, "max": 1_000_000_000})
 
     # Items in one request. A bundle may set a lower bound, never a higher one.
     max_items: int = field(default=64, metadata={"unit": "items", "min": 1, "max": 65_536})

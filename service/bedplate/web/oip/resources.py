@@ -10,7 +10,7 @@ from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
 from bedplate.errors import UnknownModel, WrongSize
-from bedplate.web.body import Limits, decode_images, read_body
+from bedplate.web.body import Limits, decode_files, read_body
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import Inference, observation
 from bedplate.web.oip import encoding, metadata
@@ -145,7 +145,7 @@ class Infer:
     async def _answer(self, req: Request, model: Bundle, sent: bytes, terms: Terms, started_ns: int) -> Reply:
         plan = plan_of(model, self._limits)
         decoding_ns = now_ns()
-        kind, turn = req.get_header("Content-Encoding"), self._predictor.large_decode
+        kind, turn = req.get_header("Content-Encoding"), self._predictor.large_inflate
         inflating = encoding.inflated(sent, kind, plan.inflated_bytes(len(sent)), turn)
         body = await self._predictor.decode(inflating, terms)
         asked = parse(body, json_bytes_of(req.get_header(HEADER)), model, self._limits)
@@ -162,9 +162,8 @@ class Infer:
     async def _decode_pictures(self, asked: InferRequest, model: Bundle, terms: Terms) -> None:
         assert asked.pictures is not None
         limits = plan_of(model, self._limits).limits
-        turn = self._predictor.large_decode
-        pictures = decode_images(asked.pictures, model.input, limits, turn, terms.require_time)
-        asked.items = await self._predictor.decode(pictures, terms)
+        decoding = decode_files(asked.pictures, model, limits, self._predictor.decoders, terms)
+        asked.items = (await self._predictor.decode(decoding, terms)).items
 
 
 def inference_of(frame: Frame, items: int, decode_ns: int) -> Inference:

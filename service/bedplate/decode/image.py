@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bedplate.errors import TooManyPixels, UnreadableImage, UnsupportedMediaType
+from bedplate.errors import TooManyPixels, UnreadableMedia, UnsupportedMediaType
 from bedplate.tensor import Picture
 
 # Pillow knows dozens of formats; what is not listed here is never parsed.
@@ -25,13 +25,13 @@ _ORIENTATION = 0x0112  # EXIF
 Image.MAX_IMAGE_PIXELS = None
 
 
-def open_image(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
     """Read what it is and how large; no pixel is decoded.
 
     Raises:
         UnsupportedMediaType: the content is none of FORMATS, whatever name or type came with it.
         TooManyPixels: the header announces more than `max_pixels`, or a side over MAX_SIDE.
-        UnreadableImage: the header or a sum is broken, or it has more than 8 bits a channel.
+        UnreadableMedia: the header or a sum is broken, or it has more than 8 bits a channel.
     """
     try:
         with warnings.catch_warnings():
@@ -61,7 +61,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             next_step="send a smaller picture",
         )
     if image.mode in _DEEP_MODES:
-        raise UnreadableImage(
+        raise UnreadableMedia(
             f"pixels of kind {image.mode} are not understood", value=image.mode, limit="8 bits a channel",
             next_step="convert the picture to 8 bits a channel",
         )  # fmt: skip
@@ -74,7 +74,7 @@ def to_tensor(image: Image.Image, spec: Picture) -> npt.NDArray[np.float32]:
     Returns: (channels, height, width) float32.
 
     Raises:
-        UnreadableImage: truncated or damaged.
+        UnreadableMedia: truncated or damaged.
     """
     try:
         with warnings.catch_warnings():
@@ -87,14 +87,18 @@ def to_tensor(image: Image.Image, spec: Picture) -> npt.NDArray[np.float32]:
                 picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
     except Exception as error:
         raise _unreadable(error) from None
-    pixels = np.asarray(picture, dtype=np.float32).reshape(spec.height, spec.width, -1)
+    return scaled(np.asarray(picture), spec)
+
+
+def scaled(picture: npt.NDArray[np.uint8], spec: Picture) -> npt.NDArray[np.float32]:
+    """(height, width) or (height, width, channels) to (channels, height, width), each channel scaled as `spec` says."""
+    pixels = picture.astype(np.float32).reshape(spec.height, spec.width, -1)
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
-    scaled = (pixels * np.float32(spec.scale) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+    return np.ascontiguousarray(((pixels * np.float32(spec.scale) - mean) / std).transpose(2, 0, 1))
 
 
-def _unreadable(error: Exception) -> UnreadableImage:
+def _unreadable(error: Exception) -> UnreadableMedia:
     """Only the kind of the fault is told: Pillow's messages may quote the file."""
-    return UnreadableImage(
+    return UnreadableMedia(
         f"the picture cannot be decoded ({type(error).__name__})", next_step="check that the file is complete"
     )

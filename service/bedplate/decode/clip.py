@@ -1,0 +1,87 @@
+"""From the bytes of a video to some of its pictures. Strangers' bytes: bounded before and while they are decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import av
+import av.container
+import numpy as np
+import numpy.typing as npt
+
+from bedplate.decode.container import VIDEOS, opened, require_length
+from bedplate.decode.image import MAX_SIDE, scaled
+from bedplate.errors import TooManyPixels, UnreadableMedia
+from bedplate.tensor import Clip
+
+_FORMATS = {"L": "gray", "RGB": "rgb24"}
+
+
+@dataclass(frozen=True)
+class Frames:
+    tensors: npt.NDArray[np.float32]  # (frames, channels, height, width)
+    times_s: list[float]  # of each frame, from the beginning
+
+
+def frames_of(data: bytes | memoryview, spec: Clip, max_s: float, max_pixels: int) -> Frames:
+    """`spec.frames` pictures, evenly spread over the video; fewer of one that has fewer.
+
+    Raises:
+        UnsupportedMediaType, UnreadableMedia: no mp4, mov or avi, or broken.
+        MediaTooLong, TooManyPixels: longer than `max_s`, or a picture larger than `max_pixels`.
+    """
+    with opened(data, VIDEOS) as container:
+        if not container.streams.video:
+            raise UnreadableMedia("the file holds no pictures", next_step="send a video")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        _require_size(stream.codec_context, max_pixels)
+        wanted = _spread(_count(container, stream, max_s), spec.frames)
+        container.seek(0)
+        tensors, times_s = [], []
+        for number, frame in enumerate(container.decode(stream)):
+            if number not in wanted:
+                continue
+            _require_size(frame, max_pixels)  # it may change in the middle of a stream
+            tensors.append(_tensor(frame, spec))
+            times_s.append(round(frame.time or 0.0, 3))
+            if len(tensors) == len(wanted):
+                break
+    if not tensors:
+        raise UnreadableMedia("no picture of the video can be decoded", next_step="check that the file is complete")
+    return Frames(np.stack(tensors), times_s)
+
+
+def _count(container: av.container.InputContainer, stream: av.VideoStream, max_s: float) -> int:
+    """Its pictures, as they lie in the file: what a header says may be wrong."""
+    count = 0
+    for packet in container.demux(stream):
+        if packet.size:
+            count += 1
+        if packet.pts is not None and packet.time_base:
+            require_length(float(packet.pts * packet.time_base), max_s)
+    if not count:
+        raise UnreadableMedia("the file holds no pictures", value=0, next_step="send a video")
+    return count
+
+
+def _spread(count: int, frames: int) -> set[int]:
+    """Numbers of `frames` pictures among `count`, each from the middle of its part."""
+    return {int((part + 0.5) * count / frames) for part in range(frames)}
+
+
+def _require_size(picture: av.VideoCodecContext | av.VideoFrame, max_pixels: int) -> None:
+    pixels = picture.width * picture.height
+    if pixels > max_pixels or max(picture.width, picture.height) > MAX_SIDE:
+        raise TooManyPixels(
+            f"a picture of the video has {picture.width} x {picture.height} pixels, {max_pixels} are allowed",
+            value=pixels,
+            limit=max_pixels,
+            next_step="send a smaller video, or ask the operator to raise bedplate_max_pixels",
+        )
+
+
+def _tensor(frame: av.VideoFrame, spec: Clip) -> npt.NDArray[np.float32]:
+    picture = spec.picture
+    same = frame.reformat(picture.width, picture.height, _FORMATS[picture.mode], interpolation="BILINEAR")
+    return scaled(np.asarray(same.to_ndarray(), np.uint8), picture)

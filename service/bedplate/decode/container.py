@@ -1,0 +1,74 @@
+"""Sound and video files, opened by FFmpeg's libraries. A file's first bytes alone decide which demuxer reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+
+import av
+import av.container
+import av.logging
+
+from bedplate.errors import MediaTooLong, UnreadableMedia, UnsupportedMediaType
+
+SOUNDS = ("wav", "flac", "mp3")
+VIDEOS = ("mp4", "avi", "mov")
+# FFmpeg knows hundreds of formats, some of which open other files: what is not listed here is never parsed.
+_DEMUXERS = {"wav": "wav", "flac": "flac", "mp3": "mp3", "mp4": "mov", "mov": "mov", "avi": "avi"}
+_FIRST_ATOMS = {b"moov", b"mdat", b"wide", b"free", b"skip"}  # of a QuickTime file that does not say what it is
+av.logging.set_level(None)  # its words may quote the file
+
+
+def kind_of(data: bytes | memoryview) -> str | None:
+    """wav, flac, mp3, avi, mp4 or mov, by the first bytes; None of anything else."""
+    head = bytes(data[:16])
+    if head.startswith(b"RIFF"):
+        return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12])
+    if head.startswith(b"fLaC"):
+        return "flac"
+    if head[4:8] == b"ftyp":
+        return "mov" if head[8:12] == b"qt  " else "mp4"
+    if head[4:8] in _FIRST_ATOMS:
+        return "mov"
+    # An ID3 tag, or the first frame: eleven bits set, and neither the reserved version nor the reserved layer.
+    is_frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x18 != 0x08 and head[1] & 6
+    return "mp3" if head.startswith(b"ID3") or is_frame else None
+
+
+@contextlib.contextmanager
+def opened(data: bytes | memoryview, kinds: tuple[str, ...]) -> Iterator[av.container.InputContainer]:
+    """The file, ready to be decoded.
+
+    Raises:
+        UnsupportedMediaType: it is none of `kinds`, whatever name or type came with it.
+        UnreadableMedia: it is broken, here or while it is read inside the context.
+    """
+    kind = kind_of(data)
+    if kind not in kinds:
+        raise UnsupportedMediaType(
+            "the content is none of the kinds that this model takes",
+            limit=", ".join(kinds),
+            next_step="send one of these formats",
+        )
+    try:
+        with av.open(io.BytesIO(data), "r", format=_DEMUXERS[kind]) as container:
+            yield container
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, ValueError, IndexError) as error:
+        # Only the kind of the fault is told: messages may quote the file.
+        raise UnreadableMedia(
+            f"the file cannot be decoded ({type(error).__name__})", next_step="check that the file is complete"
+        ) from None
+
+
+def require_length(length_s: float, max_s: float) -> None:
+    """Raises: MediaTooLong."""
+    if length_s > max_s:
+        raise MediaTooLong(
+            f"the file is {length_s:.1f} s long or longer, {max_s:g} s are allowed",
+            value=round(length_s, 1),
+            limit=max_s,
+            next_step="send a shorter piece, or ask the operator to raise bedplate_max_media_s",
+        )

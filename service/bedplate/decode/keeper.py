@@ -1,0 +1,72 @@
+"""Keeps one child at work. What strangers' files do to it ends with it, and the next is there in milliseconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+
+_log = logging.getLogger("bedplate.decode")
+# A child that cannot even begin is not started anew without a pause.
+_PAUSE_S = 0.5
+_BRIEF_S = 0.05
+
+
+def keep(work: Callable[[int], None], on_ready: Callable[[], object] = lambda: None) -> None:
+    """Run `work` in a child, and in another one whenever that ends, until SIGTERM.
+
+    Args:
+        work: given a descriptor that becomes readable when the child shall leave, because we were told to or died.
+        on_ready: called once there is a child.
+    """
+    told, telling = os.pipe()
+    stopping = False
+
+    def stop(signum: int, frame: object) -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            os.close(telling)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    while not stopping:
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _be_child(work, told, telling)
+        on_ready()
+        on_ready = _nothing
+        _, status = os.waitpid(child, 0)
+        if status:
+            _log.warning("the process that decodes ended", extra={"because": _because(status)})
+        if status and time.monotonic() - began < _BRIEF_S:
+            time.sleep(_PAUSE_S)
+
+
+def _be_child(work: Callable[[int], None], told: int, telling: int) -> None:
+    """Never returns: the parent's loop is not the child's."""
+    status = 1
+    try:
+        # Both are the parent's business; a child that is told by the pipe finishes what it does first.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        os.close(telling)
+        work(told)
+        status = 0
+    except BaseException:
+        _log.exception("the process that decodes failed")
+    finally:
+        os._exit(status)
+
+
+def _because(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"exit status {os.WEXITSTATUS(status)}"
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,74 @@
+"""From the files of one request to items for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bedplate.decode.clip import frames_of
+from bedplate.decode.image import open_image, to_tensor
+from bedplate.decode.settings import DecodeSettings
+from bedplate.decode.sound import samples_of, windows_of
+from bedplate.errors import Internal
+from bedplate.tensor import Clip, Picture, Sound, Tensor
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    items: Array  # (items, *shape), those of one file after those of another, C-contiguous
+    # Of each file: how many `items` it became; of a recording `length_s`, of recordings and videos `at_s`, where in it
+    # each item begins.
+    files: list[dict[str, Any]]
+
+
+def decode(files: Sequence[bytes | memoryview], spec: Tensor, settings: DecodeSettings) -> Decoded:
+    """What a model that takes `spec` is given of `files`.
+
+    Raises:
+        InvalidRequest: a file is none of the kinds that the model takes, is broken, or is more than is allowed.
+    """
+    if spec.image:
+        return _pictures(files, spec.image, settings)
+    if spec.sound:
+        return _recordings(files, spec.sound, settings)
+    if spec.clip:
+        return _joined([_video(file, spec.clip, settings) for file in files])
+    raise Internal("the model takes no files")
+
+
+def _pictures(files: Sequence[bytes | memoryview], spec: Picture, settings: DecodeSettings) -> Decoded:
+    pixels_left = settings.max_pixels  # of the whole request, or many pictures would do what one may not
+    tensors = []
+    for file in files:
+        image = open_image(file, pixels_left)
+        pixels_left -= image.width * image.height
+        tensors.append(to_tensor(image, spec))
+    return Decoded(np.stack(tensors), [{"items": 1} for _ in files])
+
+
+def _recordings(files: Sequence[bytes | memoryview], spec: Sound, settings: DecodeSettings) -> Decoded:
+    left_s = settings.max_media_s  # as with pixels
+    parts = []
+    for file in files:
+        samples = samples_of(file, spec.rate_hz, left_s)
+        length_s = len(samples) / spec.rate_hz
+        left_s -= length_s
+        windows = windows_of(samples, spec)
+        at_s = [round(number * spec.hop / spec.rate_hz, 3) for number in range(len(windows))]
+        parts.append((windows, {"items": len(windows), "at_s": at_s, "length_s": round(length_s, 3)}))
+    return _joined(parts)
+
+
+def _video(file: bytes | memoryview, spec: Clip, settings: DecodeSettings) -> tuple[Array, dict[str, Any]]:
+    frames = frames_of(file, spec, settings.max_media_s, settings.max_pixels)
+    return frames.tensors, {"items": len(frames.tensors), "at_s": frames.times_s}
+
+
+def _joined(parts: list[tuple[Array, dict[str, Any]]]) -> Decoded:
+    return Decoded(np.concatenate([items for items, _ in parts]), [found for _, found in parts])

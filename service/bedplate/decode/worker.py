@@ -1,0 +1,145 @@
+"""The process that decodes: one request after another, each on a connection of its own (docs/adr/0017)."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import select
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+from bedplate import wire
+from bedplate.decode.media import decode
+from bedplate.decode.settings import DecodeSettings
+from bedplate.document import BundleError, Section
+from bedplate.errors import DeadlineExceeded, Internal, ServiceError, TooMuchMemory
+from bedplate.tensor import MEDIA, Tensor, read_input
+from bedplate.wire import Frame, FrameError, FrameReader, Type
+
+_log = logging.getLogger("bedplate.decode")
+# A front end that sends or reads nothing for so long is gone.
+_SILENCE_S = 10.0
+_READ_BYTES = 1 << 20
+# A process that a file made larger than this leaves, and its memory with it.
+_MAX_GROWTH_BYTES = 32 << 20
+_PAGE_BYTES = resource.getpagesize()
+
+
+class Worker:
+    """Takes connections from `listener` until `kept` becomes readable, or until it grew."""
+
+    def __init__(self, listener: socket.socket, settings: DecodeSettings, kept: int):
+        self._listener = listener
+        self._settings = settings
+        self._kept = kept
+
+    def run(self) -> None:
+        virtual, resident = _memory_bytes()
+        limit = virtual + self._settings.max_memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        while _memory_bytes()[1] - resident < _MAX_GROWTH_BYTES:
+            ready, _, _ = select.select([self._kept, self._listener.fileno()], [], [])
+            if self._kept in ready:
+                return
+            connection, _ = self._listener.accept()
+            with connection:
+                connection.settimeout(_SILENCE_S)
+                self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            question = _receive(connection)
+            if question is None or _is_gone(connection):
+                return
+            answer = self._answer(question)
+            for piece in wire.encode(answer):
+                connection.sendall(piece)
+        except (FrameError, OSError) as error:
+            # A front end that stopped, or a client that left: nobody waits.
+            _log.info("a connection ended early", extra={"because": str(error) or type(error).__name__})
+
+    def _answer(self, question: Frame) -> Frame:
+        # The kernel ends us when it is over, whatever library holds the processor then.
+        signal.setitimer(signal.ITIMER_PROF, self._settings.max_cpu_s)
+        try:
+            return _decoded(question, self._settings)
+        except ServiceError as error:
+            return _refusal(question, error)
+        except MemoryError:
+            limit = self._settings.max_memory_bytes
+            return _refusal(
+                question,
+                TooMuchMemory(
+                    f"decoding would take more than {limit} bytes of memory",
+                    limit=limit,
+                    next_step="send less, or ask the operator to raise bedplate_decode_memory_mb",
+                ),
+            )
+        except Exception:
+            _log.exception("fault while decoding")
+            return _refusal(question, Internal("the file could not be decoded; the operator finds why in the journal"))
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _receive(connection: socket.socket) -> Frame | None:
+    """One frame; None if whoever connected left without a word, as one that tries the socket does.
+
+    Raises:
+        FrameError, OSError: it is none, or not all of one came.
+    """
+    reader = FrameReader()
+    while data := connection.recv(_READ_BYTES):
+        frames = reader.feed(data)
+        if frames:
+            return frames[0]
+    if not reader.idle:
+        raise FrameError("the connection ended inside a frame")
+    return None
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    """Whether nobody waits for the answer any more."""
+    readable, _, _ = select.select([connection], [], [], 0)
+    return bool(readable)
+
+
+def _decoded(question: Frame, settings: DecodeSettings) -> Frame:
+    if question.type is not Type.DECODE:
+        raise Internal(f"a decoder was sent {question.type.name}")
+    if question.deadline_ns and wire.now_ns() >= question.deadline_ns:
+        raise DeadlineExceeded("no answer within the deadline", next_step="send less, allow more time, or try later")
+    spec = _spec(question.meta["input"])
+    decoded = decode(_files(question), spec, settings)
+    meta = {
+        "outputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(decoded.items.shape)}],
+        "files": decoded.files,
+    }
+    return Frame(Type.RESULT, question.id, meta, decoded.items.data.cast("B"))
+
+
+def _spec(document: dict[str, Any]) -> Tensor:
+    try:
+        return read_input(Section("input", document), next((kind for kind in MEDIA if kind in document), None))
+    except BundleError as error:
+        raise Internal(f"a decoder was sent an input that it does not know: {error}") from None
+
+
+def _files(question: Frame) -> list[memoryview]:
+    content, files, at = memoryview(question.tensors), [], 0
+    for size in question.meta["sizes"]:
+        files.append(content[at : at + size])
+        at += size
+    return files
+
+
+def _refusal(question: Frame, error: ServiceError) -> Frame:
+    return Frame(Type.ERROR, question.id, error.to_meta())
+
+
+def _memory_bytes() -> tuple[int, int]:
+    """Virtual and resident, as the kernel counts them now."""
+    virtual, resident = Path("/proc/self/statm").read_text().split()[:2]
+    return int(virtual) * _PAGE_BYTES, int(resident) * _PAGE_BYTES

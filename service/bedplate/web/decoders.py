@@ -1,0 +1,113 @@
+"""The decoders as the front end sees them: files in, items out. It parses no file itself (docs/adr/0017)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from bedplate import dtypes, errors, wire
+from bedplate.bundle import Bundle
+from bedplate.errors import DecoderBusy, DecoderUnavailable, ServiceError, UnreadableMedia
+from bedplate.web.terms import Terms, too_late
+from bedplate.wire import Frame, FrameError, FrameReader, Type
+
+_RETRY_AFTER_S = 1
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Media:
+    items: npt.NDArray[Any]  # (items, *shape) in the input's dtype
+    files: list[dict[str, Any]]  # of each file: how many items it became
+
+
+class _NotTaken(Exception):
+    """A decoder cannot be asked right now; another may."""
+
+    def __init__(self, busy: bool):
+        super().__init__()
+        self.busy = busy
+
+
+class Decoders:
+    """Those of this host, by their sockets. Each decodes one request at a time; the rest wait in its socket."""
+
+    def __init__(self, sockets: Sequence[Path]):
+        self._waiting = dict.fromkeys(sockets, 0)
+
+    async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms) -> Media:
+        """Items of `files` for `model`, by the decoder that has the least to do.
+
+        Raises:
+            InvalidRequest: see errors.py; also if the file was the end of the process that decoded it.
+            DecoderBusy, DecoderUnavailable, DeadlineExceeded.
+        """
+        meta = {"input": model.document["inputs"][0], "sizes": [len(file) for file in files]}
+        body = files[0] if len(files) == 1 else b"".join(files)
+        question = wire.assemble(Type.DECODE, 1, wire.to_json(meta), body, terms.engine_deadline_ns, terms.priority)
+        try:
+            answer = await asyncio.wait_for(self._ask(question), terms.left_s)
+        except asyncio.TimeoutError:
+            raise too_late() from None
+        if answer.type is Type.ERROR:
+            raise errors.from_meta(answer.meta)
+        [output] = answer.meta["outputs"]
+        items = dtypes.from_bytes(output["dtype"], answer.tensors).reshape(output["shape"])
+        return Media(items, answer.meta["files"])
+
+    async def _ask(self, question: list[bytes | memoryview]) -> Frame:
+        is_busy = False
+        for path in sorted(self._waiting, key=self._waiting.__getitem__):
+            self._waiting[path] += 1
+            try:
+                return await _ask(path, question)
+            except _NotTaken as refusal:
+                is_busy |= refusal.busy
+            finally:
+                self._waiting[path] -= 1
+        raise _refused(is_busy)
+
+
+async def _ask(path: Path, question: list[bytes | memoryview]) -> Frame:
+    try:
+        reader, writer = await asyncio.open_unix_connection(path, limit=_READ_BYTES)
+    except BlockingIOError:
+        raise _NotTaken(busy=True) from None
+    except OSError:
+        raise _NotTaken(busy=False) from None
+    try:
+        writer.writelines(question)
+        return await _answer(reader)
+    except (OSError, FrameError):
+        raise _ended() from None
+    finally:
+        writer.close()
+
+
+async def _answer(reader: asyncio.StreamReader) -> Frame:
+    frames = FrameReader()
+    while data := await reader.read(_READ_BYTES):
+        if whole := frames.feed(data):
+            return whole[0]
+    raise _ended()
+
+
+def _ended() -> ServiceError:
+    """What ends a decoder is nearly always what it decodes, so nobody else is asked to."""
+    return UnreadableMedia(
+        "the file was the end of the process that decoded it: it took too long, or broke the decoder",
+        next_step="check that the file is complete; make it smaller or shorter",
+    )
+
+
+def _refused(is_busy: bool) -> ServiceError:
+    if is_busy:
+        return DecoderBusy("too many files wait to be decoded", next_step="try later", retry_after_s=_RETRY_AFTER_S)
+    return DecoderUnavailable(
+        "no decoder runs at the moment", next_step="try later, or send a tensor", retry_after_s=_RETRY_AFTER_S
+    )
