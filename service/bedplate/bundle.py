@@ -213,6 +213,10 @@ def _check_agreement(bundle: Bundle, top: Section) -> None:
     if bundle.max_items * bundle.output.item_bytes_of(bundle.output.largest) > wire.MAX_TENSOR_BYTES:
         wanted = f"answers of at most {wire.MAX_TENSOR_BYTES} bytes; lower it"
         raise top.refuse("batch.max_items", bundle.max_items, wanted)
-    if (bundle.canary.content_type == "application/json") != (bundle.input.image is None):
-        wanted = "a picture" if bundle.input.image else 'a JSON document {"inputs": [...]}, its name ending in .json'
+    if (bundle.canary.content_type == "application/json") == bundle.input.takes_files:
+        wanted = (
+            "a file of the kind that the model takes"
+            if bundle.input.takes_files
+            else 'a JSON document {"inputs": [...]}, its name ending in .json'
+        )
         raise top.refuse("canary.file", bundle.canary.file, wanted)

@@ -34,7 +34,7 @@ class Canary:
     @property
     def content_type(self) -> str:
         """As a client would send it."""
-        return "application/json" if self.file.endswith(".json") else "image/*"
+        return "application/json" if self.file.endswith(".json") else "image/*"  # or another file; its content says
 
     @property
     def wanted(self) -> str:

@@ -39,6 +39,7 @@ def running_decoder(instance: int = 1, **settings: Any) -> Iterator[RunningDecod
         finally:
             program.send_signal(signal.SIGTERM)
             program.wait(STOP_S)
+            decoder.log_at_end = decoder.log
 
 
 class RunningDecoder:
@@ -46,15 +47,20 @@ class RunningDecoder:
         self.path = path
         self.program = program
         self._log = log
+        self.log_at_end = ""
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text() if self._log.exists() else self.log_at_end
 
     def child(self) -> int:
-        """The process that decodes."""
-        listed = Path(f"/proc/{self.program.pid}/task/{self.program.pid}/children").read_text()
-        return int(listed)
+        """The process that decodes; a moment passes between one and the next."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if listed := Path(f"/proc/{self.program.pid}/task/{self.program.pid}/children").read_text():
+                return int(listed)
+            time.sleep(0.001)
+        raise AssertionError(f"no process decodes:\n{self.log}")
 
     def wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_S

@@ -303,7 +303,7 @@ def varying_but(*path_and_value):
         (varying_but("task", "image-classification"), "inputs[0].image: is missing"),
         (
             description(canary={"file": "canary.json", "label": "bright"}),
-            "canary.file: 'canary.json' does not do, wanted a picture",
+            "canary.file: 'canary.json' does not do, wanted a file of the kind that the model takes",
         ),
         (
             description(inputs=[description()["inputs"][0] | {"shape": [1, [2, 4], 2]}]),

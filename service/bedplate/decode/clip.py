@@ -9,7 +9,7 @@ import av.container
 import numpy as np
 import numpy.typing as npt
 
-from bedplate.decode.container import VIDEOS, opened, require_length
+from bedplate.decode.container import VIDEOS, codec_of, opened, require_length
 from bedplate.decode.image import MAX_SIDE, scaled
 from bedplate.errors import TooManyPixels, UnreadableMedia
 from bedplate.tensor import Clip
@@ -34,8 +34,7 @@ def frames_of(data: bytes | memoryview, spec: Clip, max_s: float, max_pixels: in
         if not container.streams.video:
             raise UnreadableMedia("the file holds no pictures", next_step="send a video")
         stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        _require_size(stream.codec_context, max_pixels)
+        _require_size(codec_of(stream), max_pixels)
         wanted = _spread(_count(container, stream, max_s), spec.frames)
         container.seek(0)
         tensors, times_s = [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import av.container
@@ -61,6 +62,19 @@ def opened(data: bytes | memoryview, kinds: tuple[str, ...]) -> Iterator[av.cont
         raise UnreadableMedia(
             f"the file cannot be decoded ({type(error).__name__})", next_step="check that the file is complete"
         ) from None
+
+
+def codec_of(stream: av.AudioStream | av.VideoStream) -> Any:
+    """The stream's codec, on one core.
+
+    Raises:
+        UnreadableMedia: nobody knows it.
+    """
+    codec: Any = stream.codec_context
+    if codec is None:
+        raise UnreadableMedia("the codec is not known", next_step="convert the file to a common one")
+    codec.thread_count = 1
+    return codec
 
 
 def require_length(length_s: float, max_s: float) -> None:

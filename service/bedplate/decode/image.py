@@ -43,6 +43,8 @@ def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
         raise UnsupportedMediaType(
             "the content is no picture of a known kind", limit=", ".join(FORMATS), next_step="send one of these formats"
         ) from None
+    except MemoryError:
+        raise
     except Exception as error:
         raise _unreadable(error) from None
     pixels = image.width * image.height
@@ -85,6 +87,8 @@ def to_tensor(image: Image.Image, spec: Picture) -> npt.NDArray[np.float32]:
             picture = image.convert(spec.mode)
             if picture.size != (spec.width, spec.height):
                 picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+    except MemoryError:
+        raise
     except Exception as error:
         raise _unreadable(error) from None
     return scaled(np.asarray(picture), spec)

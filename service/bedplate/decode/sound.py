@@ -8,7 +8,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from bedplate.decode.container import SOUNDS, opened, require_length
+from bedplate.decode.container import SOUNDS, codec_of, opened, require_length
 from bedplate.errors import UnreadableMedia
 from bedplate.tensor import Sound
 
@@ -27,10 +27,9 @@ def samples_of(data: bytes | memoryview, rate_hz: int, max_s: float) -> npt.NDAr
         if not container.streams.audio:
             raise UnreadableMedia("the file holds no sound", next_step="send a recording")
         stream = container.streams.audio[0]
-        _require_format(stream.codec_context)
+        _require_format(codec_of(stream))
         if stream.duration and stream.time_base:
             require_length(float(stream.duration * stream.time_base), max_s)
-        stream.codec_context.thread_count = 1
         pieces, length = [], 0
         for piece in _resampled(container.decode(stream), rate_hz):
             pieces.append(piece)
@@ -71,7 +70,8 @@ def _require_format(codec: av.AudioCodecContext) -> None:
 
 
 def _resampled(frames: Iterator[av.AudioFrame], rate_hz: int) -> Iterator[npt.NDArray[np.float32]]:
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
+    # Channels are averaged here: FFmpeg's own mix of them is louder than each, and may be too loud for its format.
+    resampler = av.AudioResampler(format="fltp", rate=rate_hz)
     for frame in frames:
-        yield from (piece.to_ndarray()[0] for piece in resampler.resample(frame))
-    yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
+        yield from (piece.to_ndarray().mean(axis=0) for piece in resampler.resample(frame))
+    yield from (piece.to_ndarray().mean(axis=0) for piece in resampler.resample(None))

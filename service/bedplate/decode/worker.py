@@ -28,18 +28,21 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 class Worker:
-    """Takes connections from `listener` until `kept` becomes readable, or until it grew."""
+    """Takes connections from `listener` until `kept` becomes readable, or until it has grown."""
 
-    def __init__(self, listener: socket.socket, settings: DecodeSettings, kept: int):
+    def __init__(
+        self, listener: socket.socket, settings: DecodeSettings, kept: int, max_growth_bytes: int = _MAX_GROWTH_BYTES
+    ):
         self._listener = listener
         self._settings = settings
         self._kept = kept
+        self._max_growth_bytes = max_growth_bytes
 
     def run(self) -> None:
         virtual, resident = _memory_bytes()
         limit = virtual + self._settings.max_memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        while _memory_bytes()[1] - resident < _MAX_GROWTH_BYTES:
+        while True:
             ready, _, _ = select.select([self._kept, self._listener.fileno()], [], [])
             if self._kept in ready:
                 return
@@ -47,6 +50,8 @@ class Worker:
             with connection:
                 connection.settimeout(_SILENCE_S)
                 self._serve(connection)
+            if _memory_bytes()[1] - resident > self._max_growth_bytes:
+                return
 
     def _serve(self, connection: socket.socket) -> None:
         try:

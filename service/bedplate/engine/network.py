@@ -5,6 +5,7 @@ A layer's options carry torch's own names; each is checked for type and range be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,10 +52,15 @@ _SHARE = _Kind("a number from 0 to 1", lambda value: _is_between(value, 0, 1))
 _EPSILON = _Kind("a number from 1e-12 to 1", lambda value: _is_between(value, 1e-12, 1))
 _COUNT = _Kind(f"a whole number from 1 to {_MAX_IDS}", lambda value: type(value) is int and 1 <= value <= _MAX_IDS)
 _DTYPE = _Kind(" or ".join(dtypes.HOLDERS), lambda value: isinstance(value, str) and value in dtypes.HOLDERS)
+_RATE = _Kind("a whole number from 1 to 384000", lambda value: type(value) is int and 1 <= value <= 384_000)
 _GELU = _Kind("none or tanh", lambda value: value in ("none", "tanh"))
 
 _CONV = {"in_channels": _SIZE, "out_channels": _SIZE, "kernel_size": _SIZES, "stride": _SIZES, "padding": _MARGINS}
 _POOL = {"kernel_size": _SIZES, "stride": _SIZES, "padding": _MARGINS, "ceil_mode": _FLAG}
+
+
+_MEL = {"sample_rate": _RATE, "n_fft": _SIZE, "hop_length": _SIZE, "n_mels": _SIZE}
+_QUIET = 1e-6  # energy below which all is silence
 
 
 class _Cast(nn.Module):
@@ -69,6 +75,35 @@ class _Cast(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         return batch.to(self._like.dtype)
+
+
+class _MelSpectrogram(nn.Module):
+    """Loudness by pitch and time, as a logarithm: (items, 1, samples) to (items, 1, n_mels, frames)."""
+
+    def __init__(self, sample_rate: int, n_fft: int, hop_length: int, n_mels: int):
+        super().__init__()
+        # No buffers: nothing to load, and float32 whatever the network computes in, as torch.stft wants it.
+        self._window = torch.hann_window(n_fft, device="cpu")
+        self._filters = _mel_filters(sample_rate, n_fft, n_mels)
+        self._n_fft = n_fft
+        self._hop_length = hop_length
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self._window, self._filters = self._window.to(batch.device), self._filters.to(batch.device)
+        sound = batch.float().squeeze(1)  # (items, samples)
+        waves = torch.stft(sound, self._n_fft, self._hop_length, window=self._window, return_complex=True)
+        mels = self._filters @ waves.abs().square()  # (items, n_mels, frames) float32
+        return torch.log(mels + _QUIET).unsqueeze(1).to(batch.dtype)
+
+
+def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> torch.Tensor:
+    """Triangles between pitches that are evenly spaced on the mel scale, (n_mels, n_fft // 2 + 1)."""
+    highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    corners = 700 * (10 ** (torch.linspace(0, highest, n_mels + 2, device="cpu") / 2595) - 1)  # Hz
+    hertz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, device="cpu")
+    rising = (hertz - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
+    falling = (corners[2:, None] - hertz) / (corners[2:] - corners[1:-1])[:, None]
+    return torch.minimum(rising, falling).clamp(min=0)
 
 
 # Layers that leave ids what they are.
@@ -98,6 +133,7 @@ _LAYERS: dict[str, tuple[Callable[..., nn.Module], set[str], Mapping[str, _Kind]
         {"num_embeddings": _COUNT, "embedding_dim": _SIZE},
     ),
     "cast": (_Cast, {"dtype"}, {"dtype": _DTYPE}),
+    "mel_spectrogram": (_MelSpectrogram, set(_MEL), _MEL),
     "flatten": (nn.Flatten, set(), {"start_dim": _DIMENSION}),
     "dropout": (nn.Dropout, set(), {"p": _SHARE}),
     "relu": (nn.ReLU, set(), {}),

@@ -40,7 +40,9 @@ _JSON_BYTES_PER_NUMBER = 40
 # By the kind of the datatype, the kinds of arrays that numpy makes of a JSON document that fits.
 _KINDS = {"b": "b", "i": "iuO", "u": "iuO", "f": "iuf"}
 _ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
-_TYPES = "image/png, image/jpeg, image/webp, multipart/form-data, application/octet-stream, application/json"
+# What a file is, its content says; the type says only that it is one.
+MEDIA_TYPES = ("image/", "audio/", "video/")
+_TYPES = "image/*, audio/*, video/*, multipart/form-data, application/octet-stream, application/json"
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ async def parse_items(
     limits: Limits,
     decoders: Decoders,
     terms: Terms,
-) -> Items:
+) -> Media:
     """Turn `body` into items of the model's input, by its declared type; files are known by content.
 
-    Returns: (items, *shape) in the input's dtype; all items have one shape.
+    Returns: items that all have one shape; of tensors nothing is said about files.
 
     Raises:
         InvalidRequest: with value, limit and next step.
@@ -93,16 +95,16 @@ async def parse_items(
     kind = kind.lower()
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
-    if kind.startswith("image/"):
-        return (await decode_files([body], model, limits, decoders, terms)).items
+    if kind.startswith(MEDIA_TYPES):
+        return await decode_files([body], model, limits, decoders, terms)
     if kind == "multipart/form-data":
         files = _parts(body, options.get("boundary", ""), limits)
-        return (await decode_files(files, model, limits, decoders, terms)).items
+        return await decode_files(files, model, limits, decoders, terms)
     if kind == "application/octet-stream":
-        return check_items(from_raw(body, spec, options.get("shape")), model, limits)
+        return Media(check_items(from_raw(body, spec, options.get("shape")), model, limits))
     if kind == "application/json":
         check_json_length(len(body), model, limits)
-        return check_items(_from_json(body, spec), model, limits)
+        return Media(check_items(_from_json(body, spec), model, limits))
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
 
@@ -112,8 +114,8 @@ async def decode_files(files: list[bytes], model: Bundle, limits: Limits, decode
     Args:
         limits: the model's own among them.
     """
-    if model.input.image is None:
-        raise UnsupportedMediaType("this model does not take pictures", next_step="send a tensor or JSON")
+    if not model.input.takes_files:
+        raise UnsupportedMediaType("this model does not take files", next_step="send a tensor or JSON")
     check_count(len(files), limits)
     return await decoders.decode(files, model, terms)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from bedplate.bundle import Bundle
 from bedplate.tensor import Tensor
-from bedplate.web.body import Limits
+from bedplate.web.body import MEDIA_TYPES, Limits
 from bedplate.web.flights import Flights
 from bedplate.web.memory_cache import MemoryCache
 from bedplate.web.predictor import Prediction, Predictor
@@ -33,6 +33,8 @@ _INLINE_BYTES = 1 << 20
 _RELEASE = sys.prefix
 # What JSON makes of each kind of numbers; whole ones of 64 bits without a sign may be beyond the others.
 _KINDS = {"b": "b", "i": "i", "u": "iuf", "f": "f"}
+# What an answer about a recording or a video has besides.
+_OF_FILES = frozenset({"length_s", "windows", "frames"})
 _BYPASS = frozenset({"no-cache", "no-store"})
 
 
@@ -182,11 +184,11 @@ class ResponseCache:
 
 
 def _how_it_is_read(content_type: str) -> str:
-    """As much of the type as changes how `parse_items` reads a body: pictures are known by content."""
+    """As much of the type as changes how `parse_items` reads a body: files are known by content."""
     kind, options = falcon.parse_header(content_type)
     kind = kind.lower()
-    if kind.startswith("image/"):
-        return "image/*"
+    if kind.startswith(MEDIA_TYPES):
+        return "file"
     if kind.startswith("multipart/"):
         return f"{kind};{options.get('boundary', '')}"
     return f"{kind};{options.get('shape', '')}" if kind == "application/octet-stream" else kind
@@ -230,7 +232,7 @@ def _is_output(found: Any, spec: Tensor) -> bool:
 def _is_named(found: Any, model: Bundle) -> bool:
     return (
         isinstance(found, dict)
-        and found.keys() == {"label", "score", "scores"}
+        and found.keys() - _OF_FILES == {"label", "score", "scores"}
         and isinstance(found["scores"], dict)
         and {found["label"], *found["scores"]} <= set(model.labels)
         and all(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ _READ_BYTES = 1 << 20
 @dataclass(frozen=True)
 class Media:
     items: npt.NDArray[Any]  # (items, *shape) in the input's dtype
-    files: list[dict[str, Any]]  # of each file: how many items it became
+    # Of each file: how many `items` it became; of recordings and videos `at_s`, where each begins, and `length_s`.
+    files: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _NotTaken(Exception):
@@ -74,12 +76,7 @@ class Decoders:
 
 
 async def _ask(path: Path, question: list[bytes | memoryview]) -> Frame:
-    try:
-        reader, writer = await asyncio.open_unix_connection(path, limit=_READ_BYTES)
-    except BlockingIOError:
-        raise _NotTaken(busy=True) from None
-    except OSError:
-        raise _NotTaken(busy=False) from None
+    reader, writer = await asyncio.open_unix_connection(sock=_connected(path), limit=_READ_BYTES)
     try:
         writer.writelines(question)
         return await _answer(reader)
@@ -87,6 +84,17 @@ async def _ask(path: Path, question: list[bytes | memoryview]) -> Frame:
         raise _ended() from None
     finally:
         writer.close()
+
+
+def _connected(path: Path) -> socket.socket:
+    """Without waiting: a unix socket takes a connection at once, or its queue is full."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise _NotTaken(busy=isinstance(error, BlockingIOError)) from None
+    return connection
 
 
 async def _answer(reader: asyncio.StreamReader) -> Frame:

@@ -16,16 +16,14 @@ from bedplate import dtypes
 from bedplate.bundle import Bundle
 from bedplate.errors import Internal
 from bedplate.web.body import Items, Limits, parse_items
-from bedplate.web.decoders import Decoders
+from bedplate.web.decoders import Decoders, Media
+from bedplate.web.naming import predictions_of
 from bedplate.web.pool import EnginePool
 from bedplate.web.terms import Terms, ran_out
 from bedplate.wire import FixedMeta, Frame, now_ns
 
 T = TypeVar("T")
 _log = logging.getLogger("bedplate.web")
-
-# Scores in an answer, best first; a classifier of a thousand labels need not send them all.
-_MAX_SCORES = 10
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,10 @@ class Predictor:
         terms.require_time()
         started_ns = now_ns()
         parsing = parse_items(content_type, body, model, self._limits, self.decoders, terms)
-        items = await self.decode(parsing, terms)
+        media = await self.decode(parsing, terms)
         decode_ns = now_ns() - started_ns
-        return _prediction(await self.infer(model, items, terms), model, decode_ns)
+        answers = [await self.infer(model, items, terms) for items in _batches(media.items, model)]
+        return _prediction(answers, model, media, decode_ns)
 
     async def decode(self, decoding: Awaitable[T], terms: Terms) -> T:
         """What `decoding` gives; if nobody waits for it any more, that is counted."""
@@ -116,6 +115,15 @@ class Predictor:
         return model.canary.found_in(result.predictions) == model.canary.wanted
 
 
+def _batches(items: Items, model: Bundle) -> list[Items]:
+    """`items` as an engine takes them: a long recording has more windows than fit into one batch.
+
+    One after another, so that it does not stand before all others at once.
+    """
+    most = model.input.most_items(items.shape[1:], model.max_items, model.max_cost)
+    return [items[start : start + most] for start in range(0, len(items), most)]
+
+
 def question(model: Bundle, items: Items) -> tuple[FixedMeta, memoryview]:
     """What a PREDICT frame carries, metadata and tensor, for `items` (items, *shape) in the input's dtype."""
     spec = model.input
@@ -149,46 +157,23 @@ def checked(model: Bundle, answer: Frame) -> Frame:
     return answer
 
 
-def _prediction(answer: Frame, model: Bundle, decode_ns: int) -> Prediction:
-    output = answer.meta["outputs"][0]
-    flat = dtypes.to_numbers(output["dtype"], dtypes.from_bytes(output["dtype"], answer.tensors))
-    outputs = flat.reshape(output["shape"])  # (items, *output shape)
+def _prediction(answers: list[Frame], model: Bundle, media: Media, decode_ns: int) -> Prediction:
+    outputs = np.concatenate([_outputs_of(answer) for answer in answers])
+    metas = [answer.meta for answer in answers]
     return Prediction(
         model=model.name,
         version=model.version,
-        digest=answer.meta["digest"],
-        predictions=name_classes(outputs, model)
-        if model.names_classes
-        else [{"output": one} for one in outputs.tolist()],
-        queue_ns=answer.meta["queue_ns"],
-        compute_ns=answer.meta["compute_ns"],
+        digest=metas[0]["digest"],
+        predictions=predictions_of(outputs, model, media.files),
+        queue_ns=sum(meta["queue_ns"] for meta in metas),
+        compute_ns=sum(meta["compute_ns"] for meta in metas),
         decode_ns=decode_ns,
-        batch_ns=answer.meta.get("batch_ns", 0),
+        batch_ns=sum(meta.get("batch_ns", 0) for meta in metas),
     )
 
 
-def name_classes(logits: npt.NDArray[Any], model: Bundle) -> list[dict[str, Any]]:
-    """logits (items, classes) → per item the best label, its score, and the best scores by label."""
-    scores = _ACTIVATIONS[model.activation](logits.astype(np.float64))
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :_MAX_SCORES]
-    named = []
-    for row, best in zip(scores, order, strict=True):
-        by_label = {model.labels[i]: round(float(row[i]), 6) for i in best}
-        named.append({"label": model.labels[best[0]], "score": round(float(row[best[0]]), 6), "scores": by_label})
-    return named
-
-
-def _softmax(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
-
-
-def _sigmoid(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.asarray(1 / (1 + np.exp(-logits)))
-
-
-def _none(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return logits
-
-
-_ACTIVATIONS = {"softmax": _softmax, "sigmoid": _sigmoid, "none": _none}
+def _outputs_of(answer: Frame) -> npt.NDArray[Any]:
+    """(items, *output shape), as numbers."""
+    output = answer.meta["outputs"][0]
+    flat = dtypes.to_numbers(output["dtype"], dtypes.from_bytes(output["dtype"], answer.tensors))
+    return np.asarray(flat.reshape(output["shape"]))

@@ -1,0 +1,75 @@
+"""From the numbers of a model to what a client reads: labels and scores, of an item or of a whole file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bedplate.bundle import Bundle
+
+Array = npt.NDArray[Any]
+
+# Scores in an answer, best first; a classifier of a thousand labels need not send them all.
+_MAX_SCORES = 10
+_DIGITS = 6
+
+
+def predictions_of(outputs: Array, model: Bundle, files: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """One prediction for each item, or where one file became several items, for each file.
+
+    Args:
+        outputs: (items, *output shape).
+        files: as `Media` has them; none where the client sent tensors.
+    """
+    if not model.names_classes:
+        return [{"output": one} for one in outputs.tolist()]
+    scores = _ACTIVATIONS[model.activation](outputs.astype(np.float64))  # (items, classes)
+    if not (model.input.sound or model.input.clip) or not files:
+        return _named(scores, model)
+    predictions, start = [], 0
+    for file in files:
+        predictions.append(_of_file(scores[start : start + file["items"]], model, file))
+        start += file["items"]
+    return predictions
+
+
+def _of_file(scores: Array, model: Bundle, file: dict[str, Any]) -> dict[str, Any]:
+    """The whole file by the mean of its parts, and each part with the moment at which it begins."""
+    [whole] = _named(scores.mean(axis=0, keepdims=True), model)
+    best = scores.argmax(axis=1)
+    parts = [
+        {"at_s": at_s, "label": model.labels[label], "score": round(float(row[label]), _DIGITS)}
+        for at_s, label, row in zip(file["at_s"], best, scores, strict=True)
+    ]
+    if model.input.sound:
+        return {**whole, "length_s": file["length_s"], "windows": parts}
+    return {**whole, "frames": parts}
+
+
+def _named(scores: Array, model: Bundle) -> list[dict[str, Any]]:
+    """scores (items, classes) → per item the best label, its score, and the best scores by label."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :_MAX_SCORES]
+    named = []
+    for row, best in zip(scores, order, strict=True):
+        by_label = {model.labels[i]: round(float(row[i]), _DIGITS) for i in best}
+        named.append({"label": model.labels[best[0]], "score": round(float(row[best[0]]), _DIGITS), "scores": by_label})
+    return named
+
+
+def _softmax(logits: Array) -> Array:
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
+
+
+def _sigmoid(logits: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def _none(logits: Array) -> Array:
+    return logits
+
+
+_ACTIVATIONS = {"softmax": _softmax, "sigmoid": _sigmoid, "none": _none}

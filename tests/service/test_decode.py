@@ -1,0 +1,384 @@
+"""The decoder as the front end meets it: the real program, files of every kind, and what they may do to it."""
+
+import asyncio
+import os
+import socket
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from bedplate import endpoint, wire
+from bedplate.bundle import Bundle
+from bedplate.decode.settings import DecodeSettings
+from bedplate.decode.worker import Worker
+from bedplate.errors import (
+    DeadlineExceeded,
+    DecoderBusy,
+    DecoderUnavailable,
+    InvalidRequest,
+    MediaTooLong,
+    TooManyPixels,
+    TooMuchMemory,
+    UnreadableMedia,
+    UnsupportedMediaType,
+)
+from bedplate.web.decoders import Decoders
+from bedplate.web.terms import within
+from bedplate.wire import Type
+
+from tests.service import media_tools
+from tests.service.decoder_tools import running_decoder
+from tests.service.lamp import description
+
+RATE_HZ = 8_000
+MUTATIONS = 1_000  # of each kind
+GROWTH_BYTES = 32 << 20
+
+
+def image_model():
+    picture = {"mode": "L", "height": 2, "width": 2, "scale": 1 / 255, "mean": [0.0], "std": [1.0]}
+    return Bundle.from_description(
+        description(inputs=[{"name": "x", "dtype": "float32", "shape": [1, 2, 2], "image": picture}])
+    )
+
+
+def sound_model():
+    """Windows of a quarter of a second, each half a window after the other."""
+    audio = {"sample_rate": RATE_HZ, "hop": 1_000}
+    return Bundle.from_description(
+        description(
+            task="audio-classification",
+            inputs=[{"name": "x", "dtype": "float32", "shape": [1, 2_000], "audio": audio}],
+        )
+    )
+
+
+def video_model(frames=4):
+    clip = {
+        "frames": frames,
+        "mode": "RGB",
+        "height": 2,
+        "width": 2,
+        "scale": 1 / 255,
+        "mean": [0.0] * 3,
+        "std": [1.0] * 3,
+    }
+    return Bundle.from_description(
+        description(
+            task="video-classification", inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "video": clip}]
+        )
+    )
+
+
+def model_of(kind):
+    if kind in media_tools.PICTURES:
+        return image_model()
+    return sound_model() if kind in media_tools.SOUNDS else video_model()
+
+
+@pytest.fixture
+def decode(decoder_of):
+    """What a decoder with these settings makes of files for a model."""
+
+    def ask(files, model, timeout_s=30, **settings):
+        return asyncio.run(Decoders([decoder_of(**settings)]).decode(files, model, within(timeout_s)))
+
+    return ask
+
+
+@pytest.fixture
+def decoder():
+    with running_decoder() as running:
+        yield running
+
+
+def ask(decoder, *files, model=None, timeout_s=30):
+    return asyncio.run(Decoders([decoder.path]).decode(files, model or image_model(), within(timeout_s)))
+
+
+@pytest.mark.parametrize("kind", media_tools.PICTURES)
+def test_a_picture_is_one_item(decode, kind):
+    media = decode([media_tools.picture(kind, size=(2, 2))], image_model())
+
+    assert media.items[0, 0] == pytest.approx(np.array([[0, 85], [170, 255]]) / 255, abs=0.1)
+    assert media.files == [{"items": 1}]
+
+
+@pytest.mark.parametrize("kind", media_tools.SOUNDS)
+@pytest.mark.parametrize(("rate_hz", "channels"), [(RATE_HZ, 1), (44_100, 2)])
+def test_a_recording_becomes_windows_of_one_channel_at_the_models_rate(decode, kind, rate_hz, channels):
+    media = decode([media_tools.recording(kind, 1.0, rate_hz, channels=channels)], sound_model())
+
+    [found] = media.files
+    assert media.items.shape == (found["items"], 1, 2_000)
+    assert found["at_s"][:3] == [0.0, 0.125, 0.25]
+    assert found["length_s"] == pytest.approx(1.0, abs=0.1)
+    spectrum = np.abs(np.fft.rfft(media.items[3, 0]))
+    assert spectrum.argmax() * RATE_HZ / 2_000 == pytest.approx(440, abs=5)
+    assert np.abs(media.items[3]).max() == pytest.approx(0.3, abs=0.03)
+
+
+def test_the_last_window_is_filled_up_with_silence(decode):
+    media = decode([media_tools.recording("wav", 0.3, RATE_HZ)], sound_model())
+
+    assert media.files == [{"items": 2, "at_s": [0.0, 0.125], "length_s": 0.3}]
+    assert media.items[1, 0, 1399] != 0
+    assert (media.items[1, 0, 1400:] == 0).all()
+
+
+@pytest.mark.parametrize("kind", media_tools.VIDEOS)
+def test_pictures_of_a_video_are_spread_evenly(decode, kind):
+    media = decode([media_tools.video(kind, frames=12)], video_model(4))
+
+    assert media.files == [{"items": 4, "at_s": [0.1, 0.4, 0.7, 1.0]}]
+    assert media.items.mean(axis=(1, 2, 3)) == pytest.approx(np.array([1, 4, 7, 10]) / 12, abs=0.03)
+
+
+def test_a_video_with_fewer_pictures_than_wanted_gives_what_it_has(decode):
+    media = decode([media_tools.video("mp4", frames=3)], video_model(8))
+
+    assert media.files[0]["items"] == 3
+
+
+def test_items_of_several_files_follow_one_another(decode):
+    media = decode(
+        [media_tools.recording("wav", 0.25, RATE_HZ), media_tools.recording("flac", 0.5, RATE_HZ)], sound_model()
+    )
+
+    assert [found["items"] for found in media.files] == [1, 3]
+    assert len(media.items) == 4
+
+
+@pytest.mark.parametrize("kind", media_tools.KINDS)
+def test_content_of_another_kind_is_refused_whatever_its_name(decode, kind):
+    others = {"png": sound_model(), "wav": video_model(), "mp4": image_model()}
+    model = next(model for name, model in others.items() if model_of(kind).task != model.task)
+
+    with pytest.raises(UnsupportedMediaType) as refused:
+        decode([media_tools.sample(kind)], model)
+
+    assert refused.value.limit
+
+
+@pytest.mark.parametrize(
+    ("content", "model"),
+    [
+        (b"", sound_model()),
+        (b"RIFF", sound_model()),
+        (b"#EXTM3U\nfile:///etc/passwd", video_model()),
+        (b"\xff" * 64, sound_model()),
+    ],
+    ids=["empty", "a beginning", "a playlist", "noise"],
+)
+def test_content_of_no_known_kind_is_refused(decode, content, model):
+    with pytest.raises((UnsupportedMediaType, UnreadableMedia)):
+        decode([content], model)
+
+
+def test_a_longer_recording_than_allowed_is_refused_with_the_limit(decode):
+    with pytest.raises(MediaTooLong) as refused:
+        decode([media_tools.recording("flac", 3, RATE_HZ)], sound_model(), max_media_s=2)
+
+    assert (refused.value.value, refused.value.limit) == (3.0, 2)
+
+
+def test_recordings_that_are_too_long_together_are_refused(decode):
+    half = media_tools.recording("flac", 1.5, RATE_HZ)
+
+    with pytest.raises(MediaTooLong):
+        decode([half, half], sound_model(), max_media_s=2)
+
+
+def test_a_longer_video_than_allowed_is_refused(decode):
+    with pytest.raises(MediaTooLong):
+        decode([media_tools.video("mp4", frames=30, rate=10)], video_model(), max_media_s=2)
+
+
+def test_a_video_with_larger_pictures_than_allowed_is_refused(decode):
+    with pytest.raises(TooManyPixels):
+        decode([media_tools.video("mp4", frames=2)], video_model(), max_pixels=3_000)
+
+
+def test_a_picture_that_needs_more_memory_than_allowed_is_refused_and_the_decoder_lives(decode):
+    with pytest.raises(TooMuchMemory) as refused:
+        decode([media_tools.picture("png", (7_000, 7_000))], image_model(), max_memory_bytes=64 << 20)
+
+    assert refused.value.limit == 64 << 20
+    assert decode([media_tools.picture("png")], image_model(), max_memory_bytes=64 << 20).files == [{"items": 1}]
+
+
+def test_what_takes_too_long_ends_the_process_and_the_next_file_is_decoded():
+    large = media_tools.picture("png", (7_000, 7_000))
+    with running_decoder(max_cpu_s=0.1) as decoder:
+        with pytest.raises(UnreadableMedia):
+            ask(decoder, large)
+
+        assert ask(decoder, media_tools.picture("png")).files == [{"items": 1}]
+        assert "SIGPROF" in decoder.log
+
+
+def test_a_process_that_dies_is_replaced(decoder):
+    before = decoder.child()
+
+    os.kill(before, 9)
+
+    assert ask(decoder, media_tools.picture("png")).files == [{"items": 1}]
+    assert decoder.child() != before
+
+
+def test_memory_that_a_file_took_is_given_back(decoder):
+    ask(decoder, media_tools.picture("png", (7_000, 7_000)))
+    ask(decoder, media_tools.picture("png"))
+
+    assert resident_bytes(decoder.child()) - resident_bytes(decoder.program.pid) < GROWTH_BYTES
+
+
+def test_a_process_that_has_grown_leaves_after_its_answer(tmp_path):
+    told, _telling = os.pipe()
+    with endpoint.bind(tmp_path / "1.sock") as listener:
+        child = os.fork()
+        if child == 0:
+            Worker(listener, DecodeSettings(tmp_path), told, max_growth_bytes=-1).run()
+            os._exit(0)
+
+        media = asyncio.run(
+            Decoders([tmp_path / "1.sock"]).decode([media_tools.picture("png")], image_model(), within(30))
+        )
+
+    assert media.files == [{"items": 1}]
+    assert os.waitpid(child, 0) == (child, 0)
+
+
+def test_what_is_being_decoded_is_answered_before_a_stop(decoder):
+    async def scenario():
+        decoders = Decoders([decoder.path])
+        slow = asyncio.create_task(
+            decoders.decode([media_tools.picture("png", (7_000, 7_000))], image_model(), within(30))
+        )
+        await until(lambda: cpu_ticks(decoder.child()) > 2)
+        decoder.program.terminate()
+        return await slow
+
+    assert asyncio.run(scenario()).files == [{"items": 1}]
+    assert decoder.program.wait(10) == 0
+    assert not decoder.path.exists()
+
+
+def test_the_process_that_decodes_leaves_with_its_parent(decoder):
+    child = decoder.child()
+
+    decoder.program.kill()
+
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET / HTTP/1.1\r\n\r\n", b"".join(wire.assemble(Type.DECODE, 1, b"{}", b"x" * 100))[:-1]],
+    ids=["nothing", "another protocol", "half a frame"],
+)
+def test_who_does_not_speak_the_protocol_holds_up_nobody(decoder, sent):
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(decoder.path))
+        stranger.sendall(sent)
+        stranger.shutdown(socket.SHUT_WR)
+
+        assert ask(decoder, media_tools.picture("png"), timeout_s=5).files == [{"items": 1}]
+
+
+def test_another_decoder_is_asked_where_one_is_gone(decoder, tmp_path):
+    decoders = Decoders([tmp_path / "gone.sock", decoder.path])
+
+    media = asyncio.run(decoders.decode([media_tools.picture("png")], image_model(), within(30)))
+
+    assert media.files == [{"items": 1}]
+
+
+def test_without_any_decoder_a_client_is_told_to_come_back(tmp_path):
+    with pytest.raises(DecoderUnavailable) as refused:
+        asyncio.run(Decoders([tmp_path / "gone.sock"]).decode([b"x"], image_model(), within(30)))
+
+    assert refused.value.retry_after_s
+
+
+def test_more_files_than_may_wait_are_refused_at_once(tmp_path):
+    async def scenario(path):
+        decoders = Decoders([path])
+        asked = [asyncio.create_task(decoders.decode([b"x"], image_model(), within(0.5))) for _ in range(8)]
+        await asyncio.wait(asked)
+        return [type(one.exception()) for one in asked]
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "slow.sock"))
+        listener.listen(2)
+        outcomes = asyncio.run(scenario(tmp_path / "slow.sock"))
+
+    assert set(outcomes) == {DeadlineExceeded, DecoderBusy}
+
+
+def test_a_file_whose_client_left_is_not_decoded(decoder):
+    """It waited behind another one; the processor's time it would have taken is not spent."""
+
+    async def scenario():
+        decoders = Decoders([decoder.path])
+        files = [media_tools.picture("png", (5_000, 5_000))], [media_tools.picture("png", (7_000, 7_000))]
+        first = asyncio.create_task(decoders.decode(files[0], image_model(), within(30)))
+        await asyncio.sleep(0.05)
+        left = asyncio.create_task(decoders.decode(files[1], image_model(), within(30)))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        await first
+        began = time.monotonic()
+        await decoders.decode([media_tools.picture("png")], image_model(), within(30))
+        return time.monotonic() - began
+
+    alone_s = asyncio.run(scenario())
+
+    assert alone_s < 0.3
+
+
+@pytest.mark.parametrize("kind", media_tools.KINDS)
+def test_damaged_files_are_refused_or_decoded_and_break_nothing(kind):
+    """No answer but items or a refusal that is the client's business, no time cap reached, no memory kept."""
+    whole, model, chance = media_tools.sample(kind), model_of(kind), Random(f"damaged {kind}")
+
+    async def scenario(decoders):
+        refused = 0
+        for _ in range(MUTATIONS):
+            try:
+                media = await decoders.decode([media_tools.damaged(whole, chance)], model, within(30))
+                assert np.isfinite(media.items).all()
+            except InvalidRequest:
+                refused += 1
+        return refused
+
+    with running_decoder() as decoder:
+        asyncio.run(Decoders([decoder.path]).decode([whole], model, within(30)))
+        before = resident_bytes(decoder.program.pid)
+        refused = asyncio.run(scenario(Decoders([decoder.path])))
+        grown = resident_bytes(decoder.program.pid) - before
+        child = resident_bytes(decoder.child()) - before
+
+    assert 0 < refused < MUTATIONS
+    assert "SIGPROF" not in decoder.log
+    assert max(grown, child) < GROWTH_BYTES
+
+
+def resident_bytes(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_ticks(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11])
+
+
+async def until(condition, timeout_s=10):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
