@@ -7,6 +7,8 @@ PROGRAMS = [
     ("lb1", "prometheus-nginx-exporter.service"),
     ("gpu1", "bedplate-web@1.service"),
     ("gpu1", "bedplate-web@2.service"),
+    ("gpu1", "bedplate-decode@1.service"),
+    ("gpu1", "bedplate-decode@2.service"),
     ("gpu1", "bedplate-engine@cpu0.service"),
     ("gpu1", "bedplate-redis-cache.service"),
     ("gpu1", "bedplate-metrics.service"),

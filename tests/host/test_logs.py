@@ -47,7 +47,7 @@ def marker():
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-@pytest.mark.parametrize("program", ["bedplate-web", "bedplate-engine", "bedplate-metrics"])
+@pytest.mark.parametrize("program", ["bedplate-web", "bedplate-decode", "bedplate-engine", "bedplate-metrics"])
 def test_a_line_goes_to_its_stream_unaltered_and_nowhere_else(host, marker, program, stream):
     text = line(stream, event=f"it's {marker} \\ %done")
 

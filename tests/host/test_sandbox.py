@@ -11,6 +11,8 @@ PROBE = Path(__file__).with_name("probe.py").read_text()
 # An instance of each template unit that no inventory declares; it gets every line of the template.
 WEB = "bedplate-web@9"
 ENGINE = "bedplate-engine@probe"
+DECODER = "bedplate-decode@9"
+UNITS = (WEB, ENGINE, DECODER)
 DROP_IN = """\
 [Service]
 Type=oneshot
@@ -21,7 +23,7 @@ ExecStart=/opt/bedplate/current/bin/python -I /run/bedplate-probe/probe.py
 StandardOutput=truncate:/run/bedplate-probe/%n.json
 """
 
-DENIED_TO_BOTH = [
+DENIED_TO_ALL = [
     "write /etc",
     "write the release",
     "write /var/lib",
@@ -38,21 +40,22 @@ DENIED_TO_BOTH = [
     "make a namespace",
     "make a setuid file",
 ]
+DENIED_TO_DECODER = ["read the models", "bind an engine's socket", "connect to the engine", "map writable code"]
 DENIED_TO_WEB = ["read the models", "bind an engine's socket", "connect as an operator", "map writable code"]
 
 
 @pytest.fixture(scope="module")
 def probed(host):
-    """Outcomes of the probe: {"outside" | WEB | ENGINE: {attempt: outcome}}."""
+    """Outcomes of the probe: {"outside" | WEB | ENGINE | DECODER: {attempt: outcome}}."""
     write(host, "/run/bedplate-probe/probe.py", PROBE)
-    for unit in (WEB, ENGINE):
+    for unit in UNITS:
         write(host, drop_in(unit), DROP_IN)
     host.check_output("systemctl daemon-reload")
     yield {"outside": json.loads(host.check_output("/usr/bin/python3 -I /run/bedplate-probe/probe.py"))} | {
-        unit: run_in_sandbox(host, unit) for unit in (WEB, ENGINE)
+        unit: run_in_sandbox(host, unit) for unit in UNITS
     }
-    host.run(f"systemctl stop {WEB}.socket {WEB} {ENGINE}")
-    host.check_output("rm -r /run/bedplate-probe %s %s", *(str(Path(drop_in(unit)).parent) for unit in (WEB, ENGINE)))
+    host.run(f"systemctl stop {WEB}.socket {' '.join(UNITS)}")
+    host.check_output("rm -r /run/bedplate-probe %s %s", *(str(Path(drop_in(unit)).parent) for unit in UNITS))
     host.check_output("systemctl daemon-reload")
 
 
@@ -70,16 +73,22 @@ def run_in_sandbox(host, unit):
     return json.loads(host.check_output(f"cat /run/bedplate-probe/{unit}.service.json"))
 
 
-@pytest.mark.parametrize("attempt", DENIED_TO_BOTH + DENIED_TO_WEB)
+@pytest.mark.parametrize("attempt", DENIED_TO_ALL + DENIED_TO_WEB)
 def test_the_web_is_denied_what_is_possible_outside(probed, attempt):
     assert probed["outside"][attempt] == "allowed"
     assert probed[WEB][attempt] != "allowed"
 
 
-@pytest.mark.parametrize("attempt", DENIED_TO_BOTH)
+@pytest.mark.parametrize("attempt", DENIED_TO_ALL)
 def test_the_engine_is_denied_what_is_possible_outside(probed, attempt):
     assert probed["outside"][attempt] == "allowed"
     assert probed[ENGINE][attempt] != "allowed"
+
+
+@pytest.mark.parametrize("attempt", DENIED_TO_ALL + DENIED_TO_DECODER)
+def test_the_decoder_is_denied_what_is_possible_outside(probed, attempt):
+    assert probed["outside"][attempt] == "allowed"
+    assert probed[DECODER][attempt] != "allowed"
 
 
 @pytest.mark.parametrize("attempt", ["connect to the engine", "read its credential"])
@@ -93,7 +102,7 @@ def test_the_engine_can_do_its_work(probed, attempt):
 
 
 # systemd-analyze counts in tenths here.
-@pytest.mark.parametrize(("unit", "most"), [("bedplate-web@1", 10), ("bedplate-engine@cpu0", 5)])
+@pytest.mark.parametrize(("unit", "most"), [("bedplate-web@1", 10), ("bedplate-engine@cpu0", 5), ("bedplate-decode@1", 5)])
 def test_exposure_stays_below_its_bar(host, unit, most):
     analysis = host.run(f"systemd-analyze security --no-pager --threshold={most} {unit}.service")
 

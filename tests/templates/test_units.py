@@ -11,7 +11,7 @@ import yaml
 from bedplate.engine.settings import EngineSettings
 from bedplate.settings import load as load_settings
 
-UNITS = ["bedplate-web@.service", "bedplate-engine@.service", "bedplate-metrics.service"]
+UNITS = ["bedplate-web@.service", "bedplate-decode@.service", "bedplate-engine@.service", "bedplate-metrics.service"]
 FLEET = {"__bedplate_served": ["digits/2", "digits/1"], "bedplate_engines": ["cpu0", "cpu1"]}
 
 
@@ -36,7 +36,13 @@ def seconds(text, key):
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
 @pytest.mark.parametrize(
-    ("name", "most"), [("bedplate-web@.service", 10), ("bedplate-engine@.service", 5), ("bedplate-metrics.service", 5)]
+    ("name", "most"),
+    [
+        ("bedplate-web@.service", 10),
+        ("bedplate-decode@.service", 5),
+        ("bedplate-engine@.service", 5),
+        ("bedplate-metrics.service", 5),
+    ],
 )
 def test_exposure_stays_below_its_bar(unit, tmp_path, name, most):
     path = tmp_path / name.replace("@", "@1")
@@ -60,6 +66,8 @@ def test_target_wants_every_declared_instance(unit):
         "bedplate-engine@cpu0.service",
         "bedplate-engine@cpu1.service",
         "bedplate-redis-cache.socket",
+        "bedplate-decode@1.service",
+        "bedplate-decode@2.service",
         "bedplate-web@1.service",
         "bedplate-web@2.service",
         "bedplate-web@3.service",
@@ -137,7 +145,7 @@ def test_operators_find_sockets_that_only_the_engine_makes_and_no_other_program_
 
     assert ["d", admin_dir, "2750", "bedplate-engine", "bedplate-admin"] in tmpfiles
     assert admin_dir in values(unit("bedplate-engine@.service"), "ReadWritePaths")[0].split()
-    for other in ("bedplate-web@.service", "bedplate-metrics.service"):
+    for other in ("bedplate-web@.service", "bedplate-decode@.service", "bedplate-metrics.service"):
         assert f"-{admin_dir}" in values(unit(other), "InaccessiblePaths")[0].split()
 
 
@@ -159,6 +167,39 @@ def test_preflight_knows_what_an_alias_may_point_to(evaluate, aliases, refused):
 
 def test_web_settings_name_the_socket_of_every_engine(settings):
     assert settings("web.yaml")["engines"] == ["/run/bedplate/engine/cpu0.sock", "/run/bedplate/engine/cpu1.sock"]
+
+
+def test_front_ends_know_every_decoder_by_a_socket_that_they_alone_reach(unit, settings, render):
+    folder = settings("decode.yaml")["socket_dir"]
+
+    tmpfiles = [line.split() for line in render("bedplate", "etc/tmpfiles.d/bedplate.conf.j2").splitlines()]
+
+    assert settings("web.yaml", bedplate_decode_instances=2)["decoders"] == [f"{folder}/1.sock", f"{folder}/2.sock"]
+    assert ["d", folder, "2750", "bedplate-decode", "bedplate-web"] in tmpfiles
+    assert values(unit("bedplate-decode@.service"), "ReadWritePaths") == [folder]
+
+
+def test_decoders_stop_after_the_front_ends_and_outlast_the_longest_file(unit):
+    decoder = unit("bedplate-decode@.service", bedplate_web_instances=3, bedplate_decode_cpu_s=40)
+
+    assert values(decoder, "Before") == ["bedplate-web@1.service bedplate-web@2.service bedplate-web@3.service"]
+    assert seconds(decoder, "TimeoutStopSec") > 40
+
+
+def test_a_decoder_may_take_what_one_file_may_and_its_own_memory(unit, settings):
+    given = {"bedplate_decode_memory_mb": 512}
+
+    assert settings("decode.yaml", **given)["max_memory_bytes"] == 512 << 20
+    assert values(unit("bedplate-decode@.service", **given), "MemoryMax") == ["768M"]
+
+
+def test_what_decodes_reaches_no_secret_no_model_and_no_device(unit):
+    decoder = unit("bedplate-decode@.service")
+
+    hidden = values(decoder, "InaccessiblePaths")[0].split()
+    assert {"-/var/lib/bedplate", "-/etc/bedplate/credentials", "-/run/bedplate/engine"} <= set(hidden)
+    assert (values(decoder, "LoadCredential"), values(decoder, "PrivateDevices")) == ([], ["yes"])
+    assert values(decoder, "RestrictAddressFamilies") == ["AF_UNIX"]
 
 
 @pytest.mark.parametrize("name", UNITS)
