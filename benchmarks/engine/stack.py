@@ -31,6 +31,7 @@ class Stack:
     key: str
     ports: list[int]
     engines: list[Unit]
+    decoders: list[Unit]
     webs: list[Unit]
 
     def socket(self, engine: int = 0) -> Path:
@@ -50,7 +51,7 @@ class Stack:
             connection.close()
 
     def wait_until_ready(self) -> None:
-        for unit in (*self.engines, *self.webs):
+        for unit in (*self.engines, *self.decoders, *self.webs):
             unit.wait_until_ready(START_S)
         give_up = time.monotonic() + START_S
         while not all(map(self.is_ready, self.ports)):
@@ -103,21 +104,23 @@ def stack(
 
     program = ("benchmarks.engine.program", "--settings", f"{folder}/engine.yaml", "--model", *model)
     web = ("bedplate", "web", "--settings", f"{folder}/web.yaml", "--bind")
+    decode = ("bedplate", "decode", "--settings", f"{folder}/decode.yaml", "--instance")
     running = Stack(
         folder,
         key,
         ports,
         [unit(f"cpu{n}", *program, "--device", f"cpu{n}", watchdog_s=watchdog_s) for n in range(engines)],
+        [unit("decode1", *decode, "1")],
         [unit(f"web{n}", *web, f"127.0.0.1:{port}", "--instance", str(n)) for n, port in enumerate(ports, 1)],
     )
     try:
-        for started in (*running.engines, *running.webs):
+        for started in (*running.engines, *running.decoders, *running.webs):
             started.start()
         running.wait_until_ready()
         yield running
     finally:
         # Webs first: they drain into living engines.
-        for stopped in (*running.webs, *running.engines):
+        for stopped in (*running.webs, *running.decoders, *running.engines):
             stopped.stop()
 
 
@@ -143,6 +146,7 @@ def _write_settings(
     }
     web = {
         "engines": [f"{folder}/cpu{n}.sock" for n in range(engines)],
+        "decoders": [f"{folder}/1.sock"],
         "api_keys_file": f"{folder}/api-keys",
         "metrics_dir": f"{folder}/metrics",
         "cache_ttl_s": 0,
@@ -150,6 +154,7 @@ def _write_settings(
         **web,
     }
     (folder / "engine.yaml").write_text(yaml.safe_dump(engine))
+    (folder / "decode.yaml").write_text(yaml.safe_dump({"socket_dir": str(folder)}))
     (folder / "web.yaml").write_text(yaml.safe_dump(web))
 
 

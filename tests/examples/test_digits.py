@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from bedplate.bundle import read_bundle
+from bedplate.decode import image
 from bedplate.engine.model import Model
-from bedplate.web import image
 
 from examples.digits import train
 

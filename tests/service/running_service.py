@@ -1,4 +1,4 @@
-"""The service as `bedplate serve` runs it, both programs, around the lamp."""
+"""The service as `bedplate serve` runs it, all programs, around the lamp."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from tests.service.decoder_tools import running_decoder
 from tests.service.engine_tools import write_lamp
 
 START_S = 60  # torch on a busy machine
@@ -47,7 +48,7 @@ class RunningService:
 
 @contextlib.contextmanager
 def running_service(folder: Path, port: int = 0) -> Iterator[RunningService]:
-    """Serve the lamp from `folder`, both programs; on a free port unless one is given."""
+    """Serve the lamp from `folder`, all programs; on a free port unless one is given."""
     port = port or _free_port()
     bundle = write_lamp(folder / "lamp")
     with _program(folder, port, "serve", bundle, "--port", port) as program:
@@ -56,14 +57,19 @@ def running_service(folder: Path, port: int = 0) -> Iterator[RunningService]:
 
 @contextlib.contextmanager
 def running_web(folder: Path, **settings: Any) -> Iterator[int]:
-    """A front end alone, with an engine that listens on cpu0.sock in `folder`; yields its port."""
+    """A front end and a decoder, with an engine that listens on cpu0.sock in `folder`; yields its port."""
     port = _free_port()
     keys = [{"client": "tests", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]
     (folder / "api-keys").write_text(json.dumps(keys))
-    files = {"engines": [f"{folder}/cpu0.sock"], "api_keys_file": f"{folder}/api-keys"}
-    (folder / "web.yaml").write_text(yaml.safe_dump(files | settings))
-    with _program(folder, port, "web", "--settings", folder / "web.yaml", "--bind", f"127.0.0.1:{port}"):
-        yield port
+    with running_decoder() as decoder:
+        files = {
+            "engines": [f"{folder}/cpu0.sock"],
+            "decoders": [str(decoder.path)],
+            "api_keys_file": f"{folder}/api-keys",
+        }
+        (folder / "web.yaml").write_text(yaml.safe_dump(files | settings))
+        with _program(folder, port, "web", "--settings", folder / "web.yaml", "--bind", f"127.0.0.1:{port}"):
+            yield port
 
 
 @contextlib.contextmanager

@@ -75,10 +75,14 @@ def program(*arguments, **environment):
 
 
 @pytest.fixture
-def web_settings(tmp_path):
+def web_settings(tmp_path, decoder_of):
     keys = [{"client": "tests", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]
     (tmp_path / "api-keys").write_text(json.dumps(keys))
-    settings = {"engines": [f"{tmp_path}/cpu0.sock"], "request_timeout_s": 5}
+    settings = {
+        "engines": [f"{tmp_path}/cpu0.sock"],
+        "decoders": [str(decoder_of())],
+        "request_timeout_s": 5,
+    }
     (tmp_path / "web.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path / "web.yaml"
 
