@@ -52,13 +52,25 @@ options:
     elements: str
     default: []
   gpus:
-    description: NVIDIA GPUs that engines are declared for.
+    description: NVIDIA GPUs that engines are declared for; without it, engines follow from what is there.
     type: int
-    default: 0
   driver_required:
     description: Whether a host with GPUs has to have its driver already.
     type: bool
     default: true
+  gpu_generations:
+    description: What PCI ids of GPUs mean, each with C(name), C(first) and C(last).
+    type: list
+    elements: dict
+    default: []
+  gpu_refused:
+    description: By generation, why engines cannot use it.
+    type: dict
+    default: {}
+  driver_refused:
+    description: By release, why no driver would be installed there.
+    type: dict
+    default: {}
   root:
     description: Where the host's files are read. For tests.
     type: path
@@ -162,13 +174,19 @@ class Host:
 
     @property
     def gpus(self):
-        """PCI addresses."""
+        """PCI addresses; none in a container, which sees the bus of the machine that carries it."""
         found = []
+        if self.is_container:
+            return found
         for device in self.find("sys/bus/pci/devices/*"):
             what = [self.read(os.path.join(device, name)).strip() for name in ("vendor", "class")]
             if what[0] == NVIDIA and what[1].startswith(DISPLAYS):
                 found.append(os.path.basename(device))
         return found
+
+    def generation(self, gpu, generations):
+        number = int(self.read(f"sys/bus/pci/devices/{gpu}/device").strip() or "0", 16)
+        return next((each["name"] for each in generations if each["first"] <= number <= each["last"]), "unknown")
 
     @property
     def mirrors(self):
@@ -299,19 +317,25 @@ def look_at_names(host, names):
             yield finding("name", f"{name} does not resolve: {error.strerror}", "an address", step, setting)
 
 
-def look_at_gpus(host, declared, driver_required):
-    """GPUs matter where engines are declared for them, and their driver where there are some."""
+def look_at_gpus(host, wanted):
+    """GPUs matter where engines are declared for them or follow from them, and their driver where there are some."""
+    declared = wanted["gpus"]
     if declared == 0:
         return
-    if len(host.gpus) < declared:
+    if declared and len(host.gpus) < declared:
         found = f"{len(host.gpus)} NVIDIA GPUs ({', '.join(host.gpus) or 'none'})"
         step = "Declare engines for what is there: cpu0 without a GPU, gpu0, gpu1 … for each."
         yield finding("gpu", found, f"{declared}, one for each engine gpuN", step, "bedplate_engines")
+    for gpu in host.gpus:
+        name = host.generation(gpu, wanted["gpu_generations"])
+        if name in wanted["gpu_refused"]:
+            step = f"{wanted['gpu_refused'][name]}. Take it out, or let its host compute on processors."
+            yield finding("gpu", f"{gpu} is {name}", "a GPU that engines can use", step, "bedplate_engines")
     if host.gpus:
-        yield from look_at_driver(host, driver_required)
+        yield from look_at_driver(host, wanted["driver_required"], wanted["driver_refused"].get(host.release))
 
 
-def look_at_driver(host, required):
+def look_at_driver(host, required, refused):
     loaded = re.search(r"Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", host.read("proc/driver/nvidia/version"))
     libraries = [path.split(".so.")[1] for path in host.find("usr/lib/x86_64-linux-gnu/libnvidia-ml.so.*.*")]
     kernels = [
@@ -327,8 +351,10 @@ def look_at_driver(host, required):
     elif kernels:
         step = f"Boot one of these, or install linux-modules-nvidia-*-{host.kernel}."
         yield finding("driver", f"modules for {', '.join(kernels)}", f"modules for {host.kernel}, which runs", step)
+    elif refused:
+        yield finding("driver", "none", "one that the role nvidia can install", f"{refused}.", "nvidia_packages")
     elif required:
-        step = "Install the driver of the release (linux-modules-nvidia-*-server-open and its libraries)."
+        step = "Let the role nvidia install it (nvidia_install: true), or install it yourself."
         yield finding("driver", "none", "NVIDIA's driver", step, "preflight_driver_required")
 
 
@@ -381,7 +407,7 @@ def look(wanted, user):
         *(look_at_ssh(ssh, listeners) if ssh else []),
         *look_at_ports(services, wanted["groups"], listeners),
         *look_at_names(host, wanted["names"]),
-        *look_at_gpus(host, wanted["gpus"], wanted["driver_required"]),
+        *look_at_gpus(host, wanted),
         *look_at_login(host, user),
     ]
 
@@ -412,8 +438,11 @@ def main():
             "services": {"type": "dict", "required": True},
             "groups": {"type": "list", "elements": "str", "required": True},
             "names": {"type": "list", "elements": "str", "default": []},
-            "gpus": {"type": "int", "default": 0},
+            "gpus": {"type": "int"},
             "driver_required": {"type": "bool", "default": True},
+            "gpu_generations": {"type": "list", "elements": "dict", "default": []},
+            "gpu_refused": {"type": "dict", "default": {}},
+            "driver_refused": {"type": "dict", "default": {}},
             "root": {"type": "path", "default": "/"},
         },
         supports_check_mode=True,

@@ -73,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     metrics.add_argument("--settings", type=Path, required=True)
     metrics.add_argument("--bind", metavar="HOST:PORT", help="listen here; without it on the socket systemd passes")
     metrics.set_defaults(run=_metrics)
+
+    gpu_metrics = commands.add_parser("gpu-metrics", help="tells them what NVIDIA's library says; systemd starts it")
+    gpu_metrics.add_argument("--settings", type=Path, required=True)
+    gpu_metrics.set_defaults(run=_gpu_metrics)
     return parser
 
 
@@ -120,3 +124,11 @@ def _metrics(args: argparse.Namespace) -> int:
     from bedplate.metrics.settings import MetricsSettings
 
     return run(settings.load(MetricsSettings, args.settings), args.bind)
+
+
+def _gpu_metrics(args: argparse.Namespace) -> int:
+    from bedplate import settings
+    from bedplate.gpu_metrics.main import run
+    from bedplate.gpu_metrics.settings import GpuMetricsSettings
+
+    return run(settings.load(GpuMetricsSettings, args.settings))

@@ -87,6 +87,9 @@ def look(tmp_path, plant, sudo):
             "names": ["localhost"],
             "gpus": 0,
             "driver_required": True,
+            "gpu_generations": [{"name": "volta", "first": 0x1D80, "last": 0x1DFF}],
+            "gpu_refused": {"volta": "CUDA 13 needs Turing"},
+            "driver_refused": {},
         }
         return host_preflight.look(sound | wanted, user)
 
@@ -242,6 +245,41 @@ def test_a_driver_that_the_run_installs_may_be_missing(look, plant):
     plant(GPU)
 
     assert look(gpus=1, driver_required=False) == []
+
+
+def test_where_engines_follow_from_the_gpus_none_is_needed_and_a_driver_has_to_fit(look, plant):
+    assert look(gpus=None) == []
+
+    plant(GPU | LOADED)
+    plant({"usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05": None})
+
+    assert checks(look(gpus=None, driver_required=False)) == ["driver"]
+
+
+def test_a_container_has_no_gpu_of_the_machine_that_carries_it(look, plant):
+    plant(GPU | {"run/systemd/container": "systemd-nspawn"})
+
+    assert look(gpus=None) == []
+    assert checks(look(gpus=1)) == ["gpu"]
+
+
+def test_a_gpu_that_engines_cannot_use_is_told_with_the_reason(look, plant):
+    plant(GPU | LOADED | {"sys/bus/pci/devices/0000:17:00.0/device": "0x1db4\n"})
+
+    [finding] = look(gpus=None)
+
+    assert (finding["check"], finding["found"]) == ("gpu", "0000:17:00.0 is volta")
+    assert "CUDA 13 needs Turing" in finding["next_step"]
+
+
+@pytest.mark.parametrize(("files", "told"), [(GPU, ["driver"]), (GPU | LOADED, []), ({}, [])])
+def test_a_release_without_a_driver_is_told_where_one_would_be_installed(look, plant, files, told):
+    plant(files)
+
+    findings = look(gpus=None, driver_required=False, driver_refused={"noble": "it is too old"})
+
+    assert checks(findings) == told
+    assert all(finding["setting"] == "nvidia_packages" for finding in findings)
 
 
 def test_gpus_are_counted_by_their_class(look, plant):

@@ -95,7 +95,6 @@ CONTRADICTIONS = [
     ("lb1", {"private_address": None}, "private_address"),
     ("lb1", {"private_address": "lb1.example.org"}, "private_address"),
     ("lb1", {"private_address": "127.0.0.1"}, "private_address"),
-    ("gpu1", {"bedplate_engines": []}, "bedplate_engines"),
     ("gpu1", {"bedplate_engines": ["cpu0", "cpu0"]}, "bedplate_engines"),
     ("gpu1", {"bedplate_engines": ["cuda0"]}, "bedplate_engines"),
     ("gpu1", {"bedplate_engines": ["cpu0", "cpu1"], "bedplate_engine_threads": 5}, "bedplate_engine_threads"),

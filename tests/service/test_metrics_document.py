@@ -8,12 +8,17 @@ from bedplate.bundle import Bundle
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.exposition import new_registry
+from bedplate.gpu_metrics.gpus import Gpus
+from bedplate.gpu_metrics.nvml import Nvml
 from bedplate.metrics.units import Units
 from bedplate.web.metrics import WebMetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.service.engine_tools import GatedLamp
 from tests.service.lamp import description
+from tests.service.nvml_tools import UUIDS, _loaded, nvml_library, stub
+
+__all__ = ["_loaded", "nvml_library", "stub"]  # fixtures
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENT = PROJECT / "docs/metrics.md"
@@ -85,7 +90,9 @@ class Backup:
         return text_string_to_metric_families(self.text)
 
 
-def test_the_tables_are_what_the_programs_tell(tmp_path):
+def test_the_tables_are_what_the_programs_tell(tmp_path, stub):
+    nvml = Nvml(UUIDS)
+    gpus = Gpus(UUIDS, nvml.sample, nvml.xids)
     metrics = OwnOnly([Path("/run/web@1.sock")], lambda _: {}, new_registry())
 
-    assert documented() == held([busy_web(), busy_engine(), metrics, Backup(tmp_path)])
+    assert documented() == held([busy_web(), busy_engine(), gpus, metrics, Backup(tmp_path)])

@@ -47,7 +47,7 @@ def test_hosts_get_the_versions_that_were_tested_here():
     assert {"falcon", "gunicorn", "torch"} < deployed.keys() & tested.keys()
 
 
-@pytest.mark.parametrize("name", ["cp311", "cp27-cpu", "../cp311-cpu", "cp311-tpu"])
+@pytest.mark.parametrize("name", ["cp311", "cp27-cpu", "../cp311-cpu", "cp311-tpu", "cp312-cudax"])
 def test_a_name_of_no_set_is_refused_with_an_example(wheelhouse, name):
     refused = wheelhouse(name)
 
@@ -55,8 +55,34 @@ def test_a_name_of_no_set_is_refused_with_an_example(wheelhouse, name):
     assert "such as cp311-cpu" in refused.stderr
 
 
-def test_a_failed_download_leaves_no_set_behind(wheelhouse, tmp_path):
-    failed = wheelhouse("cp311-cpu")
+@pytest.mark.parametrize("name", ["cp311-cpu", "cp312-cuda"])
+def test_a_failed_download_leaves_no_set_behind(wheelhouse, tmp_path, name):
+    failed = wheelhouse(name)
 
     assert failed.returncode == 1
     assert list((tmp_path / "wheelhouse").iterdir()) == []
+
+
+@pytest.fixture
+def pip_that_tells(tmp_path, monkeypatch):
+    """A stand-in for pip that writes what it is asked to download; then it fails, so that nothing else is done."""
+    (tmp_path / "stub/pip").mkdir(parents=True)
+    (tmp_path / "stub/pip/__init__.py").write_text("")
+    (tmp_path / "stub/pip/__main__.py").write_text(
+        "import pathlib, sys\n"
+        "pins = pathlib.Path(sys.argv[sys.argv.index('--requirement') + 1]).read_text()\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'asked').write_text(' '.join(sys.argv) + chr(10) + pins)\n"
+        "sys.exit(1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
+    return tmp_path / "asked"
+
+
+@pytest.mark.parametrize(("name", "torch", "alone"), [("cp311-cpu", "+cpu", True), ("cp312-cuda", "", False)])
+def test_a_set_for_gpus_has_the_same_pins_and_what_torch_names_of_cuda(pip_that_tells, wheelhouse, name, torch, alone):
+    wheelhouse(name)
+
+    command, _, pins = pip_that_tells.read_text().partition("\n")
+    assert ("--no-deps" in command.split()) is alone
+    assert f"torch=={pins_in(PINS)['torch'].removesuffix('+cpu')}{torch}" in pins.splitlines()
+    assert "falcon==" in pins

@@ -51,7 +51,30 @@ def test_releases_are_those_of_the_roles_that_a_host_gets(told, group, missing):
 
 @pytest.mark.parametrize(("groups", "engines", "wanted"), [(["gpu"], ["gpu0", "gpu1"], 2), (["gpu"], ["cpu0"], 0)])
 def test_gpus_are_wanted_where_engines_are_declared_for_them(told, groups, engines, wanted):
-    assert told("__preflight_gpu_engines | length", *groups, bedplate_engines=engines) == wanted
+    assert told("__preflight_gpus", *groups, bedplate_engines=engines) == wanted
+
+
+def test_no_number_of_gpus_is_wanted_where_engines_follow_from_them(told):
+    assert told("__preflight_gpus == omit", "gpu", omit="nobody asks")
+    assert told("__preflight_gpus", "lb", omit="nobody asks") == 0
+
+
+@pytest.mark.parametrize(("settings", "required"), [({}, False), ({"nvidia_install": False}, True)])
+def test_a_driver_has_to_be_there_where_the_role_nvidia_does_not_install_it(told, settings, required):
+    assert told("preflight_driver_required", "gpu", **settings) is required
+
+
+@pytest.mark.parametrize(
+    ("settings", "releases"),
+    [
+        ({}, ["bookworm", "bullseye", "trixie"]),
+        ({"nvidia_install": False}, []),
+        ({"nvidia_packages": ["nvidia-open"]}, []),
+    ],
+)
+def test_releases_are_refused_that_the_role_nvidia_would_refuse(told, settings, releases):
+    assert sorted(told("__preflight_driver_refused", "gpu", **settings)) == releases
+    assert set(told("__preflight_gpu_refused", "gpu")) == {"kepler", "maxwell", "pascal", "volta", "unknown"}
 
 
 @pytest.mark.parametrize(("group", "size"), [("gpu", "production"), ("lb", "small")])

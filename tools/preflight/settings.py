@@ -58,8 +58,10 @@ def _ports(host: Host) -> Iterator[Finding]:
 
 def _inference(host: Host, hosts: list[Host]) -> Iterator[Finding]:
     engines, threads = host.setting("bedplate_engines"), host.setting("bedplate_engine_threads")
+    # Empty is every GPU that is there, or cpu0.
+    engines = engines or [f"gpu{number}" for number in range(len(host.seen.get("gpus", [])))] or ["cpu0"]
     wrong = [name for name in engines if not re.fullmatch(r"(cpu|gpu)\d+", name)]
-    if wrong or len(set(engines)) < len(engines) or not engines:
+    if wrong or len(set(engines)) < len(engines):
         step = "Name each device once: cpu0, cpu1 … or gpu0, gpu1 …"
         yield _contradiction(host, f"bedplate_engines: {engines}", "devices", step, "bedplate_engines")
     on_cores = len([name for name in engines if name.startswith("cpu")]) * threads
