@@ -11,7 +11,7 @@ from tools.deployment import ROOT, SERVER_NAME
 
 # By environment: what its dry run says would be changed.
 CHANGES = {
-    "development": ["rate=100r/s", "+MaxRetentionSec=7day", "apt-get install"],
+    "development": ["rate=100r/s", "+MaxRetentionSec=7day"],
     "staging": ["+MaxRetentionSec=14day", "--storage.tsdb.retention.size=4GB"],
     "production": ["+MaxRetentionSec=90day", "+    server", ":8004"],
 }
