@@ -13,7 +13,7 @@ from tools.deployment import ROOT, SERVER_NAME
 CHANGES = {
     "development": ["rate=100r/s", "+MaxRetentionSec=7day"],
     "staging": ["+MaxRetentionSec=14day", "--storage.tsdb.retention.size=4GB"],
-    "production": ["+MaxRetentionSec=90day", "+    server", ":8004"],
+    "production": ["+MaxRetentionSec=90day", ":8004"],
 }
 CERTIFICATE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 60 -subj /CN=own"
