@@ -21,7 +21,12 @@ ENVIRONMENTS = ["development", "staging", "production"]
 EXAMPLES = [*ENVIRONMENTS, "one-host"]
 GROUPS = ["lb", "gpu", "data", "ops"]
 PAGE = 66  # lines
-TEMPLATES = sorted(str(path.relative_to(REPOSITORY / "templates")) for path in REPOSITORY.glob("templates/**/*.j2"))
+# Those of hosts with GPUs are left out, which none of these inventories has.
+TEMPLATES = sorted(
+    str(path.relative_to(REPOSITORY / "templates"))
+    for path in REPOSITORY.glob("templates/**/*.j2")
+    if "gpu" not in str(path) and "nvidia" not in str(path)
+)
 UNITS = "etc/systemd/system"
 # By role: a group whose hosts get its files, and the files.
 WRITTEN = {
