@@ -34,11 +34,11 @@ class Answer:
 
 
 class Deployment:
-    """Test hosts by their fleet's name, one of INVENTORIES."""
+    """Test hosts by their fleet's name, as one of INVENTORIES describes them unless another is given."""
 
-    def __init__(self, fleet: str, balancer: str = "lb1", data_host: str = "ops1"):
+    def __init__(self, fleet: str, balancer: str = "lb1", data_host: str = "ops1", inventory: Path | None = None):
         self.fleet = fleet
-        self.inventory: Path = INVENTORIES[fleet]
+        self.inventory = inventory or INVENTORIES[fleet]
         self._balancer = balancer
         self._data_host = data_host
 

@@ -28,8 +28,8 @@ def test_ufw_knows_the_rules_and_what_they_are_for(host):
         ("22/tcp (v6)", "LIMIT", "Anywhere (v6)", "# ssh"),
         ("80/tcp (v6)", "ALLOW", "Anywhere (v6)", "# http"),
         ("443/tcp (v6)", "ALLOW", "Anywhere (v6)", "# https"),
-        ("161/udp", "ALLOW", "198.51.100.7", "# monitoring of the data centre"),
-        ("161/udp", "ALLOW", "2001:db8::/32", "# monitoring of the data centre"),
+        ("161/udp", "ALLOW", "10.255.0.7", "# monitoring of the data centre"),
+        ("161/udp", "ALLOW", "fd00:7::/32", "# monitoring of the data centre"),
     } <= rules
 
 

@@ -77,6 +77,14 @@ def test_a_dry_run_forgives_a_program_that_is_not_installed_yet(tmp_path):
         host_files.apply(files, check_mode=False)
 
 
+def test_a_dry_run_forgives_a_group_that_a_package_will_make(tmp_path):
+    files = [wanted(tmp_path / "one", validate="not-a-program %s") | {"group": "nobody-at-all"}]
+
+    assert list(host_files.apply(files, check_mode=True)) == [str(tmp_path / "one")]
+    with pytest.raises(host_files.Refused, match="no group 'nobody-at-all'"):
+        host_files.apply(files, check_mode=False)
+
+
 def test_a_wrong_mode_is_put_right(tmp_path):
     target = tmp_path / "one"
     host_files.apply([wanted(target, mode="0600")], check_mode=False)

@@ -90,6 +90,27 @@ def test_a_host_that_was_not_reached_is_a_finding_among_the_others(inventory):
     assert told["table"].startswith("lb1          ok   8 cores")
 
 
+def test_what_is_doubtful_is_told_and_keeps_nobody_from_a_run(inventory):
+    settings = {"private_address": "192.0.2.1", "backup_target": "directory"}
+    lines = [{"host": "ops1", "result": RESULT | {"groups": ["ops"], "settings": settings}, "error": ""}]
+
+    told = report(lines, inventory)
+
+    assert told["document"]["ok"]
+    [warning] = told["document"]["hosts"]["ops1"]["warnings"]
+    assert list(warning) == ["check", "found", "wanted", "next_step", "edit"]
+    assert "ops1         warn backup: backups lie on the host itself, in /srv/bedplate-backup" in told["table"]
+
+
+def test_what_is_reserved_for_examples_is_a_finding_with_its_lines(judge, inventory):
+    (inventory / "group_vars/lb.yml").write_text("a: 1\nnginx_server_name: predict.example.com\nb: [2001:db8::1]\n")
+
+    [finding] = judge()["localhost"]
+
+    assert finding["found"] == "predict.example.com, 2001:db8::1"
+    assert finding["edit"] == f"{inventory}/group_vars/lb.yml:2, 3"
+
+
 # host, its settings, the variable that is to be edited
 CONTRADICTIONS = [
     ("lb1", {"private_address": None}, "private_address"),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tools.preflight import control, settings
+from tools.preflight import control, placeholders, settings
 from tools.preflight.hosts import CONTROL, Finding, Host
 from tools.preflight.places import place
 
@@ -24,6 +24,7 @@ def main() -> int:
     known = [host for host in hosts if not host.error]
     findings = [finding for host in hosts for finding in _own(host)]
     findings += settings.judge(known)
+    findings += placeholders.judge(given.inventory)
     findings += control.judge(known, given.inventory, given.vault_password_file, given.certificate_days)
     report = make_report(hosts, findings, given.inventory)
     given.report.parent.mkdir(parents=True, exist_ok=True)
@@ -49,20 +50,24 @@ def _own(host: Host) -> list[Finding]:
 
 
 def make_report(hosts: list[Host], findings: list[Finding], inventory: Path) -> dict[str, Any]:
-    """`{"ok", "hosts": {name: {"ok", "size", "seen", "findings": […]}}}`; `_entry` has the keys of a finding.
+    """`{"ok", "hosts": {name: {"ok", "size", "seen", "findings": […], "warnings": […]}}}`; `_entry` has their keys.
 
     What concerns all hosts, or files of the control machine, stands under `localhost`. `edit` is the place in the
     inventory, or null where something else is to be done.
     """
     entries = {}
     for host in [*hosts, Host(CONTROL)]:
-        its = [_entry(each, host, inventory) for each in findings if each.host == host.name]
-        entries[host.name] = {"ok": not its, "size": host.size, "seen": host.seen, "findings": its}
-    return {"ok": bool(hosts) and not findings, "hosts": entries}
+        its = [each for each in findings if each.host == host.name]
+        wrong, doubtful = (
+            [_entry(each, host, inventory) for each in its if each.is_fatal is kind] for kind in (True, False)
+        )
+        entries[host.name] = {"ok": not wrong, "size": host.size, "seen": host.seen}
+        entries[host.name] |= {"findings": wrong, "warnings": doubtful}
+    return {"ok": bool(hosts) and all(entry["ok"] for entry in entries.values()), "hosts": entries}
 
 
 def _entry(finding: Finding, host: Host, inventory: Path) -> dict[str, Any]:
-    edit = f"{finding.setting} in {place(finding.setting, host, inventory)}" if finding.setting else None
+    edit = f"{finding.setting} in {place(finding.setting, host, inventory)}" if finding.setting else finding.place
     return {
         "check": finding.check,
         "found": finding.found,
@@ -73,13 +78,14 @@ def _entry(finding: Finding, host: Host, inventory: Path) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> list[str]:
-    """A line for each host that is well, and three for each finding, which are too long for columns."""
+    """A line for each host that is well, and three for each finding and warning, which are too long for columns."""
     lines = []
     for name, host in report["hosts"].items():
         if host["ok"]:
             lines.append(f"{name:12} ok   {_words(host['seen'])}".rstrip())
-        for one in host["findings"]:
-            lines.append(f"{name:12} BAD  {one['check']}: {one['found']}; wanted: {one['wanted']}")
+        told = [("BAD ", one) for one in host["findings"]] + [("warn", one) for one in host["warnings"]]
+        for word, one in told:
+            lines.append(f"{name:12} {word} {one['check']}: {one['found']}; wanted: {one['wanted']}")
             lines.append(f"{'':17} {one['next_step']}")
             if one["edit"]:
                 lines.append(f"{'':17} Edit {one['edit']}")

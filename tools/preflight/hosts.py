@@ -22,6 +22,8 @@ class Finding:
     wanted: str
     next_step: str
     setting: str | None = None  # the variable to edit, if it is one
+    place: str | None = None  # the lines to edit, where no variable says it
+    is_fatal: bool = True  # else it is told, and keeps nobody from a run
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def judge(hosts: list[Host]) -> Iterator[Finding]:
             yield from _balancer(host)
         if "data" in host.groups:
             yield from _cache(host)
+        yield from _backups(host)
     yield from _agreement(hosts)
 
 
@@ -120,6 +121,15 @@ def _cache(host: Host) -> Iterator[Finding]:
     if most_mb > memory_mb:
         found = f"a cache that may come to {most_mb:.0f} MB, and {memory_mb:.0f} MB of memory"
         yield _contradiction(host, found, "room for it", "Lower it.", "redis_cache_max_memory_mb")
+
+
+def _backups(host: Host) -> Iterator[Finding]:
+    if host.setting("backup_target") == "directory":
+        found = f"backups lie on the host itself, in {host.setting('backup_directory')}"
+        step = (
+            "They help against a mistake, not when the machine is lost, unless another machine's disk is mounted there."
+        )
+        yield Finding(host.name, "backup", found, "another machine", step, "backup_target", is_fatal=False)
 
 
 def _agreement(hosts: list[Host]) -> Iterator[Finding]:
