@@ -38,10 +38,10 @@ WRITTEN = {
     "bedplate": (
         "gpu",
         [
-            *(f"etc/bedplate/{name}.yaml.j2" for name in ("engine", "metrics", "web")),
+            *(f"etc/bedplate/{name}.yaml.j2" for name in ("decode", "engine", "metrics", "web")),
             *(
                 f"{UNITS}/bedplate{part}"
-                for part in ("-engine*", "-metrics*", "-redis*", "-web*", ".slice*", ".target*")
+                for part in ("-decode*", "-engine*", "-metrics*", "-redis*", "-web*", ".slice*", ".target*")
             ),
             "etc/tmpfiles.d/*",
         ],
