@@ -44,7 +44,7 @@ test-vm: bundles ## One host as a virtual machine: memory, addresses, power; slo
 		/etc/systemd/system/bedplate-.service.d/emulated.conf <tests/vm/emulated.conf
 	@tools/testhosts emulate vm host1
 	@# What it wrote stays for whoever asks why; so does the machine.
-	@$(BIN)/pytest -s tests/vm || { tools/testhosts console vm host1 >build/vm-console.log; exit 1; }
+	@$(BIN)/pytest -s --timeout=3600 tests/vm || { tools/testhosts console vm host1 >build/vm-console.log; exit 1; }
 	@tools/testhosts down vm && rm -rf .bedplate/vm
 
 fuzz: setup ## 1,000 examples of each API operation, and the full floods, against the running service

@@ -49,7 +49,7 @@ def predict(fleet):
 def wait_until():
     """wait_until(condition, timeout_s) → seconds that it took."""
 
-    def wait_until(condition, timeout_s=900):
+    def wait_until(condition, timeout_s=1800):
         started = time.monotonic()
         while not condition():
             assert time.monotonic() < started + timeout_s, f"not so after {timeout_s} s"

@@ -47,7 +47,6 @@ def main_pids(host):
     return dict(zip(OTHERS, pids, strict=True))
 
 
-@pytest.mark.timeout(1200)
 def test_an_engine_past_its_limit_is_killed_alone(host, struck, run_in_unit):
     limit_mb = int(host(f"systemctl show --property=MemoryMax --value {ENGINE}")) >> 20
 
@@ -57,7 +56,6 @@ def test_an_engine_past_its_limit_is_killed_alone(host, struck, run_in_unit):
     assert f"oom_memcg=/bedplate.slice/{ENGINE}.service" in killed
 
 
-@pytest.mark.timeout(1200)
 def test_a_host_without_memory_gives_up_its_engine(host, struck, run_in_unit):
     """To a program that the kernel must not touch, and that is no part of the service."""
     memory_mb = int(host("grep ^MemTotal: /proc/meminfo").split()[1]) >> 10

@@ -33,7 +33,6 @@ def comes_back(host, hang_up, predict, wait_until):
     return comes_back
 
 
-@pytest.mark.timeout(1200)
 def test_a_reboot_is_survived_without_a_hand(host, comes_back):
     def reboot():
         with pytest.raises(subprocess.CalledProcessError):
@@ -44,7 +43,6 @@ def test_a_reboot_is_survived_without_a_hand(host, comes_back):
     print(f"right answers {took_s:.0f} s after the order to reboot")
 
 
-@pytest.mark.timeout(1200)
 def test_a_power_cut_is_survived_without_a_hand(fleet, host, comes_back, testhosts):
     before = host(SUMS)
     host("sync")
