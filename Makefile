@@ -32,6 +32,21 @@ test: check bundles ## Everything: check, then real hosts
 	@$(BIN)/molecule destroy --all
 	@$(BIN)/molecule test --all
 
+VM_INVENTORY := .bedplate/vm/one-host
+test-vm: bundles ## One host as a virtual machine: memory, addresses, power; slow, no part of `make test`
+	@tools/setup-vm
+	@tools/testhosts down vm && rm -rf .bedplate/vm
+	@tools/testhosts up vm host1:bookworm
+	@$(BIN)/python -m tools.trial inventory/one-host vm
+	@install -D --mode=0644 tests/vm/host.yml $(VM_INVENTORY)/host_vars/host1.yml
+	@$(BIN)/ansible-playbook --inventory=$(VM_INVENTORY) site.yml
+	@ssh -F .bedplate/vm/ssh_config host1 sudo install -D --mode=0644 /dev/stdin \
+		/etc/systemd/system/bedplate-.service.d/emulated.conf <tests/vm/emulated.conf
+	@tools/testhosts emulate vm host1
+	@# What it wrote stays for whoever asks why; so does the machine.
+	@$(BIN)/pytest -s --timeout=3600 tests/vm || { tools/testhosts console vm host1 >build/vm-console.log; exit 1; }
+	@tools/testhosts down vm && rm -rf .bedplate/vm
+
 fuzz: setup ## 1,000 examples of each API operation, and the full floods, against the running service
 	@$(BIN)/python -m tests.service.fuzz_openapi
 	@$(BIN)/python -m tests.service.flood_http
@@ -45,4 +60,4 @@ $(VENV)/.complete: requirements.txt tools/setup
 	@tools/setup $(PYTHON) $(VENV)
 	@touch $@
 
-.PHONY: help demo demo-down check test fuzz bundles setup
+.PHONY: help demo demo-down check test test-vm fuzz bundles setup

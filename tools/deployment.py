@@ -34,13 +34,25 @@ class Answer:
 
 
 class Deployment:
-    """Test hosts by their fleet's name, as one of INVENTORIES describes them unless another is given."""
+    """Test hosts by their fleet's name, as one of INVENTORIES describes them unless another is given.
 
-    def __init__(self, fleet: str, balancer: str = "lb1", data_host: str = "ops1", inventory: Path | None = None):
+    Args:
+        patience_s: how long a host may take to say anything over SSH.
+    """
+
+    def __init__(
+        self,
+        fleet: str,
+        balancer: str = "lb1",
+        data_host: str = "ops1",
+        inventory: Path | None = None,
+        patience_s: int = 5,
+    ):
         self.fleet = fleet
         self.inventory = inventory or INVENTORIES[fleet]
         self._balancer = balancer
         self._data_host = data_host
+        self._patience_s = patience_s
 
     @cached_property
     def address(self) -> str:
@@ -119,8 +131,9 @@ class Deployment:
         sockets = Path.home() / ".ansible" / "cp"
         sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         shared = ["-o", "ControlMaster=auto", "-o", "ControlPersist=60s", "-o", f"ControlPath={sockets}/bedplate-%C"]
+        patience = [f"-o{option}={self._patience_s}" for option in ("ServerAliveInterval", "ConnectTimeout")]
         config = ROOT / ".bedplate" / self.fleet / "ssh_config"
-        return ["ssh", "-F", str(config), *shared, "-o", "ServerAliveInterval=5", "-o", "ConnectTimeout=5"]
+        return ["ssh", "-F", str(config), *shared, *patience]
 
     def playbook(self, name: str, *arguments: str, tree: Path = ROOT) -> subprocess.CompletedProcess[str]:
         """Run a playbook, `check.yml` or `../site.yml`, on the fleet; its inventory unless `arguments` give another.

@@ -210,6 +210,17 @@ def test_missing_programs_are_named_with_their_packages():
     assert "systemd-container" in refused.stderr
 
 
+def test_a_container_has_no_reset_button(fleet):
+    refused = fleet.tool("reset", "one", check=False)
+
+    assert refused.returncode == 1
+    assert "one is no virtual machine that runs" in refused.stderr
+
+
+def test_console_tells_what_a_host_wrote(fleet):
+    assert "Welcome to" in fleet.tool("console", "one").stdout
+
+
 def test_outsider_reaches_hosts_from_an_address_that_is_no_hosts(fleet):
     hosts = fleet.status()
     probe = "head -c4 < /dev/tcp/{}/22; echo; ip -brief address show out0"

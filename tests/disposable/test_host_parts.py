@@ -1,11 +1,13 @@
 """Parts whose failures a real fleet would show too late: roots, subnets, resolvers, process records."""
 
 import os
+import socket
 import threading
 from ipaddress import IPv4Network
 
 import pytest
 
+from tools.disposable.emulated import Machine
 from tools.disposable.network import bridge_name, choose, nameservers
 from tools.disposable.processes import process_of, recorded
 from tools.disposable.roots import ensure_root, root_path
@@ -123,3 +125,39 @@ def test_damaged_record_is_nobody(tmp_path, content):
     (tmp_path / "pid").write_text(content)
 
     assert recorded(tmp_path / "pid") is None
+
+
+@pytest.fixture
+def monitor(tmp_path):
+    """monitor(*answers) → a machine whose monitor greets, then answers each order with the next of these."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "monitor"))
+    listening.listen()
+
+    def serve(answers):
+        connection, _ = listening.accept()
+        with connection, connection.makefile("rw") as lines:
+            print('{"QMP": {}}', file=lines, flush=True)
+            for answer in answers:
+                lines.read(1)
+                print(answer, file=lines, flush=True)
+
+    def monitor(*answers):
+        threading.Thread(target=serve, args=[answers], daemon=True).start()
+        return Machine(tmp_path, tmp_path / "root", "vb-one", "bp-one")
+
+    yield monitor
+    listening.close()
+
+
+def test_events_of_qemu_are_no_answers(monitor):
+    machine = monitor('{"return": {}}', '{"event": "RESET"}\n{"return": {}}')
+
+    machine.press("system_reset")
+
+
+def test_an_order_that_qemu_refuses_is_told(monitor):
+    machine = monitor('{"return": {}}', '{"error": {"class": "GenericError", "desc": "not now"}}')
+
+    with pytest.raises(Refused, match="qemu refused system_reset: not now"):
+        machine.press("system_reset")

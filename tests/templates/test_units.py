@@ -84,6 +84,14 @@ def test_webs_stop_before_every_engine_and_after_nginx(unit):
     assert values(web, "Before") == ["nginx.service"]
 
 
+def test_a_host_without_memory_gives_up_its_engine_first(unit):
+    (engine,) = values(unit("bedplate-engine@.service"), "OOMScoreAdjust")
+    others = [values(unit(name), "OOMScoreAdjust") for name in UNITS if "engine" not in name]
+
+    assert int(engine) > 0
+    assert others == [[], []]
+
+
 @pytest.mark.parametrize("timeout_s", [1, 30, 600])
 def test_stops_wait_longer_than_the_slowest_request_and_engines_longest(unit, timeout_s):
     web = unit("bedplate-web@.service", bedplate_request_timeout_s=timeout_s)

@@ -11,7 +11,8 @@ import sys
 import time
 from contextlib import AbstractContextManager
 
-from tools.disposable.fleet import LOCK, Fleet, ensure_roots, suite_of
+from tools.disposable import emulated
+from tools.disposable.fleet import EMULATED_SSH_TIMEOUT_S, LOCK, Fleet, ensure_roots, suite_of
 from tools.disposable.hosts import POWEROFF_TIMEOUT_S
 from tools.disposable.outsider import run_outside
 from tools.disposable.system import Refused, locked, require_commands
@@ -92,6 +93,29 @@ def boot(arguments: argparse.Namespace) -> None:
     print(f"{arguments.host}: ssh answers", flush=True)
 
 
+def emulate(arguments: argparse.Namespace) -> None:
+    started = time.monotonic()
+    require_commands(emulated.NEEDED)
+    fleet = Fleet(arguments.fleet)
+    with _lock():
+        host = fleet.finished_host(arguments.host)
+        fleet.prepare()
+        host.stop(POWEROFF_TIMEOUT_S)
+        host.emulate()
+        fleet.publish()
+    fleet.wait_for_ssh([arguments.host], EMULATED_SSH_TIMEOUT_S)
+    print(f"{arguments.host}: a virtual machine, ssh answers after {time.monotonic() - started:.0f} s", flush=True)
+
+
+def reset(arguments: argparse.Namespace) -> None:
+    Fleet(arguments.fleet).finished_host(arguments.host).reset()
+    print(f"{arguments.host}: reset", flush=True)
+
+
+def console(arguments: argparse.Namespace) -> None:
+    print(Fleet(arguments.fleet).finished_host(arguments.host).console(), end="")
+
+
 def outside(arguments: argparse.Namespace) -> None:
     network = Fleet(arguments.fleet).network()
     if network is None:
@@ -115,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("status", status, "list a fleet's hosts").add_argument("--json", action="store_true")
     verb("poweroff", poweroff, "stop a host, keep its disk").add_argument("host", type=_name, metavar="HOST")
     verb("boot", boot, "start a host that is off").add_argument("host", type=_name, metavar="HOST")
+    verb("emulate", emulate, "boot a copy as a virtual machine").add_argument("host", type=_name, metavar="HOST")
+    verb("reset", reset, "reset a virtual machine").add_argument("host", type=_name, metavar="HOST")
+    verb("console", console, "what a host wrote to its console").add_argument("host", type=_name, metavar="HOST")
     stranger = verb("outside", outside, "run a command on the fleet's network, as no member of it")
     stranger.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     return parser

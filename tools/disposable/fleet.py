@@ -28,6 +28,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FIRST_NUMBER = 11
 LAST_NUMBER = 199
 SSH_TIMEOUT_S = 60
+# Under software emulation, beside other work.
+EMULATED_SSH_TIMEOUT_S = 600
 
 
 class Fleet:
@@ -107,9 +109,9 @@ class Fleet:
             "hosts": [_host_summary(host) for host in self.hosts()] if network else [],
         }
 
-    def wait_for_ssh(self, names: list[str]) -> None:
+    def wait_for_ssh(self, names: list[str], timeout_s: float = SSH_TIMEOUT_S) -> None:
         """Until the deploy user can log in to each: more than an open port, and what Ansible needs next."""
-        deadline = time.monotonic() + SSH_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         waiting = list(names)
         while waiting:
             waiting = [name for name in waiting if not self._answers(name)]
@@ -146,11 +148,10 @@ class Fleet:
 
     def _why_silent(self, name: str) -> str:
         host = self.host(name)
-        log = host.folder / "console.log"
-        last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
+        last_lines = "\n".join(host.console().splitlines()[-15:])
         how = "runs, but lets nobody log in" if host.process() else "stopped by itself"
         return (
-            f"{last_lines}\n{name} {how}; its last lines are above, all of them in {log}.\n"
+            f"{last_lines}\n{name} {how}; its last lines are above, all of them in {host.console_log}.\n"
             f"For a fresh one: tools/testhosts down {self.name} {name}, then up again"
         )
 

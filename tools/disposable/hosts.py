@@ -1,4 +1,4 @@
-"""One host: an overlay over its suite's root, and the systemd-nspawn that runs it."""
+"""One host: an overlay over its suite's root, and the systemd-nspawn that runs it, or the qemu that runs a copy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tools.disposable import cgroups, processes
+from tools.disposable.emulated import Machine
 from tools.disposable.network import Network, nameservers
 from tools.disposable.processes import Process
 from tools.disposable.system import (
@@ -48,10 +49,12 @@ class Host:
         self.network = network
         self.root = self.folder / "root"
         self._facts_file = self.folder / "host.json"
+        self.console_log = self.folder / "console.log"
         # What the machine calls it in process lists and interface names; other fleets have a gpu1 too.
         self.machine = f"{name}-{network.bridge}"
         # The machine's end of the cable, named by nspawn.
         self._interface = f"vb-{self.machine}"
+        self._emulated = Machine(self.folder, self.root, self._interface, network.bridge)
 
     def facts(self) -> Facts | None:
         path = self._facts_file
@@ -80,14 +83,35 @@ class Host:
             raise Refused(f"{self.name} is unfinished")
         self._clear_run_state()
         self._mount(facts.root)
-        own = [] if systemd_outside() else cgroups.make(self._cgroups())
-        processes.launch(self._command(), self.folder / "pid", self.folder / "console.log", own)
+        self._launch(self._command())
+
+    def emulate(self) -> None:
+        """Boot a copy of its root as a virtual machine, in its place on the network."""
+        facts = self.facts()
+        if facts is None:
+            raise Refused(f"{self.name} is unfinished")
+        self._clear_run_state()
+        self._mount(facts.root)
+        self._emulated.make_disk()
+        self._emulated.plug_in()
+        self._launch(self._emulated.command())
+
+    def reset(self) -> None:
+        """As its reset button would, or a power cut that is short."""
+        if not self._emulated.runs():
+            raise Refused(f"{self.name} is no virtual machine that runs; make it one with: tools/testhosts emulate")
+        self._emulated.press("system_reset")
+
+    def console(self) -> str:
+        return self.console_log.read_text(errors="replace") if self.console_log.exists() else ""
 
     def connect(self) -> None:
         """A running host whose bridge was deleted and made again hangs loose."""
         run("ip", "link", "set", self._interface, "master", self.network.bridge, "up")
 
     def ask_to_power_off(self) -> None:
+        if self.process() and self._emulated.runs():
+            self._emulated.press("system_powerdown")
         leader = self.leader()
         if leader:
             leader.signal(POWEROFF_SIGNAL)
@@ -142,13 +166,22 @@ class Host:
     def _network_file(self, number: int) -> str:
         network = self.network
         return (
-            "[Match]\nName=host0\n\n[Network]\n"
+            "[Match]\nName=host0 eth0\n\n[Network]\n"
             f"Address={network.address(number)}/24\nGateway={network.address(1)}\n"
             f"Address={network.address6(number)}/64\nIPv6AcceptRA=no\nLLDP=no\n"
         )
 
+    def _launch(self, command: list[str]) -> None:
+        own = []
+        if systemd_outside():
+            scope = ["systemd-run", "--scope", "--quiet", "--collect", "--slice=machine.slice"]
+            command = [*scope, "--property=Delegate=yes", f"--unit={self._scope()}", "--", *command]
+        else:
+            own = cgroups.make(self._cgroups())
+        processes.launch(command, self.folder / "pid", self.console_log, own)
+
     def _command(self) -> list[str]:
-        nspawn = [
+        return [
             "systemd-nspawn",
             "--boot",
             "--keep-unit",
@@ -162,10 +195,6 @@ class Host:
             f"--hostname={self.name}",
             f"--network-bridge={self.network.bridge}",
         ]
-        if not systemd_outside():
-            return nspawn
-        scope = ["systemd-run", "--scope", "--quiet", "--collect", "--slice=machine.slice", "--property=Delegate=yes"]
-        return [*scope, f"--unit={self._scope()}", "--", *nspawn]
 
     def _clear_run_state(self) -> None:
         """After a killed nspawn the host's own processes live on, unreachable and blocked on a console nobody reads."""
@@ -173,6 +202,7 @@ class Host:
             raise Refused(f"{self.name} does not stop: pid {self.process()}")
         cgroups.empty(self._cgroups())
         (self.folder / "pid").unlink(missing_ok=True)
+        self._emulated.unplug()
         for part in ("propagate", "unix-export"):
             remove_tree(Path("/run/systemd/nspawn") / part / self.machine)
         # The kernel drops the interface a moment after the last process; the next boot wants its name.

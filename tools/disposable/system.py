@@ -29,10 +29,10 @@ class Refused(Exception):
     """Something the operator must change; the message says what and how."""
 
 
-def require_commands() -> None:
-    missing = [command for command in NEEDED if shutil.which(command) is None]
+def require_commands(needed: dict[str, str] = NEEDED) -> None:
+    missing = [command for command in needed if shutil.which(command) is None]
     if missing:
-        packages = " ".join(sorted({NEEDED[command] for command in missing}))
+        packages = " ".join(sorted({needed[command] for command in missing}))
         raise Refused(f"missing on this machine: {', '.join(missing)}. Run: apt-get install {packages}")
 
 
