@@ -125,7 +125,7 @@ def read_input(section: Section, with_image: bool) -> Tensor:
     section.done()
     picture = tensor.image
     if picture and tensor.shape != (picture.channels, picture.height, picture.width):
-        raise section.refuse("shape", tensor.document, "[channels, height, width] as 'image' has them")
+        raise section.disagree("shape", tensor.document, "[channels, height, width] as 'image' has them")
     return tensor
 
 
@@ -143,15 +143,16 @@ def _shape(section: Section) -> tuple[int | Range, ...]:
     value = section.take("shape")
     shape = [_dimension(size) for size in value] if isinstance(value, list) else []
     known = tuple(size for size in shape if size is not None)
+    wanted = f"a list of whole numbers from 1 to {MAX_SIDE}, or of ranges [low, high] of them"
     if not known or len(known) != len(shape):
-        raise section.refuse(
-            "shape", value, f"a list of whole numbers from 1 to {MAX_SIDE}, or of ranges [low, high] of them"
-        )
+        raise section.refuse("shape", value, wanted)
+    if any(isinstance(size, Range) and size.low >= size.high for size in known):
+        raise section.disagree("shape", value, wanted)
     return known
 
 
 def _dimension(value: object) -> int | Range | None:
-    if isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)) and value[0] < value[1]:
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)):
         return Range(*value)
     return value if _is_side(value) and isinstance(value, int) else None
 

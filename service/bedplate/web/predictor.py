@@ -151,14 +151,17 @@ def _prediction(answer: Frame, model: Bundle, decode_ns: int) -> Prediction:
         model=model.name,
         version=model.version,
         digest=answer.meta["digest"],
-        predictions=name_classes(outputs, model)
-        if model.names_classes
-        else [{"output": one} for one in outputs.tolist()],
+        predictions=predictions_of(outputs, model),
         queue_ns=answer.meta["queue_ns"],
         compute_ns=answer.meta["compute_ns"],
         decode_ns=decode_ns,
         batch_ns=answer.meta.get("batch_ns", 0),
     )
+
+
+def predictions_of(outputs: npt.NDArray[Any], model: Bundle) -> list[dict[str, Any]]:
+    """What a model gave, (items, *output shape) as numbers, in the words of an answer: one for each item."""
+    return name_classes(outputs, model) if model.names_classes else [{"output": one} for one in outputs.tolist()]
 
 
 def name_classes(logits: npt.NDArray[Any], model: Bundle) -> list[dict[str, Any]]:
