@@ -51,8 +51,9 @@ fuzz: setup ## 1,000 examples of each API operation, and the full floods, agains
 	@$(BIN)/python -m tests.service.fuzz_openapi
 	@$(BIN)/python -m tests.service.flood_http
 
-bundles: setup ## Train the examples that are not trained yet
+bundles: setup ## Train the examples that are not trained yet, and check them
 	@$(BIN)/python examples/digits/train.py
+	@$(BIN)/bedplate bundle check build/bundles/digits/1
 
 setup: $(VENV)/.complete ## Install packages of the distribution and the virtualenv
 

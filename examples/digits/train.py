@@ -71,6 +71,7 @@ BUNDLE: dict[str, Any] = {
     "batch": {"max_items": 64},
     "weights": "weights.safetensors",
     "network": NETWORK,
+    "validation": {"file": "validation.safetensors", "metric": "accuracy", "threshold": THRESHOLD},
 }
 
 
@@ -94,7 +95,8 @@ def main() -> int:
     if accuracy < THRESHOLD:
         print(f"that is below {THRESHOLD:.0%}; nothing was written", file=sys.stderr)
         return 1
-    write_bundle(args.output, module, pixels[validation], labels[validation], accuracy)
+    canary = choose_canary(module, pixels[validation], labels[validation])
+    write_bundle(args.output, module, canary, pixels[held_out], labels[held_out])
     write_held_out(args.heldout, args.output, pixels[held_out], labels[held_out])
     (args.heldout / STAMP).write_text(fingerprint(args.output))
     print(f"bundle: {args.output}\nheld-out pictures: {args.heldout}\ntook {time.monotonic() - started:.0f} s")
@@ -197,20 +199,26 @@ def measure(module: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> t
     return float(nn.functional.cross_entropy(logits, targets)), float(accuracy)
 
 
-def write_bundle(directory: Path, module: nn.Module, pixels: np.ndarray, labels: np.ndarray, accuracy: float) -> None:
-    """Write the bundle beside its place, then move it there: a cut-off run leaves no half of one."""
+def write_bundle(
+    directory: Path, module: nn.Module, canary: tuple[np.ndarray, int], pixels: np.ndarray, labels: np.ndarray
+) -> None:
+    """Write the bundle beside its place, then move it there: a cut-off run leaves no half of one.
+
+    Args:
+        pixels, labels: the validation set that `bedplate bundle check` computes.
+    """
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     save_file(weights, partial / "weights.safetensors")
-    (partial / "weights.safetensors").chmod(0o644)  # save_file makes it readable for its owner alone
-    picture, label = choose_canary(module, pixels, labels)
+    validation = {"inputs": to_tensor(pixels), "expected": torch.from_numpy(labels)}
+    save_file(validation, partial / "validation.safetensors")
+    for file in partial.glob("*.safetensors"):
+        file.chmod(0o644)  # save_file makes it readable for its owner alone
+    picture, label = canary
     Image.fromarray(picture).save(partial / "canary.png")
-    document = BUNDLE | {
-        "validation": {"metric": "accuracy", "threshold": THRESHOLD, "measured": round(accuracy, 4)},
-        "canary": {"file": "canary.png", "label": str(label)},
-    }
+    document = BUNDLE | {"canary": {"file": "canary.png", "label": str(label)}}
     (partial / "bundle.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     write_manifest(partial)
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A bundle: one model as a directory (docs/adr/0002). Read by the engine; described to the web over the wire."""
+"""A bundle: one model as a directory (docs/bundles.md). Read by the engine; described to the web over the wire."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bedplate import wire
 from bedplate.document import BundleError, Section, parse_yaml
 from bedplate.known_answer import MAX_CANARY_BYTES, Canary, ReadFile, read_canary
-from bedplate.manifest import FILE_NAME, read_file, verify_manifest, write_manifest
+from bedplate.manifest import FILE_NAME, verify_manifest, write_manifest
 from bedplate.tensor import Tensor, read_input, read_output
 
 __all__ = ["MAX_CANARY_BYTES", "Bundle", "BundleError", "Canary", "describe", "read_bundle", "write_manifest"]
@@ -22,9 +22,10 @@ __all__ = ["MAX_CANARY_BYTES", "Bundle", "BundleError", "Canary", "describe", "r
 BUNDLE_FILE = "bundle.yaml"
 _MAX_BUNDLE_BYTES = 256 << 10
 _MAX_ITEMS = 4096
+_MAX_COST = 1 << 53  # the largest that JSON keeps exactly
 _MAX_LAYERS = 1000
 _MAX_LABELS = 100_000
-_NAME = r"[a-z0-9][a-z0-9-]{0,63}"
+NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SHA256 = r"[0-9a-f]{64}"
 _TENSORS = "tensors"  # the task that says nothing of what the numbers mean
@@ -40,9 +41,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Validation:
+    """A set of items whose answers are known, and how many of them the model has to get right."""
+
+    file: str
     metric: str
-    threshold: float
-    measured: float
+    threshold: float  # share of the items
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,11 @@ class Bundle:
     max_cost: int  # of all items of a batch, in what Tensor.cost_of counts
     weights: str
     network: tuple[Layer, ...]
-    validation: Validation | None  # of the task tensors maybe none
+    validation: Validation | None
     canary: Canary
     digest: str  # of SHA256SUMS: a bundle made anew under the same version has another, unless nothing changed
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
+    signer: str = field(default="", compare=False)  # whose signature was verified, where one was asked for
 
     @property
     def names_classes(self) -> bool:
@@ -88,19 +92,24 @@ class Bundle:
         return _parse(document, "description", lambda name: expected if name == expect else content, digest)
 
 
-def read_bundle(directory: Path) -> Bundle:
-    """Check SHA256SUMS, then read bundle.yaml and the canary.
+def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
+    """Verify the signature, compare every file with SHA256SUMS, then read bundle.yaml and the canary.
+
+    Args:
+        signers: who may sign, as OpenSSH's allowed_signers; without it no signature is asked for.
 
     Raises:
         BundleError: with the file, the key, the value and what would do.
     """
-    digest = verify_manifest(directory)
+    manifest = verify_manifest(directory, signers)
     source = str(directory / BUNDLE_FILE)
-    document = parse_yaml(read_file(directory, BUNDLE_FILE, _MAX_BUNDLE_BYTES), source)
-    bundle = _parse(document, source, lambda name: read_file(directory, name, MAX_CANARY_BYTES), digest)
-    if not (directory / bundle.weights).is_file():
-        raise BundleError(f"{source}: weights: {bundle.weights!r} does not do, wanted a file of the bundle")
-    return bundle
+    document = parse_yaml(manifest.read(BUNDLE_FILE, _MAX_BUNDLE_BYTES), source)
+    bundle = _parse(document, source, lambda name: manifest.read(name, MAX_CANARY_BYTES), manifest.digest)
+    named = {"weights": bundle.weights} | ({"validation.file": bundle.validation.file} if bundle.validation else {})
+    for key, name in named.items():
+        if name not in manifest.sums:
+            raise BundleError(f"{source}: {key}: {name!r} does not do, wanted a file of the bundle")
+    return replace(bundle, signer=manifest.signer)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -121,7 +130,7 @@ def _decoded(text: object, key: str) -> bytes:
 def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle:
     top = Section(source, document)
     top.integer("format", 1, 1)
-    name, version = top.text("name", _NAME), top.text("version", _VERSION)
+    name, version = top.text("name", NAME), top.text("version", _VERSION)
     task = top.choice("task", [*_MEDIA, "classification", _TENSORS])
     names_classes = task != _TENSORS
     taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
@@ -140,7 +149,7 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
         max_cost=max_cost,
         weights=_file_name(top, "weights"),
         network=_layers(top),
-        validation=_validation(top.section("validation")) if names_classes or top.has("validation") else None,
+        validation=_validation(top, names_classes) if top.has("validation") else None,
         canary=read_canary(top.section("canary"), given, names_classes, read),
         digest=digest,
         document=document if isinstance(document, dict) else {},
@@ -154,8 +163,10 @@ def _batch(section: Section, taken: Tensor) -> tuple[int, int]:
     max_items = section.integer("max_items", 1, _MAX_ITEMS)
     least = taken.cost_of(taken.largest)
     most = max_items * least
-    max_cost = section.integer("max_cost", least, most) if section.has("max_cost") else most
+    max_cost = section.integer("max_cost", 1, _MAX_COST) if section.has("max_cost") else most
     section.done()
+    if not least <= max_cost <= most:
+        raise section.disagree("max_cost", max_cost, f"a whole number from {least} to {most}")
     return max_items, max_cost
 
 
@@ -189,34 +200,34 @@ def _is_option(option: tuple[object, object]) -> bool:
     )
 
 
-def _validation(section: Section) -> Validation:
+def _validation(top: Section, names_classes: bool) -> Validation:
+    section = top.section("validation")
     validation = Validation(
-        metric=section.choice("metric", ["accuracy"]),
+        file=_file_name(section, "file"),
+        metric=section.choice("metric", ["accuracy" if names_classes else "agreement"]),
         threshold=section.number("threshold", 0, 1),
-        measured=section.number("measured", 0, 1),
     )
     section.done()
-    if validation.measured < validation.threshold:
-        raise section.refuse("measured", validation.measured, f"at least the threshold, {validation.threshold}")
     return validation
 
 
 def _check_agreement(bundle: Bundle, top: Section) -> None:
+    """What one key has to do with another: bundle.schema.json knows nothing of it."""
     shape, labels = list(bundle.output.shape), len(bundle.labels)
     if labels and shape != [labels]:
-        raise top.refuse("outputs[0].shape", shape, f"[{labels}], one for each of 'labels'")
+        raise top.disagree("outputs[0].shape", shape, f"[{labels}], one for each of 'labels'")
     if bundle.names_classes and bundle.canary.label not in bundle.labels:
-        raise top.refuse("canary.label", bundle.canary.label, "one of 'labels'")
+        raise top.disagree("canary.label", bundle.canary.label, "one of 'labels'")
     if bundle.input.batch_bytes_of(bundle.max_cost) > wire.MAX_TENSOR_BYTES:
         wanted = f"a batch of at most {wire.MAX_TENSOR_BYTES} bytes; lower it, or max_cost"
-        raise top.refuse("batch.max_items", bundle.max_items, wanted)
+        raise top.disagree("batch.max_items", bundle.max_items, wanted)
     if bundle.max_items * bundle.output.item_bytes_of(bundle.output.largest) > wire.MAX_TENSOR_BYTES:
         wanted = f"answers of at most {wire.MAX_TENSOR_BYTES} bytes; lower it"
-        raise top.refuse("batch.max_items", bundle.max_items, wanted)
+        raise top.disagree("batch.max_items", bundle.max_items, wanted)
     if (bundle.canary.content_type == "application/json") == bundle.input.takes_files:
         wanted = (
             "a file of the kind that the model takes"
             if bundle.input.takes_files
             else 'a JSON document {"inputs": [...]}, its name ending in .json'
         )
-        raise top.refuse("canary.file", bundle.canary.file, wanted)
+        raise top.disagree("canary.file", bundle.canary.file, wanted)

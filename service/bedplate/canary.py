@@ -32,19 +32,19 @@ def run(engine_settings: Path, urls: list[str], timeout_s: float) -> int:
     """
     key = sys.stdin.readline().strip()
     declared = settings.load(EngineSettings, engine_settings)
-    bundles = default_versions(declared.bundles, parse_aliases(declared.aliases))
+    bundles = default_versions(declared.bundles, parse_aliases(declared.aliases), declared.bundle_signers)
     findings = [ask(url, bundle, key, timeout_s) for url in urls for bundle in bundles]
     for finding in findings:
         print(json.dumps(finding))
     return 0 if findings and all(finding["ok"] for finding in findings) else 1
 
 
-def default_versions(directories: Iterable[Path], aliases: Aliases) -> list[Bundle]:
+def default_versions(directories: Iterable[Path], aliases: Aliases, signers: Path | None = None) -> list[Bundle]:
     """Of each name the bundle that clients get who ask for no version."""
     bundles: dict[str, Bundle] = {}
     for directory in directories:
         try:
-            bundle = read_bundle(directory)
+            bundle = read_bundle(directory, signers)
         except BundleError as error:
             raise SettingsError(str(error)) from None
         if aliases.get(bundle.name, {}).get(DEFAULT, bundle.version) == bundle.version:

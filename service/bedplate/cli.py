@@ -65,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     engines.add_argument("--seconds", type=float, default=3, help="of each measurement (default: %(default)s)")
     engines.set_defaults(run=_engines)
 
+    bundle = commands.add_parser("bundle", help="make, check, inspect, sign and verify bundles")
+    _add_bundle_arguments(bundle)
+    bundle.set_defaults(run=_bundle)
+
     models = commands.add_parser("models", help="list, load, promote and unload models of the running engines")
     models_command.add_arguments(models)
     models.set_defaults(run=models_command.run)
@@ -78,6 +82,25 @@ def _parser() -> argparse.ArgumentParser:
     gpu_metrics.add_argument("--settings", type=Path, required=True)
     gpu_metrics.set_defaults(run=_gpu_metrics)
     return parser
+
+
+def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="do", required=True, metavar="VERB")
+    new = verbs.add_parser("new", help="a directory with a bundle.yaml to edit")
+    new.add_argument("name", help="of the model; the directory is called the same")
+
+    directory = argparse.ArgumentParser(add_help=False)
+    directory.add_argument("directory", type=Path, metavar="DIR", help="the bundle")
+    signers = argparse.ArgumentParser(add_help=False)
+    signers.add_argument("--signers", type=Path, metavar="FILE", help="who may sign, as OpenSSH's allowed_signers")
+
+    check = verbs.add_parser("check", parents=[directory], help="ask its canary and compute its validation set")
+    check.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="default: %(default)s")
+    inspect = verbs.add_parser("inspect", parents=[directory, signers], help="what is in it, and who signed it")
+    inspect.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    sign = verbs.add_parser("sign", parents=[directory], help="sum its files up as they are, and sign that")
+    sign.add_argument("--key", type=Path, required=True, help="a private key, as 'ssh-keygen -t ed25519' makes one")
+    verbs.add_parser("verify", parents=[directory, signers], help="compare its files, and ask whose signature it has")
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -116,6 +139,12 @@ def _engines(args: argparse.Namespace) -> int:
     from bedplate.engines_command import run
 
     return run(args.bundles, args.cores, args.rounds, args.seconds)
+
+
+def _bundle(args: argparse.Namespace) -> int:
+    from bedplate import bundle_command
+
+    return bundle_command.run(args)
 
 
 def _metrics(args: argparse.Namespace) -> int:

@@ -13,6 +13,10 @@ class BundleError(Exception):
     """A bundle that cannot be used; the message names the file, the key, the value and what would do."""
 
 
+class Disagreement(BundleError):
+    """Keys that do each for itself, and not together."""
+
+
 class _Loader(yaml.SafeLoader):
     """Plain YAML: no aliases (they multiply a small file), no key twice (the first would be lost silently)."""
 
@@ -51,9 +55,16 @@ class Section:
         self._known: list[str] = []
 
     def refuse(self, key: str, value: object, wanted: str) -> BundleError:
+        return BundleError(self._refusal(key, value, wanted))
+
+    def disagree(self, key: str, value: object, wanted: str) -> Disagreement:
+        """For a value that another key does not go with."""
+        return Disagreement(self._refusal(key, value, wanted))
+
+    def _refusal(self, key: str, value: object, wanted: str) -> str:
         shown = repr(value)
         shown = shown if len(shown) <= 120 else shown[:117] + "..."
-        return BundleError(f"{self._source}: {self._path}{key}: {shown} does not do, wanted {wanted}")
+        return f"{self._source}: {self._path}{key}: {shown} does not do, wanted {wanted}"
 
     def take(self, key: str) -> Any:
         self._known.append(key)

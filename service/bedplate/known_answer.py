@@ -109,7 +109,7 @@ def _check_expected(section: Section, canary: Canary, output: Tensor) -> None:
         shape = ()
     if not shape or not output.accepts(shape[1:]):
         wanted = f'a JSON document {{"outputs": [...]}} with finite numbers of shape {output.shown}'
-        raise section.refuse("expect", canary.expect, wanted)
+        raise section.disagree("expect", canary.expect, wanted)
 
 
 def _is_near(found: npt.NDArray[Any], expected: npt.NDArray[Any], tolerance: float) -> bool:

@@ -14,7 +14,8 @@ from bedplate import dtypes
 from bedplate.document import Section
 
 _MAX_FRAMES = 64  # of one video
-MAX_SIDE = 16384  # of a tensor's dimension and of a picture, in elements and pixels
+MAX_DIMENSION = 1 << 20  # of a tensor: half a minute of sound
+MAX_SIDE = 16384  # of a picture, in pixels
 _FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
@@ -163,15 +164,16 @@ def _with_image(section: Section, tensor: Tensor) -> Tensor:
 
 
 def _with_sound(section: Section, tensor: Tensor) -> Tensor:
-    if len(tensor.shape) != 2 or tensor.varies or tensor.smallest[0] != 1:
-        raise section.refuse("shape", tensor.document, "[1, samples of a window]")
-    window = tensor.smallest[1]
     keys = section.section("audio")
-    # Eight windows at a moment are plenty, and bound what a file becomes.
-    hop = keys.integer("hop", -(-window // 8), window)
-    sound = Sound(keys.integer("sample_rate", 4_000, 192_000), window, hop)
+    rate_hz, hop = keys.integer("sample_rate", 4_000, 192_000), keys.integer("hop", 1, MAX_DIMENSION)
     keys.done()
-    return replace(tensor, sound=sound)
+    if len(tensor.shape) != 2 or tensor.varies or tensor.smallest[0] != 1:
+        raise section.disagree("shape", tensor.document, "[1, samples of a window]")
+    window = tensor.smallest[1]
+    # Eight windows at a moment are plenty, and bound what a file becomes.
+    if not window / 8 <= hop <= window:
+        raise keys.disagree("hop", hop, f"from an eighth of the window, {window} samples, to all of it")
+    return replace(tensor, sound=Sound(rate_hz, window, hop))
 
 
 def _with_clip(section: Section, tensor: Tensor) -> Tensor:
@@ -188,14 +190,14 @@ MEDIA = tuple(_MEDIA)
 
 def _require_pictures(section: Section, tensor: Tensor, picture: Picture, key: str) -> None:
     if tensor.shape != (picture.channels, picture.height, picture.width):
-        raise section.refuse("shape", tensor.document, f"[channels, height, width] as '{key}' has them")
+        raise section.disagree("shape", tensor.document, f"[channels, height, width] as '{key}' has them")
 
 
 def read_output(section: Section) -> Tensor:
     tensor = Tensor(
         name=section.text("name", _FIELD_NAME),
         dtype=section.choice("dtype", dtypes.HOLDERS),
-        shape=section.integers("shape", 1, MAX_SIDE),
+        shape=section.integers("shape", 1, MAX_DIMENSION),
     )
     section.done()
     return tensor
@@ -205,21 +207,22 @@ def _shape(section: Section) -> tuple[int | Range, ...]:
     value = section.take("shape")
     shape = [_dimension(size) for size in value] if isinstance(value, list) else []
     known = tuple(size for size in shape if size is not None)
+    wanted = f"a list of whole numbers from 1 to {MAX_DIMENSION}, or of ranges [low, high] of them"
     if not known or len(known) != len(shape):
-        raise section.refuse(
-            "shape", value, f"a list of whole numbers from 1 to {MAX_SIDE}, or of ranges [low, high] of them"
-        )
+        raise section.refuse("shape", value, wanted)
+    if any(isinstance(size, Range) and size.low >= size.high for size in known):
+        raise section.disagree("shape", value, wanted)
     return known
 
 
 def _dimension(value: object) -> int | Range | None:
-    if isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)) and value[0] < value[1]:
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_size, value)):
         return Range(*value)
-    return value if _is_side(value) and isinstance(value, int) else None
+    return value if _is_size(value) and isinstance(value, int) else None
 
 
-def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SIDE
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_DIMENSION
 
 
 def _picture(section: Section) -> Picture:

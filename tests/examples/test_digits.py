@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from bedplate import check
 from bedplate.bundle import read_bundle
 from bedplate.decode import image
 from bedplate.engine.model import Model
@@ -25,7 +26,8 @@ def written(data, tmp_path_factory):
     torch.manual_seed(1)
     torch.set_num_threads(train.THREADS)
     module = train.train(pixels, labels, pixels, labels, epochs=1)
-    train.write_bundle(folder / "1", module, pixels, labels, accuracy=0.99)
+    canary = train.choose_canary(module, pixels, labels)
+    train.write_bundle(folder / "1", module, canary, pixels, labels)
     train.write_held_out(folder / "heldout", folder / "1", pixels, labels)
     return folder
 
@@ -46,6 +48,15 @@ def test_what_is_written_is_a_bundle_that_runs(written):
     Model.load(bundle, written / "1", torch.device("cpu")).warm_up()
 
     assert (bundle.name, bundle.version) == ("digits", "1")
+
+
+def test_its_validation_set_says_what_the_model_is_worth(written, data):
+    bundle, model = check.load(written / "1", "float32")
+
+    found = check.measure(bundle, written / "1", model)
+
+    _, share = train.measure(model._module, train.to_tensor(data[0][:64]), torch.from_numpy(data[1][:64]))
+    assert (found.items, found.share) == (64, pytest.approx(share))
 
 
 def test_the_service_decodes_pictures_to_the_same_bits_as_the_example(written, data):

@@ -218,7 +218,8 @@ def test_torch_uses_all_the_processor_has_inside_the_sandbox(host):
 # An operator: nobody, but for the group.
 OPERATOR = "setpriv --reuid=nobody --regid=bedplate-admin --clear-groups"
 MODELS = "/opt/bedplate/current/bin/bedplate models"
-# Copies digits 1 as version 2.
+SIGNERS = "/etc/bedplate/bundle-signers"
+# Copies digits 1 as version 2, which nobody signed.
 MAKE_TWO = """
 import pathlib, shutil
 from bedplate.manifest import write_manifest
@@ -270,13 +271,20 @@ def loaded(host):
 
 @pytest.fixture
 def version_two(host):
-    """On the host as an operator would put it there; in the end all is as it was."""
+    """On the host as an operator would put it there, signed by somebody new; in the end all is as it was."""
     python(host, MAKE_TWO)
+    host.check_output("mkdir -m 0700 /run/signer && ssh-keygen -q -t ed25519 -N '' -f /run/signer/key")
+    host.check_output(f"cp --archive {SIGNERS} /run/signer/before")
+    host.check_output(
+        "/opt/bedplate/current/bin/bedplate bundle sign /var/lib/bedplate/models/digits/2 --key /run/signer/key"
+    )
+    host.check_output(f"echo tester $(cat /run/signer/key.pub) >> {SIGNERS}")
     host.check_output("chown -R root:bedplate-engine /var/lib/bedplate/models/digits/2")
     host.check_output("chmod -R u=rwX,g=rX,o= /var/lib/bedplate/models/digits/2")
     yield
     host.run(f"{MODELS} load digits/1; {MODELS} promote digits 1; {MODELS} unload digits 2")
     # Started anew, so that the engine is not older than the directory that the version is gone from.
+    host.check_output(f"cp --archive /run/signer/before {SIGNERS} && rm -r /run/signer")
     host.check_output(f"rm -r /var/lib/bedplate/models/digits/2 && systemctl restart {ENGINE}")
     wait_until_ready(host, ENGINE_BACK_S)
 
@@ -300,6 +308,17 @@ def test_an_operator_brings_a_version_that_outlives_a_crash_and_takes_the_old_on
     host.check_output(f"{OPERATOR} {MODELS} unload digits 1")
     assert loaded(host) == {"2": ["default"]}
     assert python(host, PREDICT) == "RESULT 2"
+
+
+def test_a_bundle_that_a_stranger_made_is_refused_and_the_old_version_goes_on_answering(host, version_two):
+    host.check_output(f"cp --archive /run/signer/before {SIGNERS}")
+
+    refused = host.run(f"{OPERATOR} {MODELS} load digits/2")
+
+    assert refused.rc == 1
+    assert "no good signature of anybody in" in refused.stderr
+    assert loaded(host) == {"1": ["default"]}
+    assert python(host, PREDICT) == "RESULT 1"
 
 
 @pytest.mark.parametrize("directory", ["/etc", "../../../../etc", "digits", "/run/bedplate"])

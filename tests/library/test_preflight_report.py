@@ -144,6 +144,17 @@ def test_a_contradiction_is_one_finding_that_names_what_to_edit(judge, host, set
     assert finding["edit"].startswith(f"{variable} in ")
 
 
+def test_a_damaged_bundle_is_told_once_for_the_hosts_that_share_it(judge, inventory):
+    (inventory / "bundles/digits/1/bundle.yaml").write_text("not in SHA256SUMS")
+
+    found = judge()
+
+    assert list(found) == ["gpu1"]
+    [finding] = found["gpu1"]
+    assert "bundle.yaml: is not listed in SHA256SUMS" in finding["found"]
+    assert finding["edit"].startswith("bedplate_bundles in ")
+
+
 def test_a_pool_that_nobody_pins_may_be_larger_than_the_cores(judge):
     assert judge({"gpu1": {"bedplate_engine_threads": 9, "bedplate_engine_pin": False}}) == {}
 

@@ -49,7 +49,6 @@ def description(**changes: Any) -> dict[str, Any]:
         "batch": {"max_items": 8},
         "weights": "weights.safetensors",
         "network": ["flatten"],
-        "validation": {"metric": "accuracy", "threshold": 0.9, "measured": 0.95},
         "canary": {"file": "canary.png", "label": "bright"},
         "canary_bytes": base64.b64encode(png_of([[255, 255], [255, 255]])).decode(),
         "digest": DIGEST,
@@ -87,7 +86,7 @@ def numbers(dtype: str, **changes: Any) -> dict[str, Any]:
         canary_bytes=base64.b64encode(_json(inputs=canary[0])).decode(),
         expect_bytes=base64.b64encode(_json(outputs=canary)).decode(),
     )
-    for key in ("labels", "activation", "validation"):
+    for key in ("labels", "activation"):
         del document[key]
     return {**document, **changes}
 

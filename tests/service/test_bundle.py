@@ -226,6 +226,10 @@ def _drop(key):
     return lambda document: document.pop(key)
 
 
+def _validation(**changes):
+    return _set("validation", {"file": "weights.safetensors", "metric": "accuracy", "threshold": 0.9, **changes})
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -260,11 +264,13 @@ def _drop(key):
         (_set("network", []), "network: [] does not do"),
         (_set("network", [{"relu": {}, "flatten": {}}]), "network[0]: "),
         (_set("network", [{"linear": {"in_features": {"a": 1}}}]), "network[0]: "),
-        (_set("validation", "threshold", 1.5), "validation.threshold: 1.5 does not do"),
-        (_set("validation", "measured", 0.5), "validation.measured: 0.5 does not do, wanted at least the threshold"),
+        (_validation(threshold=1.5), "validation.threshold: 1.5 does not do"),
+        (_validation(metric="agreement"), "validation.metric: 'agreement' does not do, wanted accuracy"),
+        (_validation(file="absent"), "validation.file: 'absent' does not do, wanted a file of the bundle"),
+        (_validation(measured=1.0), "validation.measured: unknown key"),
         (_set("canary", "label", "purple"), "canary.label: 'purple' does not do"),
         (_set("canary", "file", "/etc/passwd"), "canary.file: '/etc/passwd' does not do"),
-        (_set("canary", "file", "absent.png"), "absent.png: cannot be read"),
+        (_set("canary", "file", "absent.png"), "absent.png: is not listed in SHA256SUMS"),
     ],
 )
 def test_a_wrong_document_is_refused_with_key_value_and_remedy(lamp, change, told):
@@ -289,7 +295,7 @@ def varying_but(*path_and_value):
         (varying_but("inputs", 0, "shape", [1, [8, 2]]), "inputs[0].shape: [1, [8, 2]] does not do"),
         (varying_but("inputs", 0, "shape", [1, [2, 2]]), "inputs[0].shape: [1, [2, 2]] does not do"),
         (varying_but("inputs", 0, "shape", [1, [0, 2]]), "inputs[0].shape: [1, [0, 2]] does not do"),
-        (varying_but("inputs", 0, "shape", [[2, 16385]]), "inputs[0].shape: [[2, 16385]] does not do"),
+        (varying_but("inputs", 0, "shape", [[2, 1048577]]), "inputs[0].shape: [[2, 1048577]] does not do"),
         (varying_but("inputs", 0, "shape", [[2, 3, 4]]), "inputs[0].shape: [[2, 3, 4]] does not do"),
         (varying_but("inputs", 0, "shape", [[True, 4]]), "inputs[0].shape: [[True, 4]] does not do"),
         (varying_but("inputs", 0, "shape", [[2.0, 4]]), "inputs[0].shape: [[2.0, 4]] does not do"),
@@ -318,7 +324,7 @@ def test_what_varies_has_bounds_and_a_price(document, told):
     assert told in str(refusal.value)
 
 
-def test_a_bundle_of_raw_tensors_needs_neither_labels_nor_a_measured_accuracy(tmp_path):
+def test_a_bundle_of_raw_tensors_needs_no_labels(tmp_path):
     bundle = read_bundle(write_bundle(tmp_path / "same", {}, numbers("int16")))
 
     assert (bundle.labels, bundle.activation, bundle.validation) == ((), "none", None)

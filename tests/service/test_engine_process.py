@@ -95,6 +95,7 @@ def test_an_engine_says_ready_after_its_warm_up_answers_and_drains_on_sigterm(fo
         assert not path.exists()
         assert events(engine.stderr.read()) == [
             "keeps to its cores",
+            "bundle_signers is not set: bundles are compared with their sums, whoever wrote those",
             "model loaded",
             "ready",
             "draining",

@@ -128,6 +128,46 @@ def test_engine_settings_name_the_bundles_in_their_order(settings):
         "metrics_dir": "/run/bedplate/metrics/engine",
         "admin_dir": "/run/bedplate/admin",
         "models_dir": "/var/lib/bedplate/models",
+        "bundle_signers": "/etc/bedplate/bundle-signers",
+    }
+
+
+CHECKED = {"public_key": "ssh-ed25519 AAAAfleet", "signatures": {"digits/1": "-----BEGIN", "tones/2": "-----BEGIN"}}
+
+
+@pytest.mark.parametrize(
+    ("signers", "lines"),
+    [
+        ([], ['fleet namespaces="bedplate-bundle" ssh-ed25519 AAAAfleet']),
+        (
+            [
+                {"name": "ann", "key": "ssh-ed25519 AAAAann a"},
+                {"name": "bob", "key": "ssh-rsa AAAAb", "until": "20271231"},
+            ],
+            [
+                'ann namespaces="bedplate-bundle" ssh-ed25519 AAAAann a',
+                'bob namespaces="bedplate-bundle",valid-before="20271231" ssh-rsa AAAAb',
+            ],
+        ),
+    ],
+)
+def test_the_fleet_signs_unless_others_are_named(render, signers, lines):
+    declared = {"bedplate_bundle_signers": signers, "__bedplate_checked": CHECKED}
+
+    text = render("bedplate", "etc/bedplate/bundle-signers.j2", **declared)
+
+    assert [line for line in text.splitlines() if not line.startswith("#")] == lines
+
+
+def test_each_bundle_gets_the_signature_that_was_checked(evaluate):
+    files = evaluate("bedplate", "{{ __bedplate_signature_files }}", __bedplate_checked=CHECKED)
+
+    assert [file["path"] for file in files] == [
+        "/var/lib/bedplate/models/digits/1/SHA256SUMS.sig",
+        "/var/lib/bedplate/models/tones/2/SHA256SUMS.sig",
+    ]
+    assert {(file["content"], file["group"], file["mode"]) for file in files} == {
+        ("-----BEGIN", "bedplate-engine", "0640")
     }
 
 

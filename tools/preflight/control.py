@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import yaml
+from bedplate.document import BundleError
+from bedplate.manifest import verify_manifest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
@@ -146,8 +148,20 @@ def _bundles(host: Host) -> Iterator[Finding]:
         yield Finding(host.name, "bundles", "none declared", "at least one", step, "bedplate_bundles")
     for name in names:
         pattern = f"{name}/SHA256SUMS" if "/" in name else f"{name}/*/SHA256SUMS"
-        if not any(folder.glob(pattern)):
+        found = sorted(folder.glob(pattern))
+        for manifest in found:
+            yield from _damage(host, manifest.parent)
+        if not found:
             step = "Make it (make bundles trains the examples), or take its name out."
             yield Finding(
                 host.name, "bundles", f"no {folder}/{pattern}", f"the bundle {name}", step, "bedplate_bundles"
             )
+
+
+def _damage(host: Host, bundle: Path) -> Iterator[Finding]:
+    """What the role would refuse later, when other hosts are changed already; signatures it alone knows."""
+    try:
+        verify_manifest(bundle)
+    except BundleError as error:
+        step = "Make it again (examples: make bundles), or copy it again."
+        yield Finding(host.name, "bundles", str(error), "a bundle as it was made", step, "bedplate_bundles")

@@ -47,6 +47,7 @@ class Loader:
     Args:
         read_model: makes a model of a checked bundle and its directory, on the engine's device.
         origins: of what the server serves already.
+        signers: who may sign a bundle (allowed_signers); None: no signature is asked for.
         changed: is told what is served after each change.
         give_up: is called when nothing is left to serve.
     """
@@ -58,6 +59,7 @@ class Loader:
         memory: Memory,
         origins: Origins,
         *,
+        signers: Path | None = None,
         changed: Callable[[Catalogue, Origins], None] = lambda catalogue, origins: None,
         give_up: Callable[[], None] = lambda: None,
     ):
@@ -66,6 +68,7 @@ class Loader:
         self._read_model = read_model
         self._memory = memory
         self._origins = dict(origins)
+        self._signers = signers
         self._changed = changed
         self._give_up = give_up
         # One load or unload at a time: what fits depends on the one before it. A promotion waits for none of them.
@@ -83,7 +86,7 @@ class Loader:
             BundleError, ModelsError, Draining: why nothing has changed.
         """
         async with self._lock:
-            bundle = await self._in_thread(lambda: read_bundle(directory))
+            bundle = await self._in_thread(lambda: read_bundle(directory, self._signers))
             if self._is_loaded(bundle, directory):
                 return bundle, False
             self._server.catalogue.require_no_alias(bundle)
@@ -170,7 +173,7 @@ class Loader:
     async def _add(self, bundle: Bundle, directory: Path) -> None:
         model = await self._prepare(bundle, directory)
         await self._serve_or_release(model, directory, lambda: self._server.catalogue.with_model(model), self._origins)
-        logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version})
+        logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version, "signer": bundle.signer})
 
     async def _swap(self, old: Model, bundle: Bundle, directory: Path) -> None:
         """Requests for the old version wait. They were decoded for it, so that in the end their webs send them anew."""
@@ -194,6 +197,7 @@ class Loader:
         key = key_of(old)
         directory = self._origins[key].directory
         try:
+            # Its signature was good when it was loaded, and the digest says that it is the same.
             bundle = await self._in_thread(lambda: read_bundle(directory))
             if bundle.digest != old.bundle.digest:
                 raise ModelsError(f"{directory}: has changed since it was loaded")

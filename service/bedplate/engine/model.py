@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -16,7 +14,9 @@ from bedplate.document import BundleError
 from bedplate.engine import network
 from bedplate.engine.cuda import Pipeline, to_numpy
 from bedplate.engine.guard import guarded
+from bedplate.engine.tensors import read_tensors
 from bedplate.engine.work import Array
+from bedplate.manifest import Manifest, read_manifest
 from bedplate.tensor import Tensor
 
 __all__ = ["Array", "Model"]
@@ -58,7 +58,7 @@ class Model:
         with torch.device("meta"):
             module = network.build(bundle.network, source)
         network.check_ids(bundle.network, bundle.input.dtype, source)
-        weights = _read_weights(directory / bundle.weights)
+        weights = read_tensors(_manifest_of(bundle, directory), bundle.weights)
         _check_weights(module.state_dict(), weights, f"{directory / bundle.weights}")
         module.load_state_dict(weights, strict=True, assign=True)
         dtype = getattr(torch, precision)
@@ -160,13 +160,12 @@ class Model:
         )
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        weights = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise BundleError(f"{path}: is not safetensors ({error}); export the weights again") from None
-    # Copies: the file is only mapped, and torch is fastest on memory that it aligned itself.
-    return {name: tensor.clone() for name, tensor in weights.items()}
+def _manifest_of(bundle: Bundle, directory: Path) -> Manifest:
+    """The SHA256SUMS that the bundle was read by, signature and all: the weights have to be those that it lists."""
+    manifest = read_manifest(directory)
+    if manifest.digest != bundle.digest:
+        raise BundleError(f"{directory}: has changed while it was loaded; load it again")
+    return manifest
 
 
 def _check_weights(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor], source: str) -> None:

@@ -27,5 +27,7 @@ class EngineSettings:
     aliases: tuple[str, ...] = ()
     admin_dir: Path | None = None  # operators reach <device>.sock here (docs/adr/0011); nobody without it
     models_dir: Path | None = None  # operators load bundles from below here; none without it
+    # Who may sign bundles, in the form of allowed_signers; read anew each time. None: sums are all that is compared.
+    bundle_signers: Path | None = None
     # What the weights of all loaded models may take together. None: no bound on a processor; on a GPU what is free.
     models_memory_bytes: int | None = field(default=None, metadata={"unit": "bytes", "min": 1, "max": 1 << 50})

@@ -11,20 +11,21 @@ from pathlib import Path
 import torch
 
 from bedplate.bundle import Bundle, BundleError, read_bundle
-from bedplate.engine.catalogue import Catalogue, ModelsError, parse_aliases
+from bedplate.engine.catalogue import Aliases, Catalogue, ModelsError, parse_aliases
 from bedplate.engine.loader import Loader, Origin, Origins
 from bedplate.engine.memory import Memory
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
 from bedplate.engine.server import Server
 from bedplate.engine.settings import EngineSettings
-from bedplate.engine.state import Served, State
+from bedplate.engine.state import State
 from bedplate.engine.work import key_of
 from bedplate.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 # A checked bundle, its directory, the device and what to compute in → the model on that device.
 Load = Callable[[Bundle, Path, torch.device, str], Model]
+Models = dict[Path, Model]
 
 
 async def start(
@@ -35,37 +36,44 @@ async def start(
     give_up: Callable[[], None],
     load: Load,
 ) -> tuple[Server, Loader]:
-    """Load every bundle and warm it up.
+    """Load every bundle and warm it up. One that is refused keeps none of the others from being served.
 
     Raises:
-        BundleError, SettingsError: what the settings list cannot be served. What was loaded by hand never is a reason.
+        BundleError, SettingsError: nothing that the settings list can be served, or not together. What was loaded by
+            hand never is a reason.
     """
+    if not settings.bundle_signers:
+        logger.warning("bundle_signers is not set: bundles are compared with their sums, whoever wrote those")
     memory = Memory.of(torch_device, settings.models_memory_bytes)
 
     def read_model(bundle: Bundle, directory: Path) -> Model:
         return load(bundle, directory, torch_device, settings.precision)
+
+    def read(directory: Path) -> Model:
+        return read_model(read_bundle(directory, settings.bundle_signers), directory)
 
     state = State(settings, device)
 
     def keep(catalogue: Catalogue, origins: Origins) -> None:
         state.save([origins[key_of(model)].directory for model in catalogue.models], catalogue.aliases)
 
-    async def serve(served: Served) -> tuple[Server, Loader]:
-        models = load_models(served.bundles, read_model, settings.models_memory_bytes)
-        server = await _warm_server(list(models.values()), served, settings, metrics)
+    async def serve(models: Models, aliases: Aliases) -> tuple[Server, Loader]:
+        server = await _warm_server(list(models.values()), aliases, settings, metrics)
         origins = {key_of(model): Origin(directory, time.time()) for directory, model in models.items()}
         return server, Loader(
             server,
             read_model,
             memory,
             origins,
+            signers=settings.bundle_signers,
             changed=keep,
             give_up=give_up,
         )
 
     if before := state.take():
         try:
-            serving = await serve(before)
+            models = load_models(before.bundles, read, settings.models_memory_bytes)
+            serving = await serve(models, before.aliases)
         except Exception as error:
             logger.error("what was loaded by hand is not served again: %s", error)
             state.forget()
@@ -73,39 +81,68 @@ async def start(
             logger.info("what was loaded by hand is served again")
             state.save(before.bundles, before.aliases)
             return serving
-    return await serve(Served(settings.bundles, parse_aliases(settings.aliases)))
+    refusals: dict[Path, BundleError] = {}
+    models = load_models(settings.bundles, read, settings.models_memory_bytes, refusals)
+    aliases: Aliases = parse_aliases(settings.aliases)
+    return await serve(models, _without_refused(aliases, models) if refusals else aliases)
 
 
 def load_models(
-    directories: Sequence[Path], read_model: Callable[[Bundle, Path], Model], limit_bytes: int | None
-) -> dict[Path, Model]:
+    directories: Sequence[Path],
+    read: Callable[[Path], Model],
+    limit_bytes: int | None,
+    refusals: dict[Path, BundleError] | None = None,
+) -> Models:
     """Read, check and load every bundle.
 
+    Args:
+        refusals: takes those that do not do, as long as another one does; without it the first one is raised.
+
     Raises:
-        BundleError: one of them does not do, or comes twice, or all together need more memory than they may have.
+        BundleError: one does not do, or comes twice, or all together need more memory than they may have.
     """
-    models: dict[Path, Model] = {}
+    models: Models = {}
     for directory in directories:
-        bundle = read_bundle(directory)
-        if (bundle.name, bundle.version) in map(key_of, models.values()):
+        try:
+            model = read(directory)
+        except BundleError as error:
+            if refusals is None:
+                raise
+            logger.error("a bundle is refused: %s", error)
+            refusals[directory] = error
+            continue
+        bundle = model.bundle
+        if key_of(model) in map(key_of, models.values()):
             raise BundleError(f"{directory}: {bundle.name} {bundle.version} is listed twice; remove one from 'bundles'")
-        models[directory] = read_model(bundle, directory)
+        models[directory] = model
         needed = sum(model.weights_bytes for model in models.values())
         if limit_bytes is not None and needed > limit_bytes:
             raise BundleError(
                 f"{directory}: the weights of it and those before it need {needed} bytes, models_memory_bytes is "
                 f"{limit_bytes}; raise it, or list fewer bundles"
             )
-        logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version})
+        logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version, "signer": bundle.signer})
+    if refusals and not models:
+        raise next(iter(refusals.values()))
     return models
 
 
+def _without_refused(aliases: Aliases, models: Models) -> Aliases:
+    """The aliases of versions that are there. A name whose default was refused has its next version instead."""
+    loaded = set(map(key_of, models.values()))
+    return {
+        name: {alias: version for alias, version in theirs.items() if (name, version) in loaded}
+        for name, theirs in aliases.items()
+        if any(name == other for other, _ in loaded)
+    }
+
+
 async def _warm_server(
-    models: Sequence[Model], served: Served, settings: EngineSettings, metrics: EngineMetrics
+    models: Sequence[Model], aliases: Aliases, settings: EngineSettings, metrics: EngineMetrics
 ) -> Server:
     loop = asyncio.get_running_loop()
     try:
-        catalogue = Catalogue(models, served.aliases)
+        catalogue = Catalogue(models, aliases)
         server = Server(catalogue, loop, settings.queue_limit, metrics, settings.batch_wait_ms)
     except ModelsError as error:
         raise SettingsError(f"bundles and aliases: {error}") from None

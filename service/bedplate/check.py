@@ -1,0 +1,163 @@
+"""Whether a bundle keeps its word: its canary and its validation set, computed as the service computes them.
+
+The one place where the front end's decoding and the engine's model meet in one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bedplate import dtypes
+from bedplate.bundle import Bundle, Validation, read_bundle
+from bedplate.decode.media import decode
+from bedplate.decode.settings import DecodeSettings
+from bedplate.document import BundleError
+from bedplate.engine.cuda import to_numpy
+from bedplate.engine.faults import DeviceOutOfMemory
+from bedplate.engine.model import Model
+from bedplate.engine.tensors import read_tensors
+from bedplate.errors import ServiceError
+from bedplate.manifest import read_manifest
+from bedplate.tensor import Tensor
+from bedplate.web.body import Limits, parse_items
+from bedplate.web.decoders import Decoders, Media
+from bedplate.web.naming import predictions_of
+from bedplate.web.settings import WebSettings
+from bedplate.web.terms import Terms, within
+
+Array = np.ndarray[Any, Any]
+INPUTS, EXPECTED = "inputs", "expected"
+_DECODING_S = 60
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How much of the validation set the model gets right."""
+
+    validation: Validation
+    items: int
+    right: int
+
+    @property
+    def share(self) -> float:
+        return self.right / self.items
+
+    @property
+    def suffices(self) -> bool:
+        return self.share >= self.validation.threshold
+
+
+def load(directory: Path, precision: str) -> tuple[Bundle, Model]:
+    """The bundle as an engine reads it, and its model, warm.
+
+    Raises:
+        BundleError: why an engine would refuse it.
+    """
+    bundle = read_bundle(directory)
+    try:
+        model = Model.load(bundle, directory, torch.device("cpu"), precision)
+        model.warm_up()
+    except DeviceOutOfMemory as error:
+        raise BundleError(f"{directory}: {error}; use a machine with more memory") from None
+    return bundle, model
+
+
+def canary_answer(bundle: Bundle, model: Model) -> str:
+    """What the model says to the canary; `bundle.canary.wanted` where it is right.
+
+    Raises:
+        BundleError: the canary is no request that the service takes.
+    """
+    limits = Limits(WebSettings.max_body_bytes, WebSettings.max_items)
+    canary = bundle.canary
+    parsing = parse_items(canary.content_type, canary.content, bundle, limits, _Here(()), within(_DECODING_S))
+    try:
+        media = asyncio.run(parsing)
+    except ServiceError as error:
+        raise BundleError(
+            f"{bundle.name} {bundle.version}: canary.file: {canary.file} is no request ({error})"
+        ) from None
+    outputs = dtypes.to_numbers(bundle.output.dtype, model.run(np.array(media.items)))
+    return canary.found_in(predictions_of(outputs, bundle, media.files))
+
+
+def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
+    """Compute the validation set.
+
+    Raises:
+        BundleError: there is none, or it does not fit the model.
+    """
+    validation = bundle.validation
+    if validation is None:
+        raise BundleError(
+            f"{directory}/bundle.yaml: validation: is missing, so nothing says what the model is worth; "
+            "add a validation set (docs/bundles.md)"
+        )
+    source = f"{directory / validation.file}"
+    tensors = read_tensors(read_manifest(directory), validation.file)
+    if tensors.keys() != {INPUTS, EXPECTED}:
+        raise BundleError(f"{source}: holds {sorted(tensors)}, wanted the tensors '{INPUTS}' and '{EXPECTED}'")
+    inputs, expected = tensors[INPUTS], tensors[EXPECTED]
+    _check(bundle, source, inputs, expected)
+    right = sum(int(_right(bundle, model, *batch).sum()) for batch in _batches(bundle, inputs, expected))
+    return Measured(validation, len(inputs), right)
+
+
+class _Here(Decoders):
+    """Decodes in this process: what a bundle brings is no stranger's file."""
+
+    async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms) -> Media:
+        decoded = decode(files, model.input, DecodeSettings(socket_dir=Path("/")))
+        return Media(decoded.items, decoded.files)
+
+
+def _check(bundle: Bundle, source: str, inputs: torch.Tensor, expected: torch.Tensor) -> None:
+    items, *shape = inputs.shape or (0,)
+    if not items or not bundle.input.accepts(shape) or inputs.dtype is not getattr(torch, bundle.input.dtype):
+        raise _misfit(source, INPUTS, inputs, f"{bundle.input.dtype} {bundle.input.shown}")
+    if bundle.names_classes:
+        # Classes by their place in 'labels'.
+        if expected.shape != (items,) or expected.dtype is not torch.int64:
+            raise _misfit(source, EXPECTED, expected, f"int64 [{items}], the place of each item's label in 'labels'")
+        if not 0 <= int(expected.min()) <= int(expected.max()) < len(bundle.labels):
+            raise BundleError(
+                f"{source}: '{EXPECTED}' holds what is none of {len(bundle.labels)} labels, counted from 0"
+            )
+    elif expected.shape != (items, *_fixed(bundle.output)) or expected.dtype is not getattr(torch, bundle.output.dtype):
+        raise _misfit(source, EXPECTED, expected, f"{bundle.output.dtype} {bundle.output.shown} of {items} items")
+
+
+def _fixed(spec: Tensor) -> tuple[int, ...]:
+    return spec.smallest  # an output's shape does not vary
+
+
+def _misfit(source: str, name: str, found: torch.Tensor, wanted: str) -> BundleError:
+    shown = f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}"
+    return BundleError(f"{source}: '{name}' is {shown}, wanted {wanted}")
+
+
+def _batches(bundle: Bundle, inputs: torch.Tensor, expected: torch.Tensor) -> Iterator[tuple[Array, Array]]:
+    items = bundle.input.most_items(inputs.shape[1:], bundle.max_items, bundle.max_cost)
+    held, wanted = to_numpy(inputs), to_numpy(expected)
+    for start in range(0, len(held), items):
+        yield held[start : start + items], wanted[start : start + items]
+
+
+def _right(bundle: Bundle, model: Model, inputs: Array, expected: Array) -> Array:
+    """Of each item whether it is, (items,) bool."""
+    outputs = dtypes.to_numbers(bundle.output.dtype, model.run(inputs))
+    if bundle.names_classes:
+        return np.asarray(outputs.argmax(axis=1) == expected)
+    wanted = dtypes.to_numbers(bundle.output.dtype, expected)
+    if not bundle.output.is_floating:
+        near = outputs == wanted
+    else:
+        near = np.abs(outputs.astype(np.float64) - wanted.astype(np.float64)) <= bundle.canary.tolerance
+    return np.asarray(near.reshape(len(inputs), -1).all(axis=1))

@@ -1,0 +1,189 @@
+"""bundle.schema.json takes and refuses what the program does, but for what keys have to do with one another."""
+
+import copy
+import importlib.resources
+import json
+import random
+import re
+
+import pytest
+import yaml
+from bedplate.bundle import Bundle, BundleError
+from bedplate.document import Disagreement
+from jsonschema import Draft202012Validator, ValidationError, validators
+
+from tests.service.lamp import description, numbers, varying
+
+MUTATIONS = 4000
+SCHEMA = json.loads(importlib.resources.files("bedplate").joinpath("bundle.schema.json").read_text())
+VALIDATION = {"file": "validation.safetensors", "metric": "accuracy", "threshold": 0.9}
+RGB = {"mode": "RGB", "height": 2, "width": 2, "scale": 1, "mean": [0, 0, 0], "std": [1, 1, 1]}
+DOCUMENTS = [
+    description(),
+    description(validation=VALIDATION, inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "image": RGB}]),
+    description(network=["flatten", {"linear": {"in_features": 4, "out_features": [2, 2.5, "x", True]}}]),
+    description(
+        task="audio-classification",
+        inputs=[{"name": "x", "dtype": "float32", "shape": [1, 8], "audio": {"sample_rate": 4000, "hop": 4}}],
+    ),
+    description(
+        task="video-classification",
+        inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "video": {"frames": 2, **RGB}}],
+    ),
+    varying(activation="sigmoid"),
+    numbers("float32", validation=VALIDATION | {"metric": "agreement"}),
+    numbers("int64"),
+    numbers("float32", outputs=[{"name": "same", "dtype": "float32", "shape": [3]}], labels=["a", "b", "c"])
+    | {"expect_bytes": "eyJvdXRwdXRzIjogW1sxLCAyLCAzXV19"},
+]
+VALUES = [None, True, False, 0, 1, -1, 2, 1.0, 1.5, 1e9, 10**20, "", "x", "lamp\n", "../x", "a" * 65, "a" * 1001, "é"]
+VALUES += [[], {}, [1], [1, 2], [2, 1], ["a"], ["a", "a"], [[1, 2]], {"a": 1}, {"relu": {}}, "none", "L", "RGB", "bool"]
+VALUES += [
+    "float32",
+    "float16",
+    "tensors",
+    "classification",
+    "image-classification",
+    "audio-classification",
+    "video-classification",
+    "accuracy",
+    "agreement",
+    "1",
+]
+
+
+def _is_integer(checker, instance):
+    return isinstance(instance, int) and not isinstance(instance, bool)
+
+
+def _pattern(validator, pattern, instance, schema):
+    # As ECMA has it: Python's $ also stands before a line's end.
+    if isinstance(instance, str) and not re.fullmatch(pattern[1:-1], instance):
+        yield ValidationError(f"{instance!r} is not like {pattern}")
+
+
+# JSON Schema takes 1.0 for a whole number, and YAML has both.
+Validator = validators.extend(
+    Draft202012Validator,
+    {"pattern": _pattern},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
+)(SCHEMA)
+
+
+def is_taken_by_schema(document):
+    return Validator.is_valid({key: value for key, value in document.items() if key not in ADDED})
+
+
+ADDED = ("canary_bytes", "expect_bytes", "digest")  # of a description, and not of bundle.yaml
+
+
+def is_taken_by_program(document):
+    try:
+        Bundle.from_description(document)
+    except Disagreement:
+        return True
+    except BundleError:
+        return False
+    return True
+
+
+def places(value, path=()):
+    """Every place in a document, as the way to it."""
+    if path:
+        yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        if key not in ADDED:
+            yield from places(child, (*path, key))
+
+
+def mutated(document, chance):
+    """The document with one thing changed, gone or added."""
+    changed = copy.deepcopy(document)
+    *way, last = chance.choice(list(places(changed)))
+    holder = changed
+    for key in way:
+        holder = holder[key]
+    what = chance.choice(["change", "change", "change", "drop", "add", "retype"])
+    if what == "drop":
+        del holder[last]
+    elif what == "add" and isinstance(holder, dict):
+        holder[chance.choice(["extra", "image", "label", "expect", "tolerance", "max_cost", "validation"])] = (
+            chance.choice(VALUES)
+        )
+    elif what == "add":
+        holder.append(copy.deepcopy(chance.choice([holder[last], *VALUES])))
+    elif what == "retype" and isinstance(holder[last], (int, float)) and not isinstance(holder[last], bool):
+        holder[last] = chance.choice([float(holder[last]), str(holder[last]), holder[last] * -1, holder[last] * 10**12])
+    else:
+        holder[last] = copy.deepcopy(chance.choice(VALUES))
+    return changed
+
+
+def test_it_is_a_schema():
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["task"])
+def test_both_take_what_is_right(document):
+    assert is_taken_by_schema(document)
+    assert is_taken_by_program(document)
+
+
+def _with(document, *way_and_value):
+    changed = copy.deepcopy(document)
+    *way, last, value = way_and_value
+    holder = changed
+    for key in way:
+        holder = holder[key]
+    holder[last] = value
+    return changed
+
+
+CLASSES, PICTURE, NUMBERS = varying(), description()["inputs"][0], numbers("float32")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        # What chance does not come upon, or not often.
+        _with(CLASSES, "validation", VALIDATION | {"metric": "agreement"}),
+        _with(CLASSES, "validation", VALIDATION | {"metric": "recall"}),
+        _with(NUMBERS, "validation", VALIDATION),
+        _with(NUMBERS, "activation", "none"),
+        _with(NUMBERS, "canary", "tolerance", 1e10),
+        _with(CLASSES, "inputs", [PICTURE]),
+        _with(CLASSES, "inputs", CLASSES["inputs"] * 2),
+        _with(CLASSES, "inputs", 0, "shape", [1, [2, 3, 4]]),
+        _with(CLASSES, "labels", [str(number) for number in range(100_001)]),
+        _with(CLASSES, "batch", "max_cost", (1 << 53) + 1),
+        _with(CLASSES, "network", ["relu"] * 1001),
+        _with(CLASSES, "network", [{"relu": {}, "flatten": {}}]),
+        _with(description(), "inputs", 0, "image", "mean", [-1e10]),
+    ],
+)
+def test_both_refuse_what_is_rarely_wrong(document):
+    assert not is_taken_by_program(document)
+    assert not is_taken_by_schema(document)
+
+
+def test_both_take_and_refuse_the_same():
+    chance = random.Random(2)
+    outcomes = {True: 0, False: 0}
+
+    for _ in range(MUTATIONS):
+        document = mutated(chance.choice(DOCUMENTS), chance)
+        taken = is_taken_by_program(document)
+        assert is_taken_by_schema(document) is taken, json.dumps(document)
+        outcomes[taken] += 1
+
+    assert min(outcomes.values()) > MUTATIONS / 10
+
+
+def test_the_template_is_taken_by_both():
+    text = importlib.resources.files("bedplate").joinpath("bundle_template.yaml").read_text()
+    document = yaml.safe_load(text.replace("NAME", "lamp"))
+
+    assert is_taken_by_schema(document)
+    added = {key: description()[key] for key in ("canary_bytes", "digest")}
+    assert Bundle.from_description(document | added).name == "lamp"
