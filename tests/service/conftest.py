@@ -77,8 +77,8 @@ def client_of(
     """A client that sends the right key, of an application with these engines and settings and a real decoder."""
 
     def make(engines: Any, max_pixels: int = 50_000_000, **settings: Any) -> falcon.testing.TestClient:
-        decoder = decoder_of(max_pixels=max_pixels)
-        web = WebSettings(engines=(Path("/nowhere.sock"),), decoders=(decoder,), **settings)
+        settings.setdefault("decoders", (decoder_of(max_pixels=max_pixels),))
+        web = WebSettings(engines=(Path("/nowhere.sock"),), **settings)
         headers = {"Authorization": f"Bearer {API_KEY}"}
         return falcon.testing.TestClient(create_app(web, engines, keys, metrics), headers=headers)
 

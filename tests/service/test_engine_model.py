@@ -1,5 +1,7 @@
 """Networks come as data from an allow-list, and weights must be exactly theirs."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -276,3 +278,19 @@ def test_a_layer_that_is_not_allowed_is_refused(layer, told):
         network.build([layer], "bundle.yaml")
 
     assert told in str(refusal.value)
+
+
+def test_a_mel_spectrogram_is_loudest_at_the_pitch_of_the_tone():
+    rate_hz, mels = 16_000, 40
+    layer = network.build(
+        [Layer("mel_spectrogram", {"sample_rate": rate_hz, "n_fft": 512, "hop_length": 160, "n_mels": mels})], "test"
+    )
+    tone = torch.sin(2 * torch.pi * 1_000 * torch.arange(rate_hz) / rate_hz)
+
+    loud = layer(torch.stack([tone, torch.zeros(rate_hz)])[:, None])
+
+    assert loud.shape == (2, 1, mels, 101)
+    highest_mel = 2595 * math.log10(1 + rate_hz / 2 / 700)
+    expected = 2595 * math.log10(1 + 1_000 / 700) / highest_mel * (mels + 1) - 1
+    assert float(loud[0, 0].mean(dim=1).argmax()) == pytest.approx(expected, abs=1)
+    assert loud[1].unique().numel() == 1
