@@ -1,9 +1,12 @@
 """The decoder as the front end meets it: the real program, files of every kind, and what they may do to it."""
 
 import asyncio
+import functools
 import os
 import socket
+import struct
 import time
+import zlib
 from pathlib import Path
 from random import Random
 
@@ -34,6 +37,7 @@ from tests.service.lamp import description
 
 RATE_HZ = 8_000
 MUTATIONS = 1_000  # of each kind
+BOMBS_OF_A_KIND = 100
 GROWTH_BYTES = 32 << 20
 
 
@@ -367,6 +371,72 @@ def test_damaged_files_are_refused_or_decoded_and_break_nothing(kind):
     assert 0 < refused < MUTATIONS
     assert "SIGPROF" not in decoder.log
     assert max(grown, child) < GROWTH_BYTES
+
+
+def pixel_bomb(chance):
+    """A picture of some KB with hundreds of millions of pixels."""
+    side = chance.randrange(10_000, 16_000)
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1 << 20))), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@functools.cache
+def silence():
+    """A minute and a half of nothing, in some KB."""
+    return media_tools.recording("flac", 90, RATE_HZ, loud=0)
+
+
+def sound_bomb(chance):
+    """Silence whose header says nothing, or little, of how long it is."""
+    data = bytearray(silence())
+    samples = chance.choice([0, RATE_HZ])
+    # In STREAMINFO, 36 bits after rate, channels and depth.
+    data[21] &= 0xF0
+    data[22:26] = samples.to_bytes(4, "big")
+    return bytes(data)
+
+
+@functools.cache
+def still(rate):
+    return media_tools.video("mp4", frames=90 * rate, size=(16, 16), rate=rate)
+
+
+def video_bomb(chance):
+    """A grey picture for a minute and a half."""
+    return still(chance.choice([1, 2]))
+
+
+BOMBS = {
+    "pixels": (pixel_bomb, image_model(), TooManyPixels),
+    "sound": (sound_bomb, sound_model(), MediaTooLong),
+    "video": (video_bomb, video_model(), MediaTooLong),
+}
+
+
+@pytest.mark.parametrize(("make", "model", "refusal"), BOMBS.values(), ids=BOMBS)
+def test_bombs_are_refused_with_the_limit_and_leave_no_trace(make, model, refusal):
+    chance = Random("bombs")
+
+    async def scenario(decoders):
+        limits = set()
+        for _ in range(BOMBS_OF_A_KIND):
+            with pytest.raises(refusal) as refused:
+                await decoders.decode([make(chance)], model, within(30))
+            limits.add(refused.value.limit)
+        return limits
+
+    with running_decoder(max_media_s=60) as decoder:
+        before = resident_bytes(decoder.program.pid)
+        limits = asyncio.run(scenario(Decoders([decoder.path])))
+        grown = [resident_bytes(pid) - before for pid in (decoder.program.pid, decoder.child())]
+
+    assert all(limits)
+    assert "SIG" not in decoder.log
+    assert max(grown) < GROWTH_BYTES
 
 
 def resident_bytes(pid):
