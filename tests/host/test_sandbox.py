@@ -55,7 +55,8 @@ def probed(host):
         unit: run_in_sandbox(host, unit) for unit in UNITS
     }
     host.run(f"systemctl stop {WEB}.socket {' '.join(UNITS)}")
-    host.check_output("rm -r /run/bedplate-probe %s %s", *(str(Path(drop_in(unit)).parent) for unit in UNITS))
+    for folder in ["/run/bedplate-probe", *(Path(drop_in(unit)).parent for unit in UNITS)]:
+        host.check_output("rm -r %s", str(folder))
     host.check_output("systemctl daemon-reload")
 
 
