@@ -49,9 +49,16 @@ def test_a_hosts_password_lies_in_its_file_alone(fleet):
     everywhere = "systemctl cat '*' 2>/dev/null; journalctl -o cat; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
 
     assert fleet.ssh("gpu1", "cat /etc/bedplate/credentials/backup") == password
+    assert set(fleet.ssh("gpu1", "stat -c '%a %U' /etc/bedplate/credentials/*").splitlines()) == {"600 root"}
     text = fleet.ssh("gpu1", f"{{ {everywhere}; }} 2>/dev/null | tr -cd '[:print:]\\n' || true")
     assert len(text) > 100
     assert password not in text
+
+
+def test_the_backup_of_the_ops_host_holds_the_vault_as_it_is_here(fleet):
+    sealed = json.loads(fleet.ssh("ops1", "cat /etc/bedplate/backup.json"))["parts"]["sealed"]
+
+    assert fleet.ssh("ops1", f"cat {sealed[0]}/secrets.yml") == (fleet.inventory / "secrets.yml").read_text()
 
 
 def test_a_bundle_that_was_lost_comes_back_by_one_command(fleet, predicts):
