@@ -69,7 +69,8 @@ class Tree:
         for name in filter(None, names):
             self._copy(name)
         for name in LINKED:
-            (folder / name).symlink_to(ROOT / name)
+            if (ROOT / name).exists():
+                (folder / name).symlink_to(ROOT / name)
         # It tells its fleets by the place where it lies.
         (folder / "tools/testhosts").unlink()
         (folder / "tools/testhosts").symlink_to(ROOT / "tools/testhosts")
