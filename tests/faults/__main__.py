@@ -19,7 +19,7 @@ import time
 from itertools import groupby
 from pathlib import Path
 
-from tests.faults.catalogue import ROOT, Fault, Tree, read
+from tests.faults.catalogue import FOLDER, ROOT, Fault, Tree, defines, read
 
 REPORT = ROOT / "build/faults.json"
 RINGS = ["templates", "hosts"]
@@ -41,11 +41,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bedplate-faults-") as folder:
         tree = Tree(Path(folder))
         for _, faults in groupby(chosen, lambda fault: fault.play if "hosts" in rings else ()):
-            run_play_of(tree, list(faults), rings, known, report)
+            run_play_of(tree, list(faults), rings, known, report, arguments.together)
     # Those that are no more are forgotten.
     results = [known[fault.role, fault.name] for fault in every if (fault.role, fault.name) in known]
     report.write_text(json.dumps(results, indent=2, ensure_ascii=False))
-    missed = [fault for fault in chosen if not known[fault.role, fault.name]["caught"]]
+    missed = [fault for fault in chosen if not known.get((fault.role, fault.name), {}).get("caught")]
     print_table(results, len(every))
     print(f"all of it: {report}")
     return 1 if missed else 0
@@ -56,19 +56,27 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", metavar="WORD", help="a role, or a part of a fault's sentence")
     parser.add_argument("--ring", choices=RINGS, help="only this one")
     parser.add_argument("--only-missed", action="store_true", help="those that were missed, or not tried yet")
+    parser.add_argument(
+        "--together", action="store_true", help="many at once on hosts: quicker, and one may hide another"
+    )
     parser.add_argument("--report", type=Path, default=REPORT, help="where the results are kept (%(default)s)")
     return parser.parse_args()
 
 
 def is_chosen(fault: Fault, words: list[str]) -> bool:
-    return not words or any(word == fault.role or (len(word) > 3 and word in fault.name) for word in words)
+    roles = {path.stem for path in FOLDER.glob("*.yml")}
+    return not words or fault.role in words or any(word in fault.name for word in words if word not in roles)
 
 
-def run_play_of(tree: Tree, faults: list[Fault], rings: list[str], known: dict, report: Path) -> None:
+def run_play_of(tree: Tree, faults: list[Fault], rings: list[str], known: dict, report: Path, together: bool) -> None:
     """Faults that one playbook brings onto hosts."""
     on_hosts = "hosts" in rings and faults[0].play
     if on_hosts:
         heal(tree, faults[0])
+    if together and on_hosts:
+        for result in try_together(tree, faults):
+            keep(result, known, report)
+        return
     for fault in faults:
         began = time.monotonic()
         result = {"role": fault.role, "name": fault.name}
@@ -79,11 +87,58 @@ def run_play_of(tree: Tree, faults: list[Fault], rings: list[str], known: dict, 
         # Where a host shows the fault, a test of hosts has to notice it.
         result["caught"] = is_caught(result["hosts"] or result["templates"])
         result["seconds"] = round(time.monotonic() - began)
-        known[fault.role, fault.name] = result
-        report.write_text(json.dumps(list(known.values()), indent=2, ensure_ascii=False))
-        print_row(result)
+        keep(result, known, report)
     if on_hosts and (changed := play(tree, faults[-1])[1]):
         raise SystemExit(f"the hosts do not stay as they are without a fault:\n{changed}")
+
+
+def keep(result: dict, known: dict, report: Path) -> None:
+    known[result["role"], result["name"]] = result
+    report.write_text(json.dumps(list(known.values()), indent=2, ensure_ascii=False))
+    print_row(result)
+
+
+def try_together(tree: Tree, faults: list[Fault]) -> list[dict]:
+    """All that have a test of their own at once. What is not noticed like this is tried alone, by the next run."""
+    began = time.monotonic()
+    batch = {}
+    for fault in faults:
+        file = next((file for file in fault.tests if file != AGAIN and defines(fault.by, ROOT / file)), None)
+        if file and f"{file}::{fault.by}" not in batch:
+            batch[f"{file}::{fault.by}"] = fault
+    for fault in batch.values():
+        on_every_host(fault, fault.before)
+        tree.plant(fault)
+    refused, _ = play(tree, faults[0])
+    failed = [] if refused else run_each_folder(tree, list(batch), faults[0].hosts)
+    for fault in batch.values():
+        tree.mend(fault)
+    heal(tree, faults[0])
+    for fault in batch.values():
+        on_every_host(fault, fault.after)
+    still = run_each_folder(tree, failed, faults[0].hosts)
+    noticed = {test.split("[")[0]: test for test in reversed(failed) if test not in still}
+    seconds = round((time.monotonic() - began) / max(1, len(noticed)))
+    return [
+        {
+            "role": fault.role,
+            "name": fault.name,
+            "templates": None,
+            "hosts": noticed[test],
+            "caught": True,
+            "seconds": seconds,
+            "together": True,
+        }
+        for test, fault in batch.items()
+        if test in noticed
+    ]
+
+
+def run_each_folder(tree: Tree, tests: list[str], hosts: tuple[str, ...]) -> list[str]:
+    # Last those that plant faults of their own.
+    in_order = sorted(tests, key=lambda test: ("test_refusals" in test, "tests/fleet/" in test))
+    folders = groupby(in_order, lambda test: str(Path(test.split("::")[0]).parent))
+    return [failed for _, names in folders for failed in run_tests(tree, list(names), hosts)]
 
 
 def try_templates(tree: Tree, fault: Fault) -> str:
@@ -102,8 +157,7 @@ def try_hosts(tree: Tree, fault: Fault) -> str:
     try:
         refused, _ = play(tree, fault) if fault.play else ("", "")
         if not refused:
-            noticed = fault.by and ask(tree, (f"{fault.tests[0]}::{fault.by}",), fault)
-            noticed = noticed or ask(tree, fault.tests, fault)
+            noticed = ask(tree, fault.tests, fault)
     finally:
         tree.mend(fault)
     if fault.play:
@@ -114,11 +168,14 @@ def try_hosts(tree: Tree, fault: Fault) -> str:
 
 def ask(tree: Tree, tests: tuple[str, ...], fault: Fault) -> str:
     """The first test that fails; empty when all pass. Each folder in a process of its own: not all go together."""
-    for folder, names in groupby(tests, lambda test: str(Path(test.split("::")[0]).parent)):
-        if folder == "." and play(tree, fault)[1]:
-            return AGAIN
-        if folder != "." and (failed := run_tests(tree, list(names), fault.hosts)):
-            return failed
+    first = [f"{file}::{fault.by}" for file in tests if file != AGAIN and defines(fault.by, ROOT / file)]
+    folders = [list(names) for _, names in groupby(tests, lambda test: str(Path(test).parent))]
+    for asked in [first, *folders]:
+        if asked == [AGAIN]:
+            if play(tree, fault)[1]:
+                return AGAIN
+        elif asked and (failed := run_tests(tree, asked, fault.hosts, "-x")):
+            return failed[0]
     return ""
 
 
@@ -129,16 +186,16 @@ def verdict(tree: Tree, noticed: str, fault: Fault) -> str:
     return noticed or MISSED
 
 
-def run_tests(tree: Tree, tests: list[str], hosts: tuple[str, ...]) -> str:
-    """The first that fails."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider"]
+def run_tests(tree: Tree, tests: list[str], hosts: tuple[str, ...], *options: str) -> list[str]:
+    """Those that fail."""
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *options]
     if any(test.startswith("tests/host/") for test in tests):
         command += [*OF_HOSTS, "--hosts=" + ",".join(f"ssh://{host}" for host in hosts)]
     done = run(tree, [*command, *tests])
-    failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    failed = re.findall(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
     if done.returncode and not failed:
         raise SystemExit(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return failed[1] if failed else ""
+    return failed
 
 
 def play(tree: Tree, fault: Fault) -> tuple[str, str]:

@@ -33,8 +33,8 @@ class Fault:
     play: tuple[str, ...] = ()  # brings it onto hosts; none for a fault that no host has to show
     hosts: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()  # who has to notice it there; the word `again` is a run that has to change nothing
-    by: str = ""  # who should, of the first of these files: asked first, which is quicker
     templates: tuple[str, ...] = ()  # who may notice it without a host
+    by: str = ""  # the test of one of these that should: asked first, which is quicker
     # Commands for the hosts' root shells, where it takes more than the play:
     before: str = ""  # makes them forget what a clean run has left
     after: str = ""  # makes them forget what the fault has left
@@ -57,6 +57,10 @@ def read(folder: Path = FOLDER) -> list[Fault]:
             lists["templates"] = (*lists.get("templates", ()), *EVERY_ROLES_TEMPLATES)
             faults.append(Fault(role=path.stem, **lists))
     return faults
+
+
+def defines(test: str, file: Path) -> bool:
+    return bool(test) and f"def {test}(" in file.read_text()
 
 
 class Tree:

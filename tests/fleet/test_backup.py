@@ -74,6 +74,19 @@ def test_a_bundle_that_was_lost_comes_back_by_one_command(fleet, predicts):
     assert fleet.playbook("check.yml").returncode == 0
 
 
+def test_a_rehearsal_that_fails_fails_the_run_and_says_why(fleet):
+    password = "/etc/bedplate/credentials/backup"
+    fleet.ssh("gpu1", f"cp -a {password} {password}.kept && echo wrong > {password}")
+    try:
+        run = fleet.playbook("rehearse.yml", "-e", "host=gpu1")
+    finally:
+        fleet.ssh("gpu1", f"mv {password}.kept {password}")
+
+    assert run.returncode != 0
+    assert "wrong password" in run.stdout
+
+
+# After the one above, so that the last rehearsal is a good one.
 def test_a_rehearsal_by_hand_proves_the_backup(fleet):
     run = fleet.playbook("rehearse.yml", "-e", "host=gpu1")
 
