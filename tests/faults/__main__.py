@@ -40,7 +40,8 @@ def main() -> int:
     rings = [arguments.ring] if arguments.ring else RINGS
     with tempfile.TemporaryDirectory(prefix="bedplate-faults-") as folder:
         tree = Tree(Path(folder))
-        for _, faults in groupby(chosen, lambda fault: fault.play if "hosts" in rings else ()):
+        chosen.sort(key=lambda fault: (fault.role, fault.play))
+        for _, faults in groupby(chosen, lambda fault: (fault.role, fault.play)):
             run_play_of(tree, list(faults), rings, known, report, arguments.together)
     # Those that are no more are forgotten.
     results = [known[fault.role, fault.name] for fault in every if (fault.role, fault.name) in known]
@@ -74,31 +75,29 @@ def run_play_of(tree: Tree, faults: list[Fault], rings: list[str], known: dict, 
     if on_hosts:
         heal(tree, faults[0])
     if together and on_hosts:
-        for result in try_together(tree, faults):
-            keep(result, known, report)
+        try_together(tree, faults, known, report)
         return
     for fault in faults:
-        began = time.monotonic()
-        result = {"role": fault.role, "name": fault.name}
-        for ring in RINGS:
-            concerned = ring in rings and (fault.tests or ring == "templates")
-            attempt = {"templates": try_templates, "hosts": try_hosts}[ring]
-            result[ring] = attempt(tree, fault) if concerned else None
-        # Where a host shows the fault, a test of hosts has to notice it.
-        result["caught"] = is_caught(result["hosts"] or result["templates"])
-        result["seconds"] = round(time.monotonic() - began)
-        keep(result, known, report)
+        for ring, attempt in (("templates", try_templates), ("hosts", try_hosts)):
+            if ring in rings and (ring == "templates" or fault.tests):
+                began = time.monotonic()
+                keep(fault, ring, attempt(tree, fault), time.monotonic() - began, known, report)
     if on_hosts and (changed := play(tree, faults[-1])[1]):
         raise SystemExit(f"the hosts do not stay as they are without a fault:\n{changed}")
 
 
-def keep(result: dict, known: dict, report: Path) -> None:
-    known[result["role"], result["name"]] = result
+def keep(fault: Fault, ring: str, noticed: str, seconds: float, known: dict, report: Path) -> None:
+    nothing = {"role": fault.role, "name": fault.name, "templates": None, "hosts": None, "seconds": {}}
+    result = known.setdefault((fault.role, fault.name), nothing)
+    result[ring] = noticed
+    result["seconds"][ring] = round(seconds)
+    # Where a host shows the fault, a test of hosts has to notice it.
+    result["caught"] = is_caught(result["hosts" if fault.tests else "templates"])
     report.write_text(json.dumps(list(known.values()), indent=2, ensure_ascii=False))
-    print_row(result)
+    print(f"{fault.role}: {fault.name}\n    {ring}, {seconds:.0f} s: {noticed}", flush=True)
 
 
-def try_together(tree: Tree, faults: list[Fault]) -> list[dict]:
+def try_together(tree: Tree, faults: list[Fault], known: dict, report: Path) -> None:
     """All that have a test of their own at once. What is not noticed like this is tried alone, by the next run."""
     began = time.monotonic()
     batch = {}
@@ -118,20 +117,9 @@ def try_together(tree: Tree, faults: list[Fault]) -> list[dict]:
         on_every_host(fault, fault.after)
     still = run_each_folder(tree, failed, faults[0].hosts)
     noticed = {test.split("[")[0]: test for test in reversed(failed) if test not in still}
-    seconds = round((time.monotonic() - began) / max(1, len(noticed)))
-    return [
-        {
-            "role": fault.role,
-            "name": fault.name,
-            "templates": None,
-            "hosts": noticed[test],
-            "caught": True,
-            "seconds": seconds,
-            "together": True,
-        }
-        for test, fault in batch.items()
-        if test in noticed
-    ]
+    for test, fault in batch.items():
+        if test in noticed:
+            keep(fault, "hosts", noticed[test], (time.monotonic() - began) / len(noticed), known, report)
 
 
 def run_each_folder(tree: Tree, tests: list[str], hosts: tuple[str, ...]) -> list[str]:
@@ -245,12 +233,6 @@ def is_caught(noticed: str | None) -> bool:
     return noticed is not None and not noticed.startswith(MISSED)
 
 
-def print_row(result: dict) -> None:
-    rings = "; ".join(f"{ring}: {result[ring]}" for ring in RINGS if result[ring])
-    word = "caught" if result["caught"] else MISSED
-    print(f"{word} {result['role']}: {result['name']} ({result['seconds']} s)\n    {rings}", flush=True)
-
-
 def print_table(results: list[dict], planted: int) -> None:
     print(f"\n{'role':12} {'caught':>7} {'by templates':>13} {'by hosts':>9} {'seconds':>8}")
     for role, group in groupby(results, lambda one: one["role"]):
@@ -259,8 +241,9 @@ def print_table(results: list[dict], planted: int) -> None:
             f"{sum(is_caught(one[ring]) for one in ones)}/{sum(one[ring] is not None for one in ones)}"
             for ring in RINGS
         ]
+        seconds = sum(sum(one["seconds"].values()) for one in ones)
         score = f"{sum(one['caught'] for one in ones)}/{len(ones)}"
-        print(f"{role:12} {score:>7} {columns[0]:>13} {columns[1]:>9} {sum(one['seconds'] for one in ones):>8}")
+        print(f"{role:12} {score:>7} {columns[0]:>13} {columns[1]:>9} {seconds:>8}")
     print(f"{sum(one['caught'] for one in results)} of {planted} faults are caught")
 
 
