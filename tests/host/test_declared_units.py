@@ -13,6 +13,11 @@ testinfra_hosts = ["ssh://lb1", "ssh://gpu1", "ssh://gpu2", "ssh://ops1", "ssh:/
 EXPOSURE = {
     "bedplate-backup@": 22,
     "bedplate-engine@": 3,
+    # Those of hosts with GPUs by systemd-analyze --offline; no such host was there.
+    "bedplate-engine@gpu": 10,
+    "bedplate-gpu-metrics": 10,
+    "nvidia-devices": 96,
+    "nvidia-persistenced": 96,
     "bedplate-metrics": 2,
     "bedplate-redis-cache": 10,
     "bedplate-web@": 4,
@@ -37,6 +42,11 @@ def declared(host):
     return [unit["name"] for unit in map(json.loads, records) if unit.get("state") != "stopped"]
 
 
+def kind(name):
+    """An instance counts as its template, but for engines on GPUs."""
+    return re.sub("@(gpu)?.*", r"@\1", name)
+
+
 @pytest.fixture
 def services(host):
     """{unit: its name in EXPOSURE} of services that we wrote, or wrote a drop-in for; of a template one."""
@@ -45,12 +55,10 @@ def services(host):
     found = host.check_output(look).split()
     names = {name.removesuffix(".d").removesuffix(".service") for name in found}
     loaded = host.check_output("systemctl list-units --plain --no-legend --all '*@*.service'").split()
-    instances = {re.sub("@.*", "@", unit): unit for unit in loaded if "@" in unit}
-    units = {}
+    instances = {kind(unit): unit for unit in loaded if unit.endswith(".service")}
     # Where no instance was ever started, the step of the backups that is daily.
-    for name in names:
-        default = f"{name}backup.service" if name.endswith("@") else f"{name}.service"
-        units[instances.get(name, default)] = re.sub("@.*", "@", name)
+    defaults = {name: f"{name}backup.service" if name.endswith("@") else f"{name}.service" for name in names}
+    units = {instances.get(kind(name), defaults[name]): kind(name) for name in names}
     assert units
     return units
 

@@ -18,6 +18,7 @@ READ_EACH_TIME = [
     r"/etc/sudoers.d/.*",
     r"/etc/systemd/system/(bedplate-backup@.service|bedplate.slice|bedplate.target)",
     r"/etc/tmpfiles.d/.*",
+    r"/etc/(apt/apt.conf.d|modules-load.d)/.*",
     r"/etc/nginx/sites-enabled/default",
     # Read by the role's own next step, which compares them with what runs.
     r"/etc/(default/ufw|ufw/.*)",

@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def facts(minor, architecture="x86_64"):
-    return {"python": {"version": {"major": 3, "minor": minor}}, "architecture": architecture}
+    return {"python": {"version": {"major": 3, "minor": minor}}, "architecture": architecture, "nvidia": {"gpus": []}}
 
 
 def test_every_python_of_the_fleet_gets_its_wheels_once(evaluate):
