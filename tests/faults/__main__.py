@@ -193,7 +193,7 @@ def play(tree: Tree, fault: Fault) -> tuple[str, str]:
     recap = re.findall(r"^\S+ +: ok=.*$", done.stdout, re.MULTILINE)
     if done.returncode == 0:
         return "", "\n".join(line for line in recap if "changed=0" not in line)
-    said = re.findall(r"^ +msg: (.*(?:\n {6,}.*){0,5})", done.stdout, re.MULTILINE)
+    said = re.findall(r"^\[ERROR\]: (Task failed: .*(?:\n[^\n:]+$){0,5})", done.stdout + done.stderr, re.MULTILINE)
     if not said:
         raise SystemExit(f"the run did not begin:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     return " ".join(said[-1].split())[:300], ""
