@@ -12,6 +12,7 @@ testinfra_hosts = ["ssh://lb1", "ssh://gpu1", "ssh://gpu2", "ssh://ops1", "ssh:/
 # How exposed each service is at most, as measured; systemd-analyze counts in tenths here.
 EXPOSURE = {
     "bedplate-backup@": 22,
+    "bedplate-decode@": 5,
     "bedplate-engine@": 3,
     # Those of hosts with GPUs by systemd-analyze --offline; no such host was there.
     "bedplate-engine@gpu": 10,
