@@ -22,7 +22,7 @@ check: setup ## Lint, types, service and template tests; needs no host
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ansible-lint --offline --profile production
 	@# Apart: Ansible patches sys.intern in its process, and torch cannot be trained in one.
-	@$(BIN)/pytest tests/templates tests/library
+	@$(BIN)/pytest tests/templates tests/library tests/control
 	@$(BIN)/pytest
 
 test: check bundles ## Everything: check, then real hosts
@@ -51,6 +51,10 @@ fuzz: setup ## 1,000 examples of each API operation, and the full floods, agains
 	@$(BIN)/python -m tests.service.fuzz_openapi
 	@$(BIN)/python -m tests.service.flood_http
 
+faults: setup bundles ## Plant every fault of tests/faults on test hosts and see that a test notices it; an hour
+	@$(BIN)/molecule converge -s site
+	@$(BIN)/python -m tests.faults
+
 bundles: setup ## Train the examples that are not trained yet, and check them
 	@$(BIN)/python examples/digits/train.py
 	@$(BIN)/bedplate bundle check build/bundles/digits/1
@@ -61,4 +65,4 @@ $(VENV)/.complete: requirements.txt tools/setup
 	@tools/setup $(PYTHON) $(VENV)
 	@touch $@
 
-.PHONY: help demo demo-down check test test-vm fuzz bundles setup
+.PHONY: help demo demo-down check test test-vm fuzz faults bundles setup

@@ -49,9 +49,16 @@ def test_a_hosts_password_lies_in_its_file_alone(fleet):
     everywhere = "systemctl cat '*' 2>/dev/null; journalctl -o cat; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
 
     assert fleet.ssh("gpu1", "cat /etc/bedplate/credentials/backup") == password
+    assert set(fleet.ssh("gpu1", "stat -c '%a %U' /etc/bedplate/credentials/*").splitlines()) == {"600 root"}
     text = fleet.ssh("gpu1", f"{{ {everywhere}; }} 2>/dev/null | tr -cd '[:print:]\\n' || true")
     assert len(text) > 100
     assert password not in text
+
+
+def test_the_backup_of_the_ops_host_holds_the_vault_as_it_is_here(fleet):
+    sealed = json.loads(fleet.ssh("ops1", "cat /etc/bedplate/backup.json"))["parts"]["sealed"]
+
+    assert fleet.ssh("ops1", f"cat {sealed[0]}/secrets.yml") == (fleet.inventory / "secrets.yml").read_text()
 
 
 def test_a_bundle_that_was_lost_comes_back_by_one_command(fleet, predicts):
@@ -67,6 +74,19 @@ def test_a_bundle_that_was_lost_comes_back_by_one_command(fleet, predicts):
     assert fleet.playbook("check.yml").returncode == 0
 
 
+def test_a_rehearsal_that_fails_fails_the_run_and_says_why(fleet):
+    password = "/etc/bedplate/credentials/backup"
+    fleet.ssh("gpu1", f"cp -a {password} {password}.kept && echo wrong > {password}")
+    try:
+        run = fleet.playbook("rehearse.yml", "-e", "host=gpu1")
+    finally:
+        fleet.ssh("gpu1", f"mv {password}.kept {password}")
+
+    assert run.returncode != 0
+    assert "wrong password" in run.stdout
+
+
+# After the one above, so that the last rehearsal is a good one.
 def test_a_rehearsal_by_hand_proves_the_backup(fleet):
     run = fleet.playbook("rehearse.yml", "-e", "host=gpu1")
 

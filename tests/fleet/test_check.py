@@ -3,6 +3,9 @@
 import json
 
 import pytest
+import yaml
+
+from tools.deployment import INVENTORIES
 
 # host, what breaks it, what mends it, what the report says
 BROKEN = [
@@ -31,8 +34,8 @@ BROKEN = [
 
 @pytest.fixture
 def check(fleet, tmp_path):
-    def check():
-        run = fleet.playbook("check.yml", "-e", f"check_report={tmp_path}/report.json")
+    def check(*options):
+        run = fleet.playbook("check.yml", "-e", f"check_report={tmp_path}/report.json", *options)
         return run, json.loads((tmp_path / "report.json").read_text())
 
     return check
@@ -43,6 +46,7 @@ def test_a_fleet_that_is_well_is_said_to_be(check):
 
     assert run.returncode == 0, run.stdout
     assert report["ok"]
+    assert "certificate /etc/nginx/tls.crt" in [one["check"] for one in report["hosts"]["lb1"]["findings"]]
     predictions = [one for one in report["hosts"]["gpu1"]["findings"] if one["check"].startswith("prediction ")]
     assert [one["ok"] for one in predictions] == [True, True]
 
@@ -59,6 +63,16 @@ def test_what_is_wrong_is_named_and_the_exit_code_tells(fleet, check, host, harm
     assert not report["hosts"][host]["ok"]
     assert said in str([one["found"] for one in report["hosts"][host]["findings"]])
     assert {name for name, one in report["hosts"].items() if not one["ok"]} == {host}
+
+
+def test_a_host_that_is_not_reached_is_named_beside_the_others(check, tmp_path):
+    away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "private_address": "192.0.2.2"}
+    (tmp_path / "away.yml").write_text(yaml.safe_dump({"lb": {"hosts": {"away": away}}}))
+
+    run, report = check(f"--inventory={INVENTORIES['molecule']}", f"--inventory={tmp_path}/away.yml")
+
+    assert run.returncode != 0
+    assert [name for name, host in report["hosts"].items() if not host["ok"]] == ["away"]
 
 
 def test_what_a_cut_off_run_left_undone_the_next_one_does(fleet, check):

@@ -1,7 +1,9 @@
 """What users and operators of a finished fleet meet, faults included."""
 
+import json
 import time
 from collections import Counter
+from urllib.parse import quote
 
 import pytest
 
@@ -120,6 +122,20 @@ def test_the_restart_playbook_fails_no_request(fleet):
     assert done.returncode == 0, done.stdout
     assert not set(started) & set(now)
     assert not [record for record in records if record.failed], summarise(records)
+
+
+def test_prometheus_reaches_every_target_and_every_balancer_leads_to_a_prediction(fleet, wait_until):
+    def told(expression):
+        url = f"http://127.0.0.1:9090/api/v1/query?query={quote(expression)}"
+        program = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
+        results = json.loads(fleet.ssh("ops1", "/usr/bin/python3 -", stdin=program))["data"]["result"]
+        return {(one["metric"]["job"], one["metric"]["instance"]) for one in results}
+
+    began = fleet.ssh("ops1", "date +%s").strip()
+
+    assert {("probe", "lb1"), ("bedplate", "gpu2"), ("redis", "ops1")} < told("up")
+    # Samples from before this test say nothing about now.
+    wait_until(lambda: not told(f"timestamp(up) <= {began} or up == 0 or probe_success == 0"), 45)
 
 
 def test_the_ledger_counts_every_request_once(fleet):

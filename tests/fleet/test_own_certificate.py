@@ -1,6 +1,7 @@
 """A certificate of the operator's own instead of the private authority's."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -40,6 +41,20 @@ def test_it_is_served_browsers_are_held_to_it_and_its_key_is_shown_nowhere(fleet
     assert "strict-transport-security: max-age=63072000" in answer.lower()
     assert (own / "own.key").read_text().splitlines()[1] not in placed.stdout + placed.stderr
     assert fleet.ssh("lb1", "stat -c '%a %U' /etc/nginx/tls.key").split() == ["600", "root"]
+
+
+def test_the_authoritys_certificate_is_renewed_in_time_and_the_new_one_is_served(fleet):
+    def served():
+        command = ["openssl", "s_client", "-connect", f"{fleet.address}:443", "-servername", SERVER_NAME]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, input="").stdout
+        return re.search("-----BEGIN.*?-----END", said, re.DOTALL)[0]
+
+    before = served()
+    # Longer than any certificate of the authority is good for.
+    run = fleet.playbook("balancer.yml", "--limit=lb1", "-e", "nginx_certificate_renew_days=398")
+
+    assert run.returncode == 0, run.stdout
+    assert served() != before
 
 
 def test_a_pair_that_does_not_match_is_refused_and_the_old_one_serves(fleet, own, ask, as_before):

@@ -23,8 +23,9 @@ def test_no_secret_lies_about(fleet, host, place):
     assert hits(fleet, text) == []
 
 
-def test_a_run_shows_no_secret_however_loud_it_is(fleet):
-    run = fleet.playbook("../site.yml", "-vvv", "--diff")
+@pytest.mark.parametrize("playbook", ["check.yml", "../site.yml"])
+def test_a_run_shows_no_secret_however_loud_it_is(fleet, playbook):
+    run = fleet.playbook(playbook, "-vvv", "--diff")
 
     assert run.returncode == 0, run.stdout[-3000:]
     assert hits(fleet, run.stdout + run.stderr) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 
 import pytest
 
@@ -54,6 +55,20 @@ def test_the_journal_is_kept_and_capped(host):
 
     assert "/var/log/journal/" in newest
     assert re.search(r"max 1(\.0)?G", newest)
+
+
+def test_what_is_said_now_is_there_after_a_boot(host):
+    marker = uuid.uuid4().hex
+    host.check_output(f"echo {marker} | systemd-cat --identifier=bedplate-test && journalctl --sync")
+
+    assert marker in host.check_output("journalctl --directory=/var/log/journal --lines=50 --identifier=bedplate-test")
+
+
+def test_the_journal_is_kept_for_weeks(host):
+    settings = host.check_output("systemd-analyze cat-config systemd/journald.conf")
+
+    kept = re.findall(r"^MaxRetentionSec=(\S+)", settings, re.MULTILINE)[-1]
+    assert int(re.search(r"μs: (\d+)", host.check_output(f"systemd-analyze timespan {kept}"))[1]) >= 14 * 86400 * 10**6
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,8 @@ def test_unit_never_gives_up_and_cannot_take_the_host_along(host, unit):
     assert properties["RestartUSec"] == "1s"
     assert properties["StartLimitIntervalUSec"] == "0"
     assert properties["LimitCORE"] == "0"
+    # Nor hangs unnoticed.
+    assert properties["WatchdogUSec"] not in ("0", "infinity")
     assert properties["Slice"] == "bedplate.slice"
     assert "infinity" not in (properties[limit] for limit in ("MemoryMax", "TasksMax", "LimitNOFILE"))
 

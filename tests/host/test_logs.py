@@ -129,6 +129,20 @@ def test_logs_are_for_administrators_only(host):
     assert set(host.check_output("stat --format='%a %G' /var/log/bedplate/*").splitlines()) == {"640 adm"}
 
 
+def test_nginx_goes_on_in_a_file_of_its_own_when_its_logs_are_turned(host):
+    if not host.service("nginx").is_running:
+        pytest.skip("no nginx runs here")
+    # An empty one is not turned.
+    host.check_output("echo '{}' >> /var/log/nginx/access.log")
+    host.check_output("logrotate --force --state /run/bedplate-logrotate.state /etc/logrotate.d/nginx")
+    host.check_output("rm /run/bedplate-logrotate.state")
+
+    deadline = time.monotonic() + 10
+    while "access.log.1" in host.check_output("ls -l /proc/$(cat /run/nginx.pid)/fd"):
+        assert time.monotonic() < deadline, "it still writes into the file that was turned"
+        time.sleep(0.1)
+
+
 def test_logs_are_looked_at_every_hour(host):
     assert "OnCalendar=*-*-* *:00:00" in host.check_output("systemctl show --property=TimersCalendar logrotate.timer")
     assert host.service("logrotate.timer").is_running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,8 @@ def variables_of(path):
     """A playbook's, an inventory's or a variable file's."""
     content = read(REPOSITORY / path)
     if isinstance(content, list):
-        return {name for play in content for name in play.get("vars", {})}
+        setting = [*content, *(role for play in content for role in play.get("roles", []) if isinstance(role, dict))]
+        return {name for each in setting for name in each.get("vars", {})}
     if path.name == "hosts.yml":
         return set(variables_of_group(content["all"]))
     return set(content)
@@ -64,6 +66,17 @@ def test_a_roles_specification_repeats_its_manual(role):
 @pytest.mark.parametrize("role", ROLES)
 def test_a_roles_public_variables_carry_its_name(role):
     assert [name for name in defaults_of(role) if not name.startswith(f"{role}_")] == []
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "tools", "docs", "playbooks"])
+def test_every_variable_that_a_command_sets_is_read_by_a_role(folder):
+    files = [path for path in (REPOSITORY / folder).rglob("*") if path.suffix in {".py", ".md", ".yml"}]
+    # As in -e ufw_rollback_s=40; a playbook's own words (host, thing) have no role's name.
+    set_by_command = rf"(?:-e|extra-vars)\W{{1,5}}((?:{'|'.join(ROLES)})_\w+)[=\"']"
+
+    names = {name for path in files for name in re.findall(set_by_command, path.read_text())}
+
+    assert names - {name for role in ROLES for name in defaults_of(role)} == set()
 
 
 @pytest.mark.parametrize("path", files_that_set_variables(), ids=str)

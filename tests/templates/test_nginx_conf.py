@@ -50,6 +50,11 @@ def upstreams(text):
     return {name: re.findall(r"^ +server (.*);$", body, re.MULTILINE) for name, body in found}
 
 
+def test_old_versions_of_tls_are_not_offered(nginx_conf):
+    """Where OpenSSL's own level refuses them as well, no handshake tells."""
+    assert re.findall(r"ssl_protocols (.*);", nginx_conf()) == ["TLSv1.2 TLSv1.3"]
+
+
 def test_every_instance_of_every_inference_host_gets_requests(nginx_conf):
     hosts = {"gpu1": {"private_address": "192.0.2.11"}, "gpu2": {"private_address": "x", "bedplate_web_instances": 1}}
     hosts["gpu2"]["bedplate_web_address"] = "127.0.0.1"

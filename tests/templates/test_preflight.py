@@ -1,5 +1,6 @@
 """What the role preflight asks for follows from the other roles: none of their services and settings is forgotten."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def test_settings_that_are_compared_exist(told):
     known = {name for manual in manuals for name in manual} | {"private_address"}
 
     assert set(told("__preflight_read", "gpu")) - known == set()
+
+
+def test_every_setting_that_the_report_judges_is_read(told):
+    judged = "\n".join(path.read_text() for path in (REPOSITORY / "tools/preflight").glob("*.py"))
+    roles = "|".join(path.name for path in (REPOSITORY / "roles").iterdir())
+
+    names = set(re.findall(rf'"((?:{roles})_[a-z_]+)"', judged)) - {"preflight_size"}
+
+    assert len(names) > 15
+    assert names - set(told("__preflight_read", "gpu")) == set()
 
 
 def test_only_what_the_inventory_sets_is_compared(told):
