@@ -43,6 +43,7 @@ WRITTEN = {
                 f"{UNITS}/bedplate{part}"
                 for part in ("-decode*", "-engine*", "-metrics*", "-redis*", "-web*", ".slice*", ".target*")
             ),
+            "etc/bedplate/bundle-signers.j2",
             "etc/tmpfiles.d/*",
         ],
     ),
@@ -67,6 +68,7 @@ GIVEN = {
     ),
     "__ufw_version": 4,
     "ansible_managed": "Ansible managed",
+    "__bedplate_checked": {"public_key": "ssh-ed25519 AAAA", "signatures": {}},
     "__bedplate_manifests": {"files": [{"path": str(REPOSITORY / "build/bundles/digits/1/SHA256SUMS")}]},
     "ansible_facts": {"distribution_release": "bookworm", "virtualization_tech_guest": []},
 }

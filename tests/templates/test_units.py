@@ -89,7 +89,7 @@ def test_a_host_without_memory_gives_up_its_engine_first(unit):
     others = [values(unit(name), "OOMScoreAdjust") for name in UNITS if "engine" not in name]
 
     assert int(engine) > 0
-    assert others == [[], []]
+    assert not any(others)
 
 
 @pytest.mark.parametrize("timeout_s", [1, 30, 600])
