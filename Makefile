@@ -22,7 +22,8 @@ check: setup ## Lint, types, service and template tests; needs no host
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ansible-lint --offline --profile production
 	@# Apart: Ansible patches sys.intern in its process, and torch cannot be trained in one.
-	@$(BIN)/pytest tests/templates tests/library tests/control
+	@$(BIN)/pytest tests/templates tests/library
+	@$(BIN)/pytest tests/control
 	@$(BIN)/pytest
 
 test: check bundles ## Everything: check, then real hosts
