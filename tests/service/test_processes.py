@@ -273,7 +273,7 @@ def test_serve_answers_and_leaves_nothing_behind_when_it_is_stopped(tmp_path):
 
     assert status == 200
     assert json.loads(body)["predictions"][0]["label"] == "bright"
-    assert len(children) == 2
+    assert len(children) == 3  # engine, decoder, front end
     assert serve.returncode == 0
     assert "Traceback" not in errors
     assert not any(map(is_alive, children))
