@@ -89,7 +89,7 @@ def test_a_bare_host_that_does_has_no_findings_before_secrets_and_wheels_are_mad
 
 def test_a_host_that_is_not_reached_is_refused_beside_the_others(inventory):
     hosts = yaml.safe_load((inventory / "hosts.yml").read_text())
-    nowhere = {"ansible_host": "127.0.0.1", "ansible_port": 1, "private_address": "192.0.2.2"}
+    nowhere = {"ansible_host": "127.0.0.1", "ansible_port": 1, "private_address": "10.255.0.2"}
     # The first of the play, which reports for all.
     hosts["all"]["children"]["lb"]["hosts"]["away"] = nowhere
     write(inventory / "hosts.yml", hosts)

@@ -66,7 +66,7 @@ def test_what_is_wrong_is_named_and_the_exit_code_tells(fleet, check, host, harm
 
 
 def test_a_host_that_is_not_reached_is_named_beside_the_others(check, tmp_path):
-    away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "private_address": "192.0.2.2"}
+    away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "private_address": "10.255.0.2"}
     (tmp_path / "away.yml").write_text(yaml.safe_dump({"lb": {"hosts": {"away": away}}}))
 
     run, report = check(f"--inventory={INVENTORIES['molecule']}", f"--inventory={tmp_path}/away.yml")
