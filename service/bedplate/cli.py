@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bedplate import __version__, models_command
+from bedplate import __version__, models_command, predict_command
 from bedplate.settings import SettingsError
 
 _BAD_SETTINGS = 2
@@ -72,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list, load, promote and unload models of the running engines")
     models_command.add_arguments(models)
     models.set_defaults(run=models_command.run)
+
+    predict = commands.add_parser("predict", help="ask a deployment about files, from anywhere")
+    predict_command.add_arguments(predict)
+    predict.set_defaults(run=predict_command.run)
 
     metrics = commands.add_parser("metrics", help="tells Prometheus what all of them count; systemd starts it")
     metrics.add_argument("--settings", type=Path, required=True)
