@@ -27,11 +27,18 @@ check: setup ## Lint, types, service and template tests; needs no host
 	@$(BIN)/pytest
 
 test: check bundles ## Everything: check, then real hosts
-	@$(BIN)/pytest tests/disposable
-	@$(BIN)/pytest tests/backup
+	@# Side by side, as each keeps one core busy at most.
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-damage test-parts
 	@# A run that was cut off left hosts behind that molecule would take for converged.
 	@$(BIN)/molecule destroy --all
 	@$(BIN)/molecule test --all
+
+test-damage:
+	@$(BIN)/pytest tests/backup/test_damage.py
+
+test-parts:
+	@$(BIN)/pytest tests/disposable
+	@$(BIN)/pytest tests/backup/test_steps.py
 
 VM_INVENTORY := .bedplate/vm/one-host
 test-vm: bundles ## One host as a virtual machine: memory, addresses, power; slow, no part of `make test`
@@ -66,4 +73,4 @@ $(VENV)/.complete: requirements.txt tools/setup
 	@tools/setup $(PYTHON) $(VENV)
 	@touch $@
 
-.PHONY: help demo demo-down check test test-vm fuzz faults bundles setup
+.PHONY: help demo demo-down check test test-damage test-parts test-vm fuzz faults bundles setup
