@@ -49,6 +49,8 @@ def members(fleet):
             "groups": {group for group in listed if host["name"] in listed[group].get("hosts", [])},
         }
         for host in hosts
+        # The host of another scenario is no member.
+        if host["name"] in listed["_meta"]["hostvars"]
     }
 
 
