@@ -10,12 +10,13 @@ import importlib.resources
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bedplate.bundle import BUNDLE_FILE, NAME, Bundle, BundleError, read_bundle
 from bedplate.manifest import SIGNATURE, signing_key, write_manifest, write_signature
+from bedplate.table import table
 from bedplate.tensor import Tensor
 
 _REFUSED = 1
@@ -75,9 +76,9 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**facts, "files": files}))
         return 0
-    print(_columns((key, _shown(value)) for key, value in facts.items()))
+    print(table([(key, _shown(value)) for key, value in facts.items()]))
     print()
-    print(_columns([("FILE", "BYTES"), *((name, str(size)) for name, size in files.items())]))
+    print(table([("FILE", "BYTES"), *((name, str(size)) for name, size in files.items())]))
     return 0
 
 
@@ -126,12 +127,6 @@ def _tensor(spec: Tensor) -> str:
 
 def _shown(value: object) -> str:
     return "-" if value is None else str(value)
-
-
-def _columns(rows: Iterable[tuple[str, str]]) -> str:
-    rows = list(rows)
-    width = max(len(first) for first, _ in rows)
-    return "\n".join(f"{first:{width}}  {second}" for first, second in rows)
 
 
 def _refuse(message: str) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bedplate import wire
+from bedplate.table import table
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
 _FAILED = 1
@@ -206,9 +207,7 @@ def _all_keys(rows: Iterable[Row]) -> list[str]:
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     lines = [[column.upper() for column in columns]]
     lines += [[str(row.get(column, "-")) for column in columns] for row in rows]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(line.rstrip() for line in padded)
+    return table(lines)
 
 
 def _say(status: int, *lines: str) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bedplate import __version__
+from bedplate.table import table
 
 KEY_VARIABLE = "BEDPLATE_API_KEY"
 _UNUSABLE = 2
@@ -226,11 +227,8 @@ def _write_lines(answers: Iterable[Answer], out: TextIO) -> int:
 def _write_table(answers: Iterable[Answer], out: TextIO) -> int:
     every = list(answers)
     rows = [("file", "answer", "score", "ms"), *(row for answer in every for row in _rows(answer))]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        with contextlib.suppress(BrokenPipeError):
-            print(line.rstrip(), file=out)
+    with contextlib.suppress(BrokenPipeError):
+        print(table(rows), file=out)
     return sum("error" in answer for answer in every)
 
 

@@ -15,7 +15,9 @@ from bedplate.document import Section
 
 _MAX_FRAMES = 64  # of one video
 MAX_DIMENSION = 1 << 20  # of a tensor: half a minute of sound
-MAX_SIDE = 16384  # of a picture, in pixels
+# Of a picture, in pixels. Decoders keep several pointers a row: one of one column and millions of rows costs 50 bytes a
+# pixel.
+MAX_SIDE = 16384
 _FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 

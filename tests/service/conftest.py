@@ -20,6 +20,7 @@ from bedplate.web.settings import WebSettings
 
 from tests.service.decoder_tools import running_decoder
 from tests.service.lamp import FakeEngines
+from tests.service.running_service import RunningService, running_service
 
 API_KEY = "bp_test-key"
 
@@ -54,6 +55,13 @@ def decoder_of() -> Iterator[Callable[..., Path]]:
             return known[key]
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The whole service around the lamp, for all tests of a module."""
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class RunningService:
         """Memory of the front end's worker."""
         [web] = _children(self.pid, " web ")
         [worker] = _children(web, "")
-        return _rss_bytes(worker)
+        return rss_bytes(worker)
 
 
 @contextlib.contextmanager
@@ -113,6 +113,6 @@ def _children(parent: int, said: str) -> list[int]:
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if said in line]
 
 
-def _rss_bytes(pid: int) -> int:
+def rss_bytes(pid: int) -> int:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

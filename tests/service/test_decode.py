@@ -34,6 +34,7 @@ from bedplate.wire import Type
 from tests.service import media_tools
 from tests.service.decoder_tools import running_decoder
 from tests.service.lamp import description
+from tests.service.running_service import rss_bytes
 
 RATE_HZ = 8_000
 MUTATIONS = 1_000  # of each kind
@@ -236,7 +237,7 @@ def test_memory_that_a_file_took_is_given_back(decoder):
     ask(decoder, media_tools.picture("png", (7_000, 7_000)))
     ask(decoder, media_tools.picture("png"))
 
-    assert resident_bytes(decoder.child()) - resident_bytes(decoder.program.pid) < GROWTH_BYTES
+    assert rss_bytes(decoder.child()) - rss_bytes(decoder.program.pid) < GROWTH_BYTES
 
 
 def test_a_process_that_has_grown_leaves_after_its_answer(tmp_path):
@@ -363,10 +364,10 @@ def test_damaged_files_are_refused_or_decoded_and_break_nothing(kind):
 
     with running_decoder() as decoder:
         asyncio.run(Decoders([decoder.path]).decode([whole], model, within(30)))
-        before = resident_bytes(decoder.program.pid)
+        before = rss_bytes(decoder.program.pid)
         refused = asyncio.run(scenario(Decoders([decoder.path])))
-        grown = resident_bytes(decoder.program.pid) - before
-        child = resident_bytes(decoder.child()) - before
+        grown = rss_bytes(decoder.program.pid) - before
+        child = rss_bytes(decoder.child()) - before
 
     assert 0 < refused < MUTATIONS
     assert "SIGPROF" not in decoder.log
@@ -430,17 +431,13 @@ def test_bombs_are_refused_with_the_limit_and_leave_no_trace(make, model, refusa
         return limits
 
     with running_decoder(max_media_s=60) as decoder:
-        before = resident_bytes(decoder.program.pid)
+        before = rss_bytes(decoder.program.pid)
         limits = asyncio.run(scenario(Decoders([decoder.path])))
-        grown = [resident_bytes(pid) - before for pid in (decoder.program.pid, decoder.child())]
+        grown = [rss_bytes(pid) - before for pid in (decoder.program.pid, decoder.child())]
 
     assert all(limits)
     assert "SIG" not in decoder.log
     assert max(grown) < GROWTH_BYTES
-
-
-def resident_bytes(pid):
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_ticks(pid):

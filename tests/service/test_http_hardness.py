@@ -18,7 +18,7 @@ from tests.service.flood_http import (
     flood_of_gzip,
     flood_of_refused,
 )
-from tests.service.running_service import KEY, running_service, running_web
+from tests.service.running_service import KEY, running_web
 
 LAMP = Service(
     host="127.0.0.1",
@@ -27,12 +27,6 @@ LAMP = Service(
     tensor={"name": "image", "shape": [1, 1, 2, 2], "datatype": "FP32", "data": [1, 1, 1, 1]},
 )
 CASES = cases(LAMP)
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    with running_service(tmp_path_factory.mktemp("service")) as service:
-        yield service
 
 
 @pytest.fixture

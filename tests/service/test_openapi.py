@@ -12,7 +12,7 @@ from bedplate.web.problems import STATUS
 from falcon.inspect import inspect_routes
 
 from tests.service.fuzz_openapi import fuzz
-from tests.service.running_service import KEY, running_service
+from tests.service.running_service import KEY
 
 # Each operation, in all phases of schemathesis. `make fuzz` takes 1,000.
 EXAMPLES = 30
@@ -23,12 +23,6 @@ OPERATIONS = {
     for method, operation in item.items()
     if method != "parameters"
 }
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    with running_service(tmp_path_factory.mktemp("service")) as service:
-        yield service
 
 
 def test_every_route_and_method_is_described_and_nothing_else(client):

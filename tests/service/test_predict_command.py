@@ -14,15 +14,9 @@ import numpy as np
 import pytest
 
 from tests.service.lamp import png_of
-from tests.service.running_service import KEY, SERVICE, running_service
+from tests.service.running_service import KEY, SERVICE
 
 BRIGHT, DARK = png_of([[255, 255], [255, 255]]), png_of([[0, 0], [0, 0]])
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 @pytest.fixture

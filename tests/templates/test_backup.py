@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
+from exposure import assert_exposure, needs_systemd
 
 SECRET = {"secret_backup": "x" * 43}
 
@@ -115,16 +114,10 @@ def test_timers_make_up_for_what_they_missed_and_do_not_come_all_at_once(render,
     assert {f"Unit=bedplate-backup@{step}.service", "Persistent=true", "RandomizedDelaySec=7min"} < set(lines)
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
+@needs_systemd
 @pytest.mark.parametrize(("host", "most"), [("gpu1", 24), ("ops1", 16)])
 def test_exposure_stays_below_its_bar(unit, tmp_path, host, most):
     path = tmp_path / "bedplate-backup@1.service"
     path.write_text(unit(host))
 
-    # systemd-analyze counts in tenths here.
-    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={most}", "--no-pager", str(path)]
-    analysis = subprocess.run(command, capture_output=True, check=False, text=True)
-
-    assert analysis.returncode == 0, analysis.stdout
-    # Where systemd says which keys it does not know.
-    assert analysis.stderr == ""
+    assert_exposure(path, most)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
+from exposure import assert_exposure, needs_systemd
 
 PROGRAMS = {
     "prometheus-node-exporter": "exporters",
@@ -84,7 +83,7 @@ def test_programs_are_restarted_for_ever(drop_in, name):
     assert int(settings["RestartSec"].removesuffix("s")) <= 5
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
+@needs_systemd
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_exposure_stays_below_its_bar(drop_in, name, tmp_path):
     # The node exporter sees other processes and reads the clock.
@@ -92,9 +91,4 @@ def test_exposure_stays_below_its_bar(drop_in, name, tmp_path):
     path = tmp_path / f"{name}.service"
     path.write_text(f"[Service]\nUser=prometheus\nExecStart=/usr/bin/{name}\n{drop_in(name)}")
 
-    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={most}", "--no-pager", str(path)]
-    analysis = subprocess.run(command, capture_output=True, check=False, text=True)
-
-    assert analysis.returncode == 0, analysis.stdout
-    # Where systemd says which keys it does not know.
-    assert analysis.stderr == ""
+    assert_exposure(path, most)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 
 import pytest
 import yaml
 from bedplate.gpu_metrics.settings import GpuMetricsSettings
 from bedplate.settings import load as load_settings
+from exposure import assert_exposure, needs_systemd
 
 # The driver numbers them in the order in which it found them, which need not be that of their addresses.
 FIRST = {"address": "0000:17:00.0", "device": 0x2330, "bound": "nvidia", "uuid": "GPU-0a", "minor": 1}
@@ -116,7 +115,7 @@ def test_wheels_are_made_for_what_hosts_install(told, evaluate, gpus, declared, 
     assert told("__bedplate_set", *gpus, bedplate_engines=declared) == wheels
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
+@needs_systemd
 def test_exposure_of_an_engine_on_a_gpu_stays_below_its_bar(render, drop_ins, tmp_path):
     path = tmp_path / "bedplate-engine@gpu0.service"
     engine = render("bedplate", "etc/systemd/system/bedplate-engine@.service.j2", **facts(FIRST))
@@ -128,20 +127,12 @@ def test_exposure_of_an_engine_on_a_gpu_stays_below_its_bar(render, drop_ins, tm
     assert_exposure(path, 10)
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
+@needs_systemd
 def test_exposure_of_gpu_metrics_stays_below_its_bar(render, tmp_path):
     path = tmp_path / "bedplate-gpu-metrics.service"
     path.write_text(render("bedplate", "etc/systemd/system/bedplate-gpu-metrics.service.j2", **facts(FIRST)))
 
     assert_exposure(path, 10)
-
-
-def assert_exposure(path, most):
-    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={most}", "--no-pager", str(path)]
-    analysis = subprocess.run(command, capture_output=True, check=False, text=True)
-
-    assert analysis.returncode == 0, analysis.stdout
-    assert analysis.stderr == ""
 
 
 def test_gpu_metrics_may_touch_every_gpu_and_compute_on_none(render):

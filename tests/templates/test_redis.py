@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
-import subprocess
 
 import pytest
+from exposure import assert_exposure, needs_systemd
 
 RELEASES = ["jammy", "noble", "resolute", "bullseye", "bookworm", "trixie"]
 USERS = ["web", "exporter", "admin"]
@@ -138,15 +137,9 @@ def test_it_is_restarted_for_ever(unit):
     assert int(value(text, "RestartSec").removesuffix("s")) <= 5
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
+@needs_systemd
 def test_exposure_stays_below_its_bar(unit, tmp_path):
     path = tmp_path / "redis.service"
     path.write_text(f"{unit()}\nUser=redis\nExecStart=/bin/true\n")
 
-    # systemd-analyze counts in tenths here.
-    command = ["systemd-analyze", "security", "--offline=true", "--threshold=12", "--no-pager", str(path)]
-    analysis = subprocess.run(command, capture_output=True, check=False, text=True)
-
-    assert analysis.returncode == 0, analysis.stdout
-    # Where systemd says which keys it does not know.
-    assert analysis.stderr == ""
+    assert_exposure(path, 12)

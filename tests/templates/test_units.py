@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 
 import pytest
 import yaml
 from bedplate.engine.settings import EngineSettings
 from bedplate.settings import load as load_settings
+from exposure import assert_exposure, needs_systemd
 
 UNITS = ["bedplate-web@.service", "bedplate-decode@.service", "bedplate-engine@.service", "bedplate-metrics.service"]
 FLEET = {"__bedplate_served": ["digits/2", "digits/1"], "bedplate_engines": ["cpu0", "cpu1"]}
@@ -34,7 +33,7 @@ def seconds(text, key):
     return int(value.removesuffix("s"))
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze of systemd 252 or later")
+@needs_systemd
 @pytest.mark.parametrize(
     ("name", "most"),
     [
@@ -48,12 +47,7 @@ def test_exposure_stays_below_its_bar(unit, tmp_path, name, most):
     path = tmp_path / name.replace("@", "@1")
     path.write_text(unit(name))
 
-    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={most}", "--no-pager", str(path)]
-    analysis = subprocess.run(command, capture_output=True, check=False, text=True)
-
-    assert analysis.returncode == 0, analysis.stdout
-    # Where systemd says which keys it does not know.
-    assert analysis.stderr == ""
+    assert_exposure(path, most)
 
 
 @pytest.mark.parametrize("name", [*UNITS, "bedplate-web@.socket", "bedplate-metrics.socket"])

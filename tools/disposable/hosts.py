@@ -78,23 +78,23 @@ class Host:
         write_file(self._facts_file, json.dumps(asdict(facts) | {"host_key": host_key}))
 
     def boot(self) -> None:
-        facts = self.facts()
-        if facts is None:
-            raise Refused(f"{self.name} is unfinished")
-        self._clear_run_state()
-        self._mount(facts.root)
+        self._make_ready()
         self._launch(self._command())
 
     def emulate(self) -> None:
         """Boot a copy of its root as a virtual machine, in its place on the network."""
+        self._make_ready()
+        self._emulated.make_disk()
+        self._emulated.plug_in()
+        self._launch(self._emulated.command())
+
+    def _make_ready(self) -> None:
+        """Its root in place, with nothing in it of a run before."""
         facts = self.facts()
         if facts is None:
             raise Refused(f"{self.name} is unfinished")
         self._clear_run_state()
         self._mount(facts.root)
-        self._emulated.make_disk()
-        self._emulated.plug_in()
-        self._launch(self._emulated.command())
 
     def reset(self) -> None:
         """As its reset button would, or a power cut that is short."""

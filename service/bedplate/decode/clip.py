@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bedplate.decode.container import VIDEOS, codec_of, opened, require_length
-from bedplate.decode.image import MAX_SIDE, scaled
+from bedplate.decode.image import scaled
 from bedplate.errors import TooManyPixels, UnreadableMedia
-from bedplate.tensor import Clip
+from bedplate.tensor import MAX_SIDE, Clip
 
 _FORMATS = {"L": "gray", "RGB": "rgb24"}
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bedplate.errors import TooManyPixels, UnreadableMedia, UnsupportedMediaType
-from bedplate.tensor import Picture
+from bedplate.errors import ServiceError, TooManyPixels, UnreadableMedia, UnsupportedMediaType
+from bedplate.tensor import MAX_SIDE, Picture
 
 # Pillow knows dozens of formats; what is not listed here is never parsed.
 FORMATS = ("PNG", "JPEG", "WEBP")
 # More than 8 bits a channel: Pillow would clip instead of scale, and the answer would be silently wrong.
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
-# Decoders keep several pointers a row: a picture of one column and millions of rows costs 50 bytes a pixel.
-MAX_SIDE = 16_384  # pixels
 _ORIENTATION = 0x0112  # EXIF
 
 # Our own limit comes first and is lower; Pillow's would only warn.
@@ -33,20 +33,17 @@ def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
         TooManyPixels: the header announces more than `max_pixels`, or a side over MAX_SIDE.
         UnreadableMedia: the header or a sum is broken, or it has more than 8 bits a channel.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _reading():
+        try:
             # Checks the sums of a PNG, which decoding passes over; it spoils the object, hence twice.
             Image.open(io.BytesIO(data), formats=FORMATS).verify()
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise UnsupportedMediaType(
-            "the content is no picture of a known kind", limit=", ".join(FORMATS), next_step="send one of these formats"
-        ) from None
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _unreadable(error) from None
+        except UnidentifiedImageError:
+            raise UnsupportedMediaType(
+                "the content is no picture of a known kind",
+                limit=", ".join(FORMATS),
+                next_step="send one of these formats",
+            ) from None
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise TooManyPixels(
@@ -78,19 +75,13 @@ def to_tensor(image: Image.Image, spec: Picture) -> npt.NDArray[np.float32]:
     Raises:
         UnreadableMedia: truncated or damaged.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Only where it says so: transposing copies.
-            if image.getexif().get(_ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            picture = image.convert(spec.mode)
-            if picture.size != (spec.width, spec.height):
-                picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _unreadable(error) from None
+    with _reading():
+        # Only where it says so: transposing copies.
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        picture = image.convert(spec.mode)
+        if picture.size != (spec.width, spec.height):
+            picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
     return scaled(np.asarray(picture), spec)
 
 
@@ -101,8 +92,17 @@ def scaled(picture: npt.NDArray[np.uint8], spec: Picture) -> npt.NDArray[np.floa
     return np.ascontiguousarray(((pixels * np.float32(spec.scale) - mean) / std).transpose(2, 0, 1))
 
 
-def _unreadable(error: Exception) -> UnreadableMedia:
-    """Only the kind of the fault is told: Pillow's messages may quote the file."""
-    return UnreadableMedia(
-        f"the picture cannot be decoded ({type(error).__name__})", next_step="check that the file is complete"
-    )
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever Pillow makes of a broken file, as an error of ours. Too little memory is no fault of the file's."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (MemoryError, ServiceError):
+        raise
+    except Exception as error:
+        # Only the kind of the fault is told: Pillow's messages may quote the file.
+        raise UnreadableMedia(
+            f"the picture cannot be decoded ({type(error).__name__})", next_step="check that the file is complete"
+        ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 import socket
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from bedplate import endpoint, log, notify, settings
 from bedplate.decode.keeper import keep
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.worker import Worker
-from bedplate.settings import SettingsError
+from bedplate.instance import require_number
 
-_INSTANCE = re.compile(r"[0-9]{1,3}", re.ASCII)
 # More that wait than this are refused at once: at the next decoder, or with 429.
 BACKLOG = 64
 
@@ -25,8 +23,7 @@ def run(settings_file: Path, instance: str) -> int:
         SettingsError: a setting or the number of the instance cannot be used.
     """
     log.start(f"bedplate-decode@{instance}")
-    if not _INSTANCE.fullmatch(instance):
-        raise SettingsError(f"--instance: {instance!r} does not do, wanted a number of at most three digits")
+    require_number(instance)
     decode = settings.load(DecodeSettings, settings_file)
     listener = endpoint.bind(decode.socket_dir / f"{instance}.sock", backlog=BACKLOG)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from bedplate import log, settings
+from bedplate.instance import require_number
 from bedplate.settings import SettingsError
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.pool import EnginePool
 from bedplate.web.settings import WebSettings
-
-_INSTANCE = re.compile(r"[0-9]{1,3}", re.ASCII)
 
 
 def run(settings_file: Path, bind: str | None = None, instance: str | None = None) -> int:
@@ -110,8 +108,8 @@ class JournalLogger(Logger):  # type: ignore[misc]
 
 
 def _metrics_socket(web: WebSettings, instance: str | None) -> Path | None:
-    if instance and not _INSTANCE.fullmatch(instance):
-        raise SettingsError(f"--instance: {instance!r} does not do, wanted a number of at most three digits")
+    if instance:
+        require_number(instance)
     if not web.metrics_dir:
         return None
     if not instance:
