@@ -64,7 +64,7 @@ faults: setup bundles ## Plant every fault of tests/faults on test hosts and see
 	@$(BIN)/python -m tests.faults
 
 bundles: setup ## Train the examples that are not trained yet, and check them
-	@$(BIN)/python examples/digits/train.py
+	@$(BIN)/python -m examples.digits.train
 	@$(BIN)/bedplate bundle check build/bundles/digits/1
 
 setup: $(VENV)/.complete ## Install packages of the distribution and the virtualenv

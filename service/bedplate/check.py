@@ -75,17 +75,25 @@ def canary_answer(bundle: Bundle, model: Model) -> str:
     Raises:
         BundleError: the canary is no request that the service takes.
     """
-    limits = Limits(WebSettings.max_body_bytes, WebSettings.max_items)
     canary = bundle.canary
-    parsing = parse_items(canary.content_type, canary.content, bundle, limits, _Here(()), within(_DECODING_S))
     try:
-        media = asyncio.run(parsing)
+        return canary.found_in(answer(bundle, model, canary.content_type, canary.content))
     except ServiceError as error:
         raise BundleError(
             f"{bundle.name} {bundle.version}: canary.file: {canary.file} is no request ({error})"
         ) from None
+
+
+def answer(bundle: Bundle, model: Model, content_type: str, body: bytes) -> list[dict[str, Any]]:
+    """The predictions that a client gets who sends `body`.
+
+    Raises:
+        ServiceError: it is no request that the service takes.
+    """
+    limits = Limits(WebSettings.max_body_bytes, WebSettings.max_items)
+    media = asyncio.run(parse_items(content_type, body, bundle, limits, _Here(()), within(_DECODING_S)))
     outputs = dtypes.to_numbers(bundle.output.dtype, model.run(np.array(media.items)))
-    return canary.found_in(predictions_of(outputs, bundle, media.files))
+    return predictions_of(outputs, bundle, media.files)
 
 
 def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:

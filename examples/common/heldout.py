@@ -1,0 +1,44 @@
+"""Files that a training never saw: with the truth, and with what the bundle says of each where it was made."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bedplate import check
+
+
+def write_held_out(directory: Path, files: Mapping[str, bytes], labels: Iterable[str]) -> None:
+    """The files by name, and labels.csv, the truth, in their order."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    _write_csv(directory / "labels.csv", ["file", "label"], zip(files, labels, strict=True))
+
+
+def write_predictions(directory: Path, bundle_directory: Path) -> float:
+    """predictions-VERSION.csv: label and score of each, one file at a time, by the written bundle.
+
+    Returns: the share that is right by labels.csv.
+    """
+    bundle, model = check.load(bundle_directory, "float32")
+    rows, right = [], 0
+    with (directory / "labels.csv").open() as file:
+        truth = {row["file"]: row["label"] for row in csv.DictReader(file)}
+    for name, label in truth.items():
+        [answer] = check.answer(bundle, model, "image/*", (directory / name).read_bytes())
+        rows.append([name, answer["label"], f"{answer['score']:.6f}"])
+        right += answer["label"] == label
+    _write_csv(directory / f"predictions-{bundle.version}.csv", ["file", "label", "score"], rows)
+    return right / len(truth)
+
+
+def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
