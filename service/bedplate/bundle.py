@@ -29,8 +29,15 @@ NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SHA256 = r"[0-9a-f]{64}"
 _TENSORS = "tensors"  # the task that says nothing of what the numbers mean
-# How an input says that files become it, by the task that takes such.
-_MEDIA = {"image-classification": "image", "audio-classification": "audio", "video-classification": "video"}
+# How an input says that files, or rows of a table, become it, by the task that takes such.
+_MEDIA = {
+    "image-classification": "image",
+    "audio-classification": "audio",
+    "video-classification": "video",
+    "tabular-classification": "columns",
+    "tabular-regression": "columns",
+}
+_NUMBERS_OUT = (_TENSORS, "tabular-regression")
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Bundle:
     @property
     def names_classes(self) -> bool:
         """Whether an answer is a label and scores; otherwise it is the output itself."""
-        return self.task != _TENSORS
+        return self.task not in _NUMBERS_OUT
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Bundle:
@@ -132,7 +139,7 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     top.integer("format", 1, 1)
     name, version = top.text("name", NAME), top.text("version", _VERSION)
     task = top.choice("task", [*_MEDIA, "classification", _TENSORS])
-    names_classes = task != _TENSORS
+    names_classes = task not in _NUMBERS_OUT
     taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
     given = read_output(top.only_section("outputs"))
     max_items, max_cost = _batch(top.section("batch"), taken)

@@ -128,6 +128,13 @@ class Section:
     def section(self, key: str) -> Section:
         return Section(self._source, self.take(key), f"{self._path}{key}.")
 
+    def sections(self, key: str, most: int) -> list[Section]:
+        """The members of a list of mappings."""
+        value = self.take(key)
+        if not isinstance(value, list) or not 1 <= len(value) <= most:
+            raise self.refuse(key, value, f"a list of 1 to {most} entries")
+        return [Section(self._source, entry, f"{self._path}{key}[{n}].") for n, entry in enumerate(value)]
+
     def only_section(self, key: str) -> Section:
         """The one member of a list of mappings: what `network:` can have today."""
         value = self.take(key)

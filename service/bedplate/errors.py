@@ -2,13 +2,13 @@
 
 ServiceError                    code, value, limit, next step
 ├── InvalidRequest              the caller can fix it
-│   ├── EmptyBody  MalformedJson  MalformedMultipart  MalformedEncoding
+│   ├── EmptyBody  MalformedJson  MalformedCsv  MalformedMultipart  MalformedEncoding
 │   ├── MissingCredential  WrongCredential
 │   ├── InvalidTimeout  InvalidPriority  InvalidParameter
 │   ├── UnknownModel  UnknownRoute  MethodNotAllowed
 │   ├── BodyTooLarge  TooManyItems  TooManyPixels  MediaTooLong  TooMuchMemory
 │   ├── UnsupportedMediaType
-│   └── UnknownField  WrongShape  WrongSize  UnreadableMedia  NotFinite  OutOfRange
+│   └── UnknownField  WrongShape  WrongSize  UnreadableMedia  NotFinite  OutOfRange  WrongValue
 ├── EngineBusy  DecoderBusy                 worth retrying
 ├── EngineUnavailable  DecoderUnavailable   worth retrying
 ├── Draining                    worth retrying
@@ -85,6 +85,11 @@ class EmptyBody(InvalidRequest):
 class MalformedJson(InvalidRequest):
     code = "malformed-json"
     title = "Malformed JSON"
+
+
+class MalformedCsv(InvalidRequest):
+    code = "malformed-csv"
+    title = "Malformed CSV"
 
 
 class MalformedMultipart(InvalidRequest):
@@ -195,6 +200,11 @@ class NotFinite(InvalidRequest):
 class OutOfRange(InvalidRequest):
     code = "out-of-range"
     title = "Number out of range"
+
+
+class WrongValue(InvalidRequest):
+    code = "wrong-value"
+    title = "Wrong value"
 
 
 class EngineBusy(ServiceError):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bedplate import dtypes
+from bedplate.columns import Column, read_columns, width_of
 from bedplate.document import Section
 
 _MAX_FRAMES = 64  # of one video
@@ -75,6 +76,7 @@ class Tensor:
     image: Picture | None = None
     sound: Sound | None = None
     clip: Clip | None = None
+    columns: tuple[Column, ...] = ()  # of a table whose rows become it
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -145,7 +147,8 @@ def read_input(section: Section, media: str | None) -> Tensor:
     """One of `inputs`.
 
     Args:
-        media: the key that says how files of a kind become this tensor, one of MEDIA; None where no files are taken.
+        media: the key that says how files of a kind, or rows of a table, become this tensor; None where only numbers
+            are taken.
     """
     tensor = Tensor(
         name=section.text("name", _FIELD_NAME),
@@ -186,7 +189,15 @@ def _with_clip(section: Section, tensor: Tensor) -> Tensor:
     return replace(tensor, clip=Clip(frames, picture))
 
 
-_MEDIA = {"image": _with_image, "audio": _with_sound, "video": _with_clip}
+def _with_columns(section: Section, tensor: Tensor) -> Tensor:
+    columns = read_columns(section)
+    width = width_of(columns)
+    if tensor.shape != (width,):
+        raise section.disagree("shape", tensor.document, f"[{width}], as many numbers as 'columns' become")
+    return replace(tensor, columns=columns)
+
+
+_MEDIA = {"image": _with_image, "audio": _with_sound, "video": _with_clip, "columns": _with_columns}
 MEDIA = tuple(_MEDIA)
 
 

@@ -91,6 +91,31 @@ def numbers(dtype: str, **changes: Any) -> dict[str, Any]:
     return {**document, **changes}
 
 
+COLUMNS = [
+    {"name": "power", "unit": "W", "range": [0, 100], "mean": 50, "std": 25, "missing": 50},
+    {"name": "age", "range": [0, 30], "mean": 0, "std": 1},
+    {"name": "socket", "categories": ["E14", "E27", "GU10"], "missing": "E27"},
+    {"name": "kind", "categories": ["LED", "halogen"]},
+]
+ROW = {"power": 75, "age": 2, "socket": "E14", "kind": "LED"}
+
+
+def tabular(task: str = "tabular-classification", **changes: Any) -> dict[str, Any]:
+    """The lamp by its data sheet: 7 numbers of which the fake engine takes the mean."""
+    document = description(
+        task=task,
+        inputs=[{"name": "features", "dtype": "float32", "shape": [7], "columns": COLUMNS}],
+        canary={"file": "canary.json", "label": "bright"},
+        canary_bytes=base64.b64encode(_json(inputs=[ROW])).decode(),
+    )
+    if task == "tabular-regression":
+        document["canary"] = {"file": "canary.json", "expect": "expected.json", "tolerance": 0.001}
+        document["expect_bytes"] = base64.b64encode(_json(outputs=[[-1, 1]])).decode()
+        for key in ("labels", "activation"):
+            del document[key]
+    return {**document, **changes}
+
+
 def lamp_logits(items: Any) -> Any:
     """items (n, 1, height, width) float32 in -1..1 → logits (n, 2): the mean decides."""
     brightness = items.reshape(len(items), -1).mean(axis=1)

@@ -12,7 +12,7 @@ from bedplate.bundle import Bundle, BundleError
 from bedplate.document import Disagreement
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from tests.service.lamp import description, numbers, varying
+from tests.service.lamp import description, numbers, tabular, varying
 
 MUTATIONS = 4000
 SCHEMA = json.loads(importlib.resources.files("bedplate").joinpath("bundle.schema.json").read_text())
@@ -30,6 +30,8 @@ DOCUMENTS = [
         task="video-classification",
         inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "video": {"frames": 2, **RGB}}],
     ),
+    tabular(),
+    tabular(task="tabular-regression"),
     varying(activation="sigmoid"),
     numbers("float32", validation=VALIDATION | {"metric": "agreement"}),
     numbers("int64"),
@@ -46,10 +48,13 @@ VALUES += [
     "image-classification",
     "audio-classification",
     "video-classification",
+    "tabular-classification",
+    "tabular-regression",
     "accuracy",
     "agreement",
     "1",
 ]
+ADDABLE = ["extra", "image", "columns", "missing", "unit", "label", "expect", "tolerance", "max_cost", "validation"]
 
 
 def _is_integer(checker, instance):
@@ -108,9 +113,7 @@ def mutated(document, chance):
     if what == "drop":
         del holder[last]
     elif what == "add" and isinstance(holder, dict):
-        holder[chance.choice(["extra", "image", "label", "expect", "tolerance", "max_cost", "validation"])] = (
-            chance.choice(VALUES)
-        )
+        holder[chance.choice(ADDABLE)] = chance.choice(VALUES)
     elif what == "add":
         holder.append(copy.deepcopy(chance.choice([holder[last], *VALUES])))
     elif what == "retype" and isinstance(holder[last], (int, float)) and not isinstance(holder[last], bool):

@@ -30,6 +30,7 @@ from bedplate.errors import (
     WrongSize,
 )
 from bedplate.tensor import Tensor
+from bedplate.web import rows
 from bedplate.web.decoders import Decoders, Media
 from bedplate.web.terms import Terms
 
@@ -42,7 +43,7 @@ _KINDS = {"b": "b", "i": "iuO", "u": "iuO", "f": "iuf"}
 _ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
 # What a file is, its content says; the type says only that it is one.
 MEDIA_TYPES = ("image/", "audio/", "video/")
-_TYPES = "image/*, audio/*, video/*, multipart/form-data, application/octet-stream, application/json"
+_TYPES = "image/*, audio/*, video/*, multipart/form-data, application/octet-stream, application/json, text/csv"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ async def parse_items(
     if kind == "application/json":
         check_json_length(len(body), model, limits)
         return Media(check_items(_from_json(body, spec), model, limits))
+    if kind == "text/csv":
+        if not spec.columns:
+            raise UnsupportedMediaType("this model does not take tables", next_step="send a tensor or JSON")
+        check_json_length(len(body), model, limits)
+        return Media(check_items(rows.items_of_csv(body, spec.columns), model, limits))
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
 
@@ -181,6 +187,8 @@ def _from_json(body: bytes, spec: Tensor) -> Items:
         raise UnknownField("the document has no field 'inputs'", limit="inputs", next_step='send {"inputs": [...]}')
     if len(document) > 1:
         raise UnknownField(f"{len(document)} fields, only 'inputs' is known", value=len(document), limit="inputs")
+    if spec.columns:
+        return rows.items_of_json(document["inputs"], spec.columns)
     items = _from_lists(document["inputs"], spec)
     # numpy takes a boolean among numbers for 0 or 1. Looked for only where the text has one.
     if spec.dtype != "bool" and (b"true" in body or b"false" in body) and _has_boolean(document["inputs"]):
@@ -220,7 +228,8 @@ def json_limit(model: Bundle, limits: Limits) -> int:
     """Bytes of JSON that a request of full size can need."""
     spec = model.input
     cost = min(limits.items * spec.cost_of(spec.largest), model.max_cost)
-    return cost * spec.numbers_per_cost * _JSON_BYTES_PER_NUMBER + 4096
+    row_bytes = sum(column.json_bytes for column in spec.columns)
+    return max(cost * spec.numbers_per_cost * _JSON_BYTES_PER_NUMBER, limits.items * row_bytes) + 4096
 
 
 def check_json_length(body_bytes: int, model: Bundle, limits: Limits) -> None:
@@ -228,7 +237,7 @@ def check_json_length(body_bytes: int, model: Bundle, limits: Limits) -> None:
     allowed = json_limit(model, limits)
     if body_bytes > allowed:
         raise BodyTooLarge(
-            f"the JSON has {body_bytes} bytes, {allowed} are allowed for this model",
+            f"the text has {body_bytes} bytes, {allowed} are allowed for this model",
             value=body_bytes,
             limit=allowed,
             next_step="send fewer items, or a raw tensor",

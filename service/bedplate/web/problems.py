@@ -19,6 +19,7 @@ _log = logging.getLogger("bedplate.web")
 STATUS: dict[type[ServiceError], int] = {
     errors.EmptyBody: 400,
     errors.MalformedJson: 400,
+    errors.MalformedCsv: 400,
     errors.MalformedMultipart: 400,
     errors.MalformedEncoding: 400,
     errors.InvalidTimeout: 400,
@@ -41,6 +42,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.UnreadableMedia: 422,
     errors.NotFinite: 422,
     errors.OutOfRange: 422,
+    errors.WrongValue: 422,
     errors.EngineBusy: 429,
     errors.DecoderBusy: 429,
     errors.Internal: 500,

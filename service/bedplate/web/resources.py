@@ -13,6 +13,7 @@ from falcon.asgi import Request, Response
 from bedplate import __version__
 from bedplate.bundle import Bundle
 from bedplate.errors import UnknownModel
+from bedplate.tensor import Tensor
 from bedplate.web.body import Limits, read_body
 from bedplate.web.cache import Answer, ResponseCache
 from bedplate.web.observer import observation
@@ -148,9 +149,14 @@ def _describe(model: Bundle, served: Served) -> dict[str, Any]:
         "aliases": dict(served.aliases.get(model.name, {})),
         "task": model.task,
         "description": model.description,
-        "inputs": [{"name": model.input.name, "dtype": model.input.dtype, "shape": model.input.document}],
+        "inputs": [_input(model.input)],
         "labels": list(model.labels),
     }
+
+
+def _input(spec: Tensor) -> dict[str, Any]:
+    described = {"name": spec.name, "dtype": spec.dtype, "shape": spec.document}
+    return {**described, "columns": [column.document for column in spec.columns]} if spec.columns else described
 
 
 def _json(resp: Response, document: dict[str, Any]) -> None:
