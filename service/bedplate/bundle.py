@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -34,10 +35,12 @@ _MEDIA = {
     "image-classification": "image",
     "audio-classification": "audio",
     "video-classification": "video",
+    "text-classification": "text",
     "tabular-classification": "columns",
     "tabular-regression": "columns",
 }
 _NUMBERS_OUT = (_TENSORS, "tabular-regression")
+MAX_TOKENIZER_BYTES = 4 << 20  # a hundred thousand words
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Bundle:
     canary: Canary
     digest: str  # of SHA256SUMS: a bundle made anew under the same version has another, unless nothing changed
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
+    tokenizer: bytes = field(default=b"", repr=False, compare=False)  # its file, of a model that takes text
     signer: str = field(default="", compare=False)  # whose signature was verified, where one was asked for
 
     @property
@@ -81,22 +85,32 @@ class Bundle:
         return self.task not in _NUMBERS_OUT
 
     @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> Bundle:
+    def from_description(cls, description: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> Bundle:
         """The bundle an engine described; needs no file.
+
+        Args:
+            files: what the engine sent beside its descriptions, by sha256.
 
         Raises:
             BundleError: the description is not one that `describe` makes.
         """
         document = dict(description)
-        content = _decoded(document.pop("canary_bytes", None), "canary_bytes")
+        asked = _decoded(document.pop("canary_bytes", None), "canary_bytes")
         # Only of a canary whose answer is a file, too.
         expected = _decoded(document.pop("expect_bytes", ""), "expect_bytes")
         canary = document.get("canary")
         expect = canary.get("expect") if isinstance(canary, dict) else None
+        tokenizer = document.pop("tokenizer_sha256", None)
         digest = document.pop("digest", None)
         if not isinstance(digest, str) or not re.fullmatch(_SHA256, digest):
             raise BundleError("description: digest: is missing or no sha256; wanted that of SHA256SUMS")
-        return _parse(document, "description", lambda name: expected if name == expect else content, digest)
+        bundle = _parse(document, "description", lambda name: expected if name == expect else asked, digest)
+        if bundle.input.text is None:
+            return bundle
+        content = (files or {}).get(str(tokenizer))
+        if content is None:
+            raise BundleError("description: tokenizer_sha256: is missing or of no file; wanted that of the tokenizer")
+        return replace(bundle, tokenizer=content)
 
 
 def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
@@ -113,18 +127,29 @@ def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
     document = parse_yaml(manifest.read(BUNDLE_FILE, _MAX_BUNDLE_BYTES), source)
     bundle = _parse(document, source, lambda name: manifest.read(name, MAX_CANARY_BYTES), manifest.digest)
     named = {"weights": bundle.weights} | ({"validation.file": bundle.validation.file} if bundle.validation else {})
+    named |= {"inputs[0].text.tokenizer": bundle.input.text.tokenizer} if bundle.input.text else {}
     for key, name in named.items():
         if name not in manifest.sums:
             raise BundleError(f"{source}: {key}: {name!r} does not do, wanted a file of the bundle")
-    return replace(bundle, signer=manifest.signer)
+    text = bundle.input.text
+    tokenizer = manifest.read(text.tokenizer, MAX_TOKENIZER_BYTES) if text else b""
+    return replace(bundle, tokenizer=tokenizer, signer=manifest.signer)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """bundle.yaml as JSON, plus the canary's bytes and the content's digest: what the web needs and nothing more."""
+    """bundle.yaml as JSON, plus the canary's bytes and the content's digest: what the web needs and nothing more.
+
+    A tokenizer is larger than metadata may be; it is named by its sum, and `tokenizer` goes beside.
+    """
     canary = bundle.canary
     expected = {"expect_bytes": base64.b64encode(canary.expect_content).decode()} if canary.expect else {}
     content = base64.b64encode(canary.content).decode()
-    return {**bundle.document, "canary_bytes": content, **expected, "digest": bundle.digest}
+    tokenizer = {"tokenizer_sha256": sha256_of(bundle.tokenizer)} if bundle.input.text else {}
+    return {**bundle.document, "canary_bytes": content, **expected, **tokenizer, "digest": bundle.digest}
+
+
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _decoded(text: object, key: str) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 from bedplate.bundle import BUNDLE_FILE, NAME, Bundle, BundleError, read_bundle
 from bedplate.manifest import SIGNATURE, signing_key, write_manifest, write_signature
 from bedplate.table import table
-from bedplate.tensor import Tensor
+from bedplate.tensor import Picture, Tensor
 
 _REFUSED = 1
 _TEMPLATE = "bundle_template.yaml"
@@ -120,9 +120,24 @@ def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
 
 
 def _tensor(spec: Tensor) -> str:
-    picture = spec.image
-    pixels = f", of a picture {picture.mode} {picture.width} x {picture.height} pixels" if picture else ""
-    return f"{spec.name}: {spec.dtype} {spec.shown}{pixels}"
+    return f"{spec.name}: {spec.dtype} {spec.shown}{_source(spec)}"
+
+
+def _source(spec: Tensor) -> str:
+    """What it is made of, where that is a file."""
+    if spec.image:
+        return f", of a picture {_pixels(spec.image)}"
+    if spec.sound:
+        return f", of a recording at {spec.sound.rate_hz} Hz, a window every {spec.sound.hop} samples"
+    if spec.clip:
+        return f", of a video {_pixels(spec.clip.picture)}, {spec.clip.frames} of its pictures"
+    if spec.text:
+        return f", of a text of at most {spec.text.max_characters} characters by {spec.text.tokenizer}"
+    return ""
+
+
+def _pixels(picture: Picture) -> str:
+    return f"{picture.mode} {picture.width} x {picture.height} pixels"
 
 
 def _shown(value: object) -> str:

@@ -122,8 +122,8 @@ class _Here(Decoders):
     """Decodes in this process: what a bundle brings is no stranger's file."""
 
     async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms) -> Media:
-        decoded = decode(files, model.input, DecodeSettings(socket_dir=Path("/")))
-        return Media(decoded.items, decoded.files)
+        decoded = decode(files, model.input, DecodeSettings(socket_dir=Path("/")), model.tokenizer)
+        return Media(decoded.parts, decoded.files)
 
 
 def _check(bundle: Bundle, source: str, inputs: torch.Tensor, expected: torch.Tensor) -> None:

@@ -159,7 +159,7 @@ class TooManyPixels(InvalidRequest):
 
 class MediaTooLong(InvalidRequest):
     code = "media-too-long"
-    title = "Recording or video too long"
+    title = "Recording, video or text too long"
 
 
 class TooMuchMemory(InvalidRequest):

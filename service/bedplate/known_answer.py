@@ -34,7 +34,10 @@ class Canary:
     @property
     def content_type(self) -> str:
         """As a client would send it."""
-        return "application/json" if self.file.endswith(".json") else "image/*"  # or another file; its content says
+        if self.file.endswith(".json"):
+            return "application/json"
+        # What a file is, its content says; of a text nothing does.
+        return "text/plain" if self.file.endswith(".txt") else "image/*"
 
     @property
     def wanted(self) -> str:

@@ -13,12 +13,14 @@ import numpy.typing as npt
 from bedplate import dtypes
 from bedplate.columns import Column, read_columns, width_of
 from bedplate.document import Section
+from bedplate.manifest import FILE_NAME
 
 _MAX_FRAMES = 64  # of one video
 MAX_DIMENSION = 1 << 20  # of a tensor: half a minute of sound
 # Of a picture, in pixels. Decoders keep several pointers a row: one of one column and millions of rows costs 50 bytes a
 # pixel.
 MAX_SIDE = 16384
+_MAX_CHARACTERS = 1_000_000  # of one text: some 170,000 words
 _FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
@@ -67,6 +69,14 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Text:
+    """How a text becomes ids. What is added to it, and whether it is cut, the tokenizer's file says."""
+
+    tokenizer: str  # a file of the bundle, as Hugging Face's tokenizers write it
+    max_characters: int  # of one text
+
+
+@dataclass(frozen=True)
 class Tensor:
     """One input or output; `shape` is of one item, without the batch dimension."""
 
@@ -76,6 +86,7 @@ class Tensor:
     image: Picture | None = None
     sound: Sound | None = None
     clip: Clip | None = None
+    text: Text | None = None
     columns: tuple[Column, ...] = ()  # of a table whose rows become it
 
     @property
@@ -85,7 +96,7 @@ class Tensor:
 
     @property
     def takes_files(self) -> bool:
-        return bool(self.image or self.sound or self.clip)
+        return bool(self.image or self.sound or self.clip or self.text)
 
     @property
     def is_floating(self) -> bool:
@@ -152,8 +163,7 @@ def read_input(section: Section, media: str | None) -> Tensor:
     """
     tensor = Tensor(
         name=section.text("name", _FIELD_NAME),
-        # Of what was decoded and scaled.
-        dtype=section.choice("dtype", ["float32"] if media else dtypes.HOLDERS),
+        dtype=section.choice("dtype", _DTYPES[media] if media else dtypes.HOLDERS),
         shape=_shape(section),
     )
     if media:
@@ -189,6 +199,15 @@ def _with_clip(section: Section, tensor: Tensor) -> Tensor:
     return replace(tensor, clip=Clip(frames, picture))
 
 
+def _with_text(section: Section, tensor: Tensor) -> Tensor:
+    keys = section.section("text")
+    text = Text(keys.text("tokenizer", FILE_NAME.pattern), keys.integer("max_characters", 1, _MAX_CHARACTERS))
+    keys.done()
+    if len(tensor.shape) != 1:
+        raise section.disagree("shape", tensor.document, "[[fewest, most]] ids of a text, or [ids]")
+    return replace(tensor, text=text)
+
+
 def _with_columns(section: Section, tensor: Tensor) -> Tensor:
     columns = read_columns(section)
     width = width_of(columns)
@@ -197,8 +216,16 @@ def _with_columns(section: Section, tensor: Tensor) -> Tensor:
     return replace(tensor, columns=columns)
 
 
-_MEDIA = {"image": _with_image, "audio": _with_sound, "video": _with_clip, "columns": _with_columns}
+_MEDIA = {
+    "image": _with_image,
+    "audio": _with_sound,
+    "video": _with_clip,
+    "text": _with_text,
+    "columns": _with_columns,
+}
 MEDIA = tuple(_MEDIA)
+# Of ids, and of what was decoded and scaled.
+_DTYPES = {media: ["int32", "int64"] if media == "text" else ["float32"] for media in MEDIA}
 
 
 def _require_pictures(section: Section, tensor: Tensor, picture: Picture, key: str) -> None:

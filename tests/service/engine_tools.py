@@ -26,6 +26,7 @@ from bedplate.wire import Frame, FrameReader, Type
 from safetensors.torch import save_file
 
 from tests.service.lamp import description, lamp_logits
+from tests.service.text_tools import TOKENIZERS
 
 DEADLINE_S = 10  # for what should take milliseconds
 NETWORK = ["flatten", {"linear": {"in_features": 4, "out_features": 2}}]
@@ -45,6 +46,10 @@ def write_bundle(directory: Path, weights: dict[str, torch.Tensor], document: di
     (directory / document["canary"]["file"]).write_bytes(base64.b64decode(document.pop("canary_bytes")))
     if "expect_bytes" in document:
         (directory / document["canary"]["expect"]).write_bytes(base64.b64decode(document.pop("expect_bytes")))
+    if "tokenizer_sha256" in document:
+        (directory / document["inputs"][0]["text"]["tokenizer"]).write_bytes(
+            TOKENIZERS[document.pop("tokenizer_sha256")]
+        )
     del document["digest"]
     (directory / "bundle.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(document))))
     save_file(weights, directory / "weights.safetensors")

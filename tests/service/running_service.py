@@ -47,10 +47,10 @@ class RunningService:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, port: int = 0) -> Iterator[RunningService]:
-    """Serve the lamp from `folder`, all programs; on a free port unless one is given."""
+def running_service(folder: Path, port: int = 0, bundle: Path | None = None) -> Iterator[RunningService]:
+    """Serve the lamp from `folder`, or another bundle, all programs; on a free port unless one is given."""
     port = port or _free_port()
-    bundle = write_lamp(folder / "lamp")
+    bundle = bundle or write_lamp(folder / "lamp")
     with _program(folder, port, "serve", bundle, "--port", port) as program:
         yield RunningService(port, program.pid)
 

@@ -9,10 +9,19 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from bedplate.bundle import MAX_CANARY_BYTES, Bundle, BundleError, describe, read_bundle, write_manifest
+from bedplate.bundle import (
+    MAX_CANARY_BYTES,
+    MAX_TOKENIZER_BYTES,
+    Bundle,
+    BundleError,
+    describe,
+    read_bundle,
+    write_manifest,
+)
 from bedplate.tensor import Range
 from bedplate.wire import MAX_TENSOR_BYTES
 
+from tests.service import text_tools
 from tests.service.engine_tools import write_bundle, write_lamp
 from tests.service.lamp import VARYING, description, numbers, varying
 
@@ -57,6 +66,43 @@ def test_a_description_over_the_wire_gives_the_same_bundle(lamp):
     assert received == bundle
 
 
+def test_a_bundle_that_takes_text_brings_its_tokenizer(tmp_path):
+    bundle = read_bundle(write_bundle(tmp_path / "moods", text_tools.WEIGHTS, text_tools.moods()))
+
+    assert bundle.tokenizer == text_tools.TOKENIZER
+    assert Bundle.from_description(json.loads(json.dumps(describe(bundle))), text_tools.TOKENIZERS) == bundle
+
+
+def test_a_tokenizer_that_is_no_file_of_the_bundle_is_refused(tmp_path):
+    directory = write_bundle(tmp_path / "moods", text_tools.WEIGHTS, text_tools.moods())
+    (directory / "tokenizer.json").unlink()
+    write_manifest(directory)
+
+    with pytest.raises(BundleError, match=r"inputs\[0\].text.tokenizer: 'tokenizer.json' does not do"):
+        read_bundle(directory)
+
+
+def test_a_tokenizer_that_is_too_large_is_refused(tmp_path):
+    directory = write_bundle(tmp_path / "moods", text_tools.WEIGHTS, text_tools.moods())
+    (directory / "tokenizer.json").write_bytes(b" " * (MAX_TOKENIZER_BYTES + 1))
+    write_manifest(directory)
+
+    with pytest.raises(BundleError, match="larger than 4194304 bytes"):
+        read_bundle(directory)
+
+
+def test_a_text_has_one_dimension_of_ids():
+    inputs = [{**text_tools.moods()["inputs"][0], "shape": [1, [1, 12]]}]
+
+    with pytest.raises(BundleError, match=r"shape: \[1, \[1, 12\]\] does not do, wanted \[\[fewest, most\]\] ids"):
+        Bundle.from_description(text_tools.moods(inputs=inputs), text_tools.TOKENIZERS)
+
+
+def test_a_description_without_its_tokenizer_is_refused():
+    with pytest.raises(BundleError, match="tokenizer_sha256: is missing or of no file"):
+        Bundle.from_description(text_tools.moods())
+
+
 def test_dimensions_may_vary_between_a_smallest_and_a_largest(tmp_path):
     bundle = read_bundle(write_lamp(tmp_path / "lamp", **VARYING))
 
@@ -99,11 +145,18 @@ def test_an_item_of_a_fixed_shape_costs_one():
     assert bundle.max_cost == bundle.max_items
 
 
-@pytest.mark.parametrize(("name", "content_type"), [("canary.png", "image/*"), ("canary.json", "application/json")])
-def test_a_canary_comes_as_a_client_would_send_it(name, content_type):
-    make = varying if name.endswith(".json") else description
+@pytest.mark.parametrize(
+    ("make", "name", "content_type"),
+    [
+        (description, "canary.png", "image/*"),
+        (varying, "canary.json", "application/json"),
+        (text_tools.moods, "canary.txt", "text/plain"),
+    ],
+)
+def test_a_canary_comes_as_a_client_would_send_it(make, name, content_type):
+    label = make()["canary"]["label"]
 
-    bundle = Bundle.from_description(make(canary={"file": name, "label": "bright"}))
+    bundle = Bundle.from_description(make(canary={"file": name, "label": label}), text_tools.TOKENIZERS)
 
     assert bundle.canary.content_type == content_type
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tests.service.engine_tools import WEIGHTS, write_bundle, write_lamp
 from tests.service.lamp import VARYING, numbers, png_of
 from tests.service.signing_tools import make_key, signer
+from tests.service.text_tools import moods
 
 SERVICE = Path(__file__).parents[2] / "service"
 BRIGHT_OR_DARK = torch.tensor([1.0, 1.0, -1.0, -1.0]).reshape(4, 1, 1, 1).expand(4, 1, 2, 2)
@@ -191,6 +192,32 @@ def test_without_a_validation_set_nothing_is_known(bundle, tmp_path):
 
     assert status == 1
     assert "validation: is missing" in err
+
+
+PIXELS = {"mode": "L", "height": 2, "width": 2, "scale": 1, "mean": [0], "std": [1]}
+
+
+@pytest.mark.parametrize(
+    ("task", "spec", "told"),
+    [
+        (
+            "audio",
+            {"shape": [1, 8], "audio": {"sample_rate": 4000, "hop": 4}},
+            "recording at 4000 Hz, a window every 4 samples",
+        ),
+        ("video", {"shape": [1, 2, 2], "video": {"frames": 3, **PIXELS}}, "video L 2 x 2 pixels, 3 of its pictures"),
+        ("text", moods()["inputs"][0], "text of at most 200 characters by tokenizer.json"),
+    ],
+)
+def test_inspect_says_what_files_become_the_input(bundle, tmp_path, task, spec, told):
+    document = moods(task=f"{task}-classification", inputs=[{"name": "x", "dtype": "float32", **spec}])
+    if task != "text":
+        del document["tokenizer_sha256"]
+    directory = write_bundle(tmp_path / "model", {}, document)
+
+    _, out, _ = bundle("inspect", directory, "--json")
+
+    assert json.loads(out)["input"].endswith(f", of a {told}")
 
 
 def test_inspect_says_what_is_in_it_and_whose_it_is(bundle, tmp_path, key, signers):

@@ -13,6 +13,7 @@ from bedplate.document import Disagreement
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from tests.service.lamp import description, numbers, tabular, varying
+from tests.service.text_tools import TOKENIZERS, moods
 
 MUTATIONS = 4000
 SCHEMA = json.loads(importlib.resources.files("bedplate").joinpath("bundle.schema.json").read_text())
@@ -32,6 +33,7 @@ DOCUMENTS = [
     ),
     tabular(),
     tabular(task="tabular-regression"),
+    moods(),
     varying(activation="sigmoid"),
     numbers("float32", validation=VALIDATION | {"metric": "agreement"}),
     numbers("int64"),
@@ -50,6 +52,7 @@ VALUES += [
     "video-classification",
     "tabular-classification",
     "tabular-regression",
+    "text-classification",
     "accuracy",
     "agreement",
     "1",
@@ -79,12 +82,12 @@ def is_taken_by_schema(document):
     return Validator.is_valid({key: value for key, value in document.items() if key not in ADDED})
 
 
-ADDED = ("canary_bytes", "expect_bytes", "digest")  # of a description, and not of bundle.yaml
+ADDED = ("canary_bytes", "expect_bytes", "tokenizer_sha256", "digest")  # of a description, and not of bundle.yaml
 
 
 def is_taken_by_program(document):
     try:
-        Bundle.from_description(document)
+        Bundle.from_description(document, TOKENIZERS)
     except Disagreement:
         return True
     except BundleError:
@@ -163,6 +166,8 @@ CLASSES, PICTURE, NUMBERS = varying(), description()["inputs"][0], numbers("floa
         _with(CLASSES, "network", ["relu"] * 1001),
         _with(CLASSES, "network", [{"relu": {}, "flatten": {}}]),
         _with(description(), "inputs", 0, "image", "mean", [-1e10]),
+        _with(moods(), "inputs", 0, "text", "max_characters", 1_000_001),
+        _with(moods(), "inputs", 0, "dtype", "float32"),
     ],
 )
 def test_both_refuse_what_is_rarely_wrong(document):

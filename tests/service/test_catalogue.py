@@ -3,18 +3,20 @@
 from types import SimpleNamespace
 
 import pytest
-from bedplate.bundle import Bundle
+from bedplate.bundle import Bundle, BundleError
 from bedplate.engine.catalogue import Catalogue, ModelsError, parse_aliases
 from bedplate.errors import UnknownModel
 from bedplate.settings import SettingsError
+from bedplate.web.served import Served
 
+from tests.service import text_tools
 from tests.service.lamp import description
 
 LARGE_CANARY = "AAAA" * (80 << 10)  # base64
 
 
-def model(name, version, **changes):
-    bundle = Bundle.from_description(description(name=name, version=version, **changes))
+def model(name, version, make=description, **changes):
+    bundle = Bundle.from_description(make(name=name, version=version, **changes), text_tools.TOKENIZERS)
     return SimpleNamespace(bundle=bundle, weights_bytes=40)
 
 
@@ -46,8 +48,26 @@ def test_what_is_not_loaded_is_unknown(catalogue, name, version):
 def test_a_description_names_models_and_aliases(catalogue):
     described = catalogue.describe()
 
-    assert [Bundle.from_description(one).version for one in described["models"]] == ["2", "1", "1"]
-    assert described["aliases"] == {"lamp": {"default": "2", "fast": "1"}, "tone": {"default": "1"}}
+    assert [Bundle.from_description(one).version for one in described.meta["models"]] == ["2", "1", "1"]
+    assert described.meta["aliases"] == {"lamp": {"default": "2", "fast": "1"}, "tone": {"default": "1"}}
+
+
+def test_a_description_brings_each_tokenizer_once():
+    texts = [model("moods", version, make=text_tools.moods) for version in "12"]
+
+    described = Catalogue([model("lamp", "1"), *texts]).describe()
+
+    assert bytes(described.tensors) == text_tools.TOKENIZER
+    served = Served.from_meta(described.meta, described.tensors)
+    assert [served.bundles["moods", version].tokenizer for version in "12"] == [text_tools.TOKENIZER] * 2
+
+
+@pytest.mark.parametrize("content", [b"", text_tools.TOKENIZER[:-1], text_tools.TOKENIZER + b"x"])
+def test_a_description_without_its_tokenizer_is_refused(content):
+    described = Catalogue([model("moods", "1", make=text_tools.moods)]).describe()
+
+    with pytest.raises(BundleError, match="bytes are announced"):
+        Served.from_meta(described.meta, content)
 
 
 def test_what_does_not_fit_into_a_description_is_refused(catalogue):

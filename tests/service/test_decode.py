@@ -2,24 +2,27 @@
 
 import asyncio
 import functools
+import json
 import os
 import socket
 import struct
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 from bedplate import endpoint, wire
-from bedplate.bundle import Bundle
+from bedplate.bundle import MAX_TOKENIZER_BYTES, Bundle
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.worker import Worker
 from bedplate.errors import (
     DeadlineExceeded,
     DecoderBusy,
     DecoderUnavailable,
+    Internal,
     InvalidRequest,
     MediaTooLong,
     TooManyPixels,
@@ -31,7 +34,7 @@ from bedplate.web.decoders import Decoders
 from bedplate.web.terms import within
 from bedplate.wire import Type
 
-from tests.service import media_tools
+from tests.service import media_tools, text_tools
 from tests.service.decoder_tools import running_decoder
 from tests.service.lamp import description
 from tests.service.running_service import rss_bytes
@@ -280,6 +283,59 @@ def test_the_process_that_decodes_leaves_with_its_parent(decoder):
     while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not Path(f"/proc/{child}").exists()
+
+
+def mood_model(content=text_tools.TOKENIZER):
+    return replace(Bundle.from_description(text_tools.moods(), text_tools.TOKENIZERS), tokenizer=content)
+
+
+def test_texts_become_ids_each_for_itself(decode):
+    media = decode([b"A very GOOD day", b"\xef\xbb\xbfbad"], mood_model())
+
+    assert [part.tolist() for part in media.parts] == [[[6, 3, 1, 5]], [[2]]]
+    assert {part.dtype for part in media.parts} == {np.dtype("int64")}
+    assert media.files == [{"items": 1}, {"items": 1}]
+
+
+def test_each_model_has_its_own_tokenizer(decode):
+    other = mood_model(text_tools.tokenizer("[UNK]", "day", "good"))
+
+    found = [decode([b"good day"], model).items.tolist() for model in (mood_model(), other) * 3]
+
+    assert found == [[[1, 5]], [[2, 1]]] * 3
+
+
+def test_a_large_tokenizer_stays_in_the_process(decoder):
+    """Else every text would wait for a new process to read it."""
+    model = mood_model(text_tools.tokenizer("[UNK]", *(f"{number:x}" for number in range(220_000))))
+    assert len(model.tokenizer) < MAX_TOKENIZER_BYTES
+    child = decoder.child()
+
+    for _ in range(3):
+        assert ask(decoder, b"35b5f", model=model).items.tolist() == [[220_000]]
+
+    assert rss_bytes(child) - rss_bytes(decoder.program.pid) > GROWTH_BYTES
+    assert decoder.child() == child
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", text_tools.TOKENIZER[:-1], b"\xff"])
+def test_what_is_no_tokenizer_is_our_fault_and_breaks_nothing(decoder, content):
+    with pytest.raises(Internal):
+        ask(decoder, b"good", model=mood_model(content))
+
+    assert ask(decoder, b"good", model=mood_model()).items.tolist() == [[1]]
+
+
+def test_a_pattern_that_never_ends_takes_the_time_that_is_allowed_and_no_more():
+    """The tokenizer is the team's, what it is applied to is not."""
+    slow = json.loads(text_tools.TOKENIZER)
+    slow["normalizer"] = {"type": "Replace", "pattern": {"Regex": r"(a|aa)+$"}, "content": ""}
+    model = mood_model(json.dumps(slow).encode())
+    with running_decoder(max_cpu_s=0.3) as decoder:
+        with pytest.raises(InvalidRequest):
+            ask(decoder, b"a" * 60 + b"b", model=model)
+
+        assert ask(decoder, b"good", model=model).items.tolist() == [[1]]
 
 
 @pytest.mark.parametrize(

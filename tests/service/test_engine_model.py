@@ -1,6 +1,8 @@
 """Networks come as data from an allow-list, and weights must be exactly theirs."""
 
 import math
+from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -9,10 +11,13 @@ from bedplate.bundle import BundleError, Layer, read_bundle, write_manifest
 from bedplate.engine import network
 from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
 from bedplate.engine.model import Model
+from bedplate.tokens import check_tokenizer
 from torch import nn
 
-from tests.service.engine_tools import NETWORK, WEIGHTS, bright, write_lamp
+from tests.service import text_tools
+from tests.service.engine_tools import NETWORK, WEIGHTS, bright, write_bundle, write_lamp
 from tests.service.lamp import VARYING, lamp_logits
+from tests.service.media_tools import damaged
 
 CPU = torch.device("cpu")
 POOLED = [
@@ -294,3 +299,77 @@ def test_a_mel_spectrogram_is_loudest_at_the_pitch_of_the_tone():
     expected = 2595 * math.log10(1 + 1_000 / 700) / highest_mel * (mels + 1) - 1
     assert float(loud[0, 0].mean(dim=1).argmax()) == pytest.approx(expected, abs=1)
     assert loud[1].unique().numel() == 1
+
+
+ENCODER = {"d_model": 8, "nhead": 2, "dim_feedforward": 16, "norm_first": True, "activation": "gelu"}
+
+
+def test_tokens_pass_a_transformer_and_become_one_vector():
+    torch.manual_seed(0)
+    layers = [
+        Layer("embedding", {"num_embeddings": 5, "embedding_dim": 8}),
+        Layer("positional_embedding", {"num_positions": 6, "embedding_dim": 8}),
+        Layer("transformer_encoder_layer", ENCODER),
+        Layer("mean", {"dim": 1}),
+    ]
+    module = network.build(layers, "bundle.yaml").eval().requires_grad_(False)
+    ids = torch.tensor([[1, 2, 3, 4], [4, 4, 0, 1]])
+
+    found = module(ids)
+
+    embedding, places, encoder, _ = module
+    torchs = nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", norm_first=True, batch_first=True).eval()
+    torchs.load_state_dict(encoder.state_dict())
+    assert torch.allclose(found, torchs(embedding.weight[ids] + places.weight[:4]).mean(1), atol=1e-6)
+    assert not torch.allclose(found, module(ids.flip(1)), atol=1e-3)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(BundleError, match="do not fit together"):
+        network.build([Layer("transformer_encoder_layer", ENCODER | {"nhead": 3})], "bundle.yaml")
+
+
+def test_a_text_longer_than_there_are_positions_is_refused_at_warm_up(tmp_path):
+    layers = [*text_tools.NETWORK]
+    layers.insert(1, {"positional_embedding": {"num_positions": text_tools.MOST - 1, "embedding_dim": 2}})
+    weights = {name.replace("2.", "3."): tensor for name, tensor in text_tools.WEIGHTS.items()}
+    weights["1.weight"] = torch.zeros(text_tools.MOST - 1, 2)
+    model = load(write_bundle(tmp_path / "moods", weights, text_tools.moods(network=layers)))
+
+    with pytest.raises(BundleError, match=r"network: fails on 1 items of shape \[12\]"):
+        model.warm_up()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is no tokenizer"),
+        (b"{}", "is no tokenizer"),
+        (text_tools.TOKENIZER[:-1], "is no tokenizer"),
+        (b"\xff", "is no tokenizer"),
+        (text_tools.tokenizer(*text_tools.WORDS, "more"), "has ids up to 7, the network's embedding 7"),
+    ],
+)
+def test_a_tokenizer_that_does_not_go_with_the_network_is_refused(tmp_path, content, told):
+    directory = write_bundle(tmp_path / "moods", text_tools.WEIGHTS, text_tools.moods())
+    (directory / "tokenizer.json").write_bytes(content)
+    write_manifest(directory)
+
+    with pytest.raises(BundleError, match=r"inputs\[0\].text.tokenizer: tokenizer.json ") as refused:
+        load(directory)
+
+    assert told in str(refused.value)
+
+
+def test_damaged_tokenizers_are_taken_or_refused(tmp_path):
+    """Nothing but a BundleError, whatever the library makes of them."""
+    chance, refused = Random("tokenizers"), 0
+    bundle = read_bundle(write_bundle(tmp_path / "moods", text_tools.WEIGHTS, text_tools.moods()))
+
+    for _ in range(1_000):
+        try:
+            check_tokenizer(replace(bundle, tokenizer=damaged(bundle.tokenizer, chance)), 7, "bundle.yaml")
+        except BundleError:
+            refused += 1
+
+    assert 500 < refused < 1_000

@@ -154,7 +154,7 @@ def test_no_document_raises_anything_but_an_error_of_ours(document, data, off_by
 
     with contextlib.suppress(InvalidRequest):
         asked = parse(text + data, json_bytes, MODELS[dtype, varied], LIMITS)
-        assert (asked.items is None) != (asked.pictures is None)
+        assert (asked.items is None) != (asked.files is None)
 
 
 @settings(max_examples=1_000, deadline=None)
@@ -330,7 +330,7 @@ def test_a_picture_model_takes_files(shape):
 
     asked = parse(*bytes_request(elements(*files), shape), LAMP, LIMITS)
 
-    assert (asked.items, asked.pictures) == (None, files)
+    assert (asked.items, asked.files) == (None, files)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -65,24 +66,35 @@ def test_a_failed_download_leaves_no_set_behind(wheelhouse, tmp_path, name):
 
 @pytest.fixture
 def pip_that_tells(tmp_path, monkeypatch):
-    """A stand-in for pip that writes what it is asked to download; then it fails, so that nothing else is done."""
+    """A stand-in for pip that writes what it is asked to download, and downloads nothing."""
     (tmp_path / "stub/pip").mkdir(parents=True)
     (tmp_path / "stub/pip/__init__.py").write_text("")
     (tmp_path / "stub/pip/__main__.py").write_text(
-        "import pathlib, sys\n"
-        "pins = pathlib.Path(sys.argv[sys.argv.index('--requirement') + 1]).read_text()\n"
-        f"pathlib.Path({str(tmp_path)!r}, 'asked').write_text(' '.join(sys.argv) + chr(10) + pins)\n"
-        "sys.exit(1)\n"
+        "import json, pathlib, sys\n"
+        "if 'download' in sys.argv:\n"
+        "    pins = pathlib.Path(sys.argv[sys.argv.index('--requirement') + 1]).read_text()\n"
+        f"    with open({str(tmp_path / 'asked')!r}, 'a') as asked:\n"
+        "        print(json.dumps([sys.argv, pins]), file=asked)\n"
+        "sys.exit('wheel' in sys.argv)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
-    return tmp_path / "asked"
+    return lambda: [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("name", "torch", "alone"), [("cp311-cpu", "+cpu", True), ("cp312-cuda", "", False)])
-def test_a_set_for_gpus_has_the_same_pins_and_what_torch_names_of_cuda(pip_that_tells, wheelhouse, name, torch, alone):
+@pytest.mark.parametrize(("name", "torch"), [("cp311-cpu", "+cpu"), ("cp312-cuda", "")])
+def test_every_set_has_the_same_pins_and_nothing_else(pip_that_tells, wheelhouse, name, torch):
     wheelhouse(name)
 
-    command, _, pins = pip_that_tells.read_text().partition("\n")
-    assert ("--no-deps" in command.split()) is alone
+    command, pins = pip_that_tells()[0]
+    assert "--no-deps" in command
     assert f"torch=={pins_in(PINS)['torch'].removesuffix('+cpu')}{torch}" in pins.splitlines()
     assert "falcon==" in pins
+
+
+def test_a_set_for_gpus_has_what_torch_names_of_cuda_too(pip_that_tells, wheelhouse):
+    wheelhouse("cp312-cuda")
+
+    _, (command, pins) = pip_that_tells()
+    assert "--no-deps" not in command
+    assert pins == f"torch=={pins_in(PINS)['torch'].removesuffix('+cpu')}\n"
+    assert any(option.startswith("--constraint=") for option in command)

@@ -13,22 +13,30 @@ from bedplate.decode.clip import frames_of
 from bedplate.decode.image import open_image, to_tensor
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.sound import samples_of, windows_of
+from bedplate.decode.text import ids_of
 from bedplate.errors import Internal
 from bedplate.tensor import Clip, Picture, Sound, Tensor
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    items: Array  # (items, *shape), those of one file after those of another, C-contiguous
+    # (items, *shape) each, those of one file after those of another, C-contiguous: texts have one each, of all else
+    # there is one for all files.
+    parts: list[Array]
     # Of each file: how many `items` it became; of a recording `length_s`, of recordings and videos `at_s`, where in it
     # each item begins.
     files: list[dict[str, Any]]
 
 
-def decode(files: Sequence[bytes | memoryview], spec: Tensor, settings: DecodeSettings) -> Decoded:
+def decode(
+    files: Sequence[bytes | memoryview], spec: Tensor, settings: DecodeSettings, tokenizer: bytes = b""
+) -> Decoded:
     """What a model that takes `spec` is given of `files`.
+
+    Args:
+        tokenizer: the file that texts are split by.
 
     Raises:
         InvalidRequest: a file is none of the kinds that the model takes, is broken, or is more than is allowed.
@@ -39,6 +47,9 @@ def decode(files: Sequence[bytes | memoryview], spec: Tensor, settings: DecodeSe
         return _recordings(files, spec.sound, settings)
     if spec.clip:
         return _joined([_video(file, spec.clip, settings) for file in files])
+    if spec.text:
+        parts = [ids_of(file, spec, spec.text, tokenizer) for file in files]
+        return Decoded(parts, [{"items": 1} for _ in files])
     raise Internal("the model takes no files")
 
 
@@ -49,7 +60,7 @@ def _pictures(files: Sequence[bytes | memoryview], spec: Picture, settings: Deco
         image = open_image(file, pixels_left)
         pixels_left -= image.width * image.height
         tensors.append(to_tensor(image, spec))
-    return Decoded(np.stack(tensors), [{"items": 1} for _ in files])
+    return Decoded([np.stack(tensors)], [{"items": 1} for _ in files])
 
 
 def _recordings(files: Sequence[bytes | memoryview], spec: Sound, settings: DecodeSettings) -> Decoded:
@@ -71,4 +82,4 @@ def _video(file: bytes | memoryview, spec: Clip, settings: DecodeSettings) -> tu
 
 
 def _joined(parts: list[tuple[Array, dict[str, Any]]]) -> Decoded:
-    return Decoded(np.concatenate([items for items, _ in parts]), [found for _, found in parts])
+    return Decoded([np.concatenate([items for items, _ in parts])], [found for _, found in parts])

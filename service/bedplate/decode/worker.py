@@ -13,6 +13,7 @@ from typing import Any
 from bedplate import wire
 from bedplate.decode.media import decode
 from bedplate.decode.settings import DecodeSettings
+from bedplate.decode.text import kept_bytes
 from bedplate.document import BundleError, Section
 from bedplate.errors import DeadlineExceeded, Internal, ServiceError, TooMuchMemory
 from bedplate.tensor import MEDIA, Tensor, read_input
@@ -50,7 +51,7 @@ class Worker:
             with connection:
                 connection.settimeout(_SILENCE_S)
                 self._serve(connection)
-            if _memory_bytes()[1] - resident > self._max_growth_bytes:
+            if _memory_bytes()[1] - resident - kept_bytes() > self._max_growth_bytes:
                 return
 
     def _serve(self, connection: socket.socket) -> None:
@@ -117,12 +118,15 @@ def _decoded(question: Frame, settings: DecodeSettings) -> Frame:
     if question.deadline_ns and wire.now_ns() >= question.deadline_ns:
         raise DeadlineExceeded("no answer within the deadline", next_step="send less, allow more time, or try later")
     spec = _spec(question.meta["input"])
-    decoded = decode(_files(question), spec, settings)
+    tokenizer, *files = _files(question)
+    decoded = decode(files, spec, settings, bytes(tokenizer))
+    parts = decoded.parts
     meta = {
-        "outputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(decoded.items.shape)}],
+        "outputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(part.shape)} for part in parts],
         "files": decoded.files,
     }
-    return Frame(Type.RESULT, question.id, meta, decoded.items.data.cast("B"))
+    tensors = parts[0].data.cast("B") if len(parts) == 1 else b"".join(part.tobytes() for part in parts)
+    return Frame(Type.RESULT, question.id, meta, tensors)
 
 
 def _spec(document: dict[str, Any]) -> Tensor:
@@ -133,6 +137,7 @@ def _spec(document: dict[str, Any]) -> Tensor:
 
 
 def _files(question: Frame) -> list[memoryview]:
+    """The tokenizer, empty for a model that takes no text, and the files."""
     content, files, at = memoryview(question.tensors), [], 0
     for size in question.meta["sizes"]:
         files.append(content[at : at + size])

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bedplate import wire
-from bedplate.bundle import Bundle, describe
+from bedplate.bundle import Bundle, describe, sha256_of
 from bedplate.engine.work import Key, key_of
 from bedplate.errors import UnknownModel
 from bedplate.settings import SettingsError
@@ -126,15 +126,22 @@ class Catalogue:
         models = [model if key_of(other) == old else other for other in self.models]
         return Catalogue(models, {**self.aliases, name: moved})
 
-    def describe(self) -> dict[str, Any]:
-        """The metadata of a DESCRIPTION frame.
+    def describe(self) -> Frame:
+        """A DESCRIPTION frame. Its bytes are the tokenizers, each once, in the order of 'files'.
 
         Raises:
             ModelsError: it does not fit into one.
         """
-        description = {"models": [describe(model.bundle) for model in self.models], "aliases": self.aliases}
+        bundles = [model.bundle for model in self.models]
+        files = {sha256_of(bundle.tokenizer): bundle.tokenizer for bundle in bundles if bundle.tokenizer}
+        meta = {
+            "models": [describe(bundle) for bundle in bundles],
+            "aliases": self.aliases,
+            "files": {sha256: len(content) for sha256, content in files.items()},
+        }
+        description = Frame(Type.DESCRIPTION, 0, meta, b"".join(files.values()))
         try:
-            wire.encode(Frame(Type.DESCRIPTION, 0, description))
+            wire.encode(description)
         except FrameError as error:
             raise ModelsError(
                 f"too much to describe in one frame ({error}); use smaller canaries, or unload a model"

@@ -18,6 +18,7 @@ from bedplate.engine.tensors import read_tensors
 from bedplate.engine.work import Array
 from bedplate.manifest import Manifest, read_manifest
 from bedplate.tensor import Tensor
+from bedplate.tokens import check_tokenizer
 
 __all__ = ["Array", "Model"]
 
@@ -58,6 +59,7 @@ class Model:
         with torch.device("meta"):
             module = network.build(bundle.network, source)
         network.check_ids(bundle.network, bundle.input.dtype, source)
+        check_tokenizer(bundle, network.id_limit(bundle.network), source)
         weights = read_tensors(_manifest_of(bundle, directory), bundle.weights)
         _check_weights(module.state_dict(), weights, f"{directory / bundle.weights}")
         module.load_state_dict(weights, strict=True, assign=True)

@@ -53,6 +53,7 @@ _EPSILON = _Kind("a number from 1e-12 to 1", lambda value: _is_between(value, 1e
 _COUNT = _Kind(f"a whole number from 1 to {_MAX_IDS}", lambda value: type(value) is int and 1 <= value <= _MAX_IDS)
 _DTYPE = _Kind(" or ".join(dtypes.HOLDERS), lambda value: isinstance(value, str) and value in dtypes.HOLDERS)
 _RATE = _Kind("a whole number from 1 to 384000", lambda value: type(value) is int and 1 <= value <= 384_000)
+_ACTIVATION = _Kind("relu or gelu", lambda value: value in ("relu", "gelu"))
 _GELU = _Kind("none or tanh", lambda value: value in ("none", "tanh"))
 
 _CONV = {"in_channels": _SIZE, "out_channels": _SIZE, "kernel_size": _SIZES, "stride": _SIZES, "padding": _MARGINS}
@@ -96,6 +97,36 @@ class _MelSpectrogram(nn.Module):
         return torch.log(mels + _QUIET).unsqueeze(1).to(batch.dtype)
 
 
+class _PositionalEmbedding(nn.Module):
+    """To each token what was learnt of its place: (items, tokens, embedding_dim) to the same."""
+
+    def __init__(self, num_positions: int, embedding_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_positions, embedding_dim))
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch + self.weight[: batch.shape[1]]
+
+
+class _TransformerEncoderLayer(nn.TransformerEncoderLayer):
+    """torch's own, items first as everything here."""
+
+    def __init__(self, **options: Any):
+        super().__init__(batch_first=True, **options)
+
+
+class _Mean(nn.Module):
+    """Over one dimension, as that of the tokens, which is gone then."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self._dim = dim
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch.mean(self._dim)
+
+
 def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> torch.Tensor:
     """Triangles between pitches that are evenly spaced on the mel scale, (n_mels, n_fft // 2 + 1)."""
     highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
@@ -132,6 +163,26 @@ _LAYERS: dict[str, tuple[Callable[..., nn.Module], set[str], Mapping[str, _Kind]
         {"num_embeddings", "embedding_dim"},
         {"num_embeddings": _COUNT, "embedding_dim": _SIZE},
     ),
+    "positional_embedding": (
+        _PositionalEmbedding,
+        {"num_positions", "embedding_dim"},
+        {"num_positions": _SIZE, "embedding_dim": _SIZE},
+    ),
+    "transformer_encoder_layer": (
+        _TransformerEncoderLayer,
+        {"d_model", "nhead"},
+        {
+            "d_model": _SIZE,
+            "nhead": _SIZE,
+            "dim_feedforward": _SIZE,
+            "dropout": _SHARE,
+            "activation": _ACTIVATION,
+            "layer_norm_eps": _EPSILON,
+            "norm_first": _FLAG,
+            "bias": _FLAG,
+        },
+    ),
+    "mean": (_Mean, {"dim"}, {"dim": _DIMENSION}),
     "cast": (_Cast, {"dtype"}, {"dtype": _DTYPE}),
     "mel_spectrogram": (_MelSpectrogram, set(_MEL), _MEL),
     "flatten": (nn.Flatten, set(), {"start_dim": _DIMENSION}),
@@ -186,5 +237,5 @@ def _build_layer(layer: Layer, where: str) -> nn.Module:
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in layer.options.items()}
     try:
         return make(**options)
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, TypeError, AssertionError) as error:
         raise BundleError(f"{where}.{layer.kind}: the options do not fit together ({error})") from None

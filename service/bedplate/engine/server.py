@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -216,7 +217,7 @@ class Connection(asyncio.Protocol):
         """Say what is served. Unasked, one that does not read is told once it reads again, and only the last of it."""
         self._described = not self._congested or request_id != 0
         if self._described:
-            frame = Frame(Type.DESCRIPTION, request_id, self._server.description)
+            frame = replace(self._server.description, id=request_id)
             self._transport.writelines(wire.encode(frame))
 
     def answer(self, works: list[Work]) -> None:

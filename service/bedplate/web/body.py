@@ -40,10 +40,14 @@ Items = npt.NDArray[Any]
 _JSON_BYTES_PER_NUMBER = 40
 # By the kind of the datatype, the kinds of arrays that numpy makes of a JSON document that fits.
 _KINDS = {"b": "b", "i": "iuO", "u": "iuO", "f": "iuf"}
+_JSON_BYTES_PER_CHARACTER = 12  # two escapes
 _ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
 # What a file is, its content says; the type says only that it is one.
-MEDIA_TYPES = ("image/", "audio/", "video/")
-_TYPES = "image/*, audio/*, video/*, multipart/form-data, application/octet-stream, application/json, text/csv"
+MEDIA_TYPES = ("image/", "audio/", "video/", "text/plain")
+_UTF8 = ("", "utf-8", "utf8", "us-ascii")
+_TYPES = (
+    "image/*, audio/*, video/*, text/plain, multipart/form-data, application/octet-stream, application/json, text/csv"
+)
 
 
 @dataclass(frozen=True)
@@ -97,21 +101,32 @@ async def parse_items(
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
     if kind.startswith(MEDIA_TYPES):
+        _check_charset(options.get("charset", ""))
         return await decode_files([body], model, limits, decoders, terms)
     if kind == "multipart/form-data":
         files = _parts(body, options.get("boundary", ""), limits)
         return await decode_files(files, model, limits, decoders, terms)
     if kind == "application/octet-stream":
-        return Media(check_items(from_raw(body, spec, options.get("shape")), model, limits))
+        return Media([check_items(from_raw(body, spec, options.get("shape")), model, limits)])
     if kind == "application/json":
         check_json_length(len(body), model, limits)
-        return Media(check_items(_from_json(body, spec), model, limits))
+        inputs = _inputs(body)
+        if spec.text and (texts := _texts(inputs)):
+            return await decode_files(texts, model, limits, decoders, terms)
+        return Media([check_items(_from_json(inputs, body, spec), model, limits)])
     if kind == "text/csv":
         if not spec.columns:
             raise UnsupportedMediaType("this model does not take tables", next_step="send a tensor or JSON")
         check_json_length(len(body), model, limits)
-        return Media(check_items(rows.items_of_csv(body, spec.columns), model, limits))
+        return Media([check_items(rows.items_of_csv(body, spec.columns), model, limits)])
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
+
+
+def _check_charset(charset: str) -> None:
+    if charset.lower() not in _UTF8:
+        raise UnsupportedMediaType(
+            "the charset is not one that is read", limit="utf-8", next_step="send UTF-8, and say charset=utf-8"
+        )
 
 
 async def decode_files(files: list[bytes], model: Bundle, limits: Limits, decoders: Decoders, terms: Terms) -> Media:
@@ -178,7 +193,8 @@ def _item_shape(spec: Tensor, declared: str | None) -> tuple[int, ...]:
     return shape
 
 
-def _from_json(body: bytes, spec: Tensor) -> Items:
+def _inputs(body: bytes) -> Any:
+    """What the document has as its inputs."""
     try:
         document = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -187,11 +203,24 @@ def _from_json(body: bytes, spec: Tensor) -> Items:
         raise UnknownField("the document has no field 'inputs'", limit="inputs", next_step='send {"inputs": [...]}')
     if len(document) > 1:
         raise UnknownField(f"{len(document)} fields, only 'inputs' is known", value=len(document), limit="inputs")
+    return document["inputs"]
+
+
+def _texts(inputs: Any) -> list[bytes]:
+    """Of one text, or of a list of them; of anything else none."""
+    texts = [inputs] if isinstance(inputs, str) else inputs
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return []
+    # Half of a pair that JSON allows to stand alone becomes no UTF-8, and is refused as that.
+    return [text.encode(errors="surrogatepass") for text in texts]
+
+
+def _from_json(inputs: Any, body: bytes, spec: Tensor) -> Items:
     if spec.columns:
-        return rows.items_of_json(document["inputs"], spec.columns)
-    items = _from_lists(document["inputs"], spec)
+        return rows.items_of_json(inputs, spec.columns)
+    items = _from_lists(inputs, spec)
     # numpy takes a boolean among numbers for 0 or 1. Looked for only where the text has one.
-    if spec.dtype != "bool" and (b"true" in body or b"false" in body) and _has_boolean(document["inputs"]):
+    if spec.dtype != "bool" and (b"true" in body or b"false" in body) and _has_boolean(inputs):
         raise _wrong_kind(spec)
     return items[np.newaxis] if spec.accepts(items.shape) else items
 
@@ -227,6 +256,8 @@ def _wrong_kind(spec: Tensor) -> InvalidRequest:
 def json_limit(model: Bundle, limits: Limits) -> int:
     """Bytes of JSON that a request of full size can need."""
     spec = model.input
+    if spec.text:
+        return min(limits.items, model.max_items) * spec.text.max_characters * _JSON_BYTES_PER_CHARACTER + 4096
     cost = min(limits.items * spec.cost_of(spec.largest), model.max_cost)
     row_bytes = sum(column.json_bytes for column in spec.columns)
     return max(cost * spec.numbers_per_cost * _JSON_BYTES_PER_NUMBER, limits.items * row_bytes) + 4096

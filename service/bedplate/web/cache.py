@@ -188,7 +188,7 @@ def _how_it_is_read(content_type: str) -> str:
     kind, options = falcon.parse_header(content_type)
     kind = kind.lower()
     if kind.startswith(MEDIA_TYPES):
-        return "file"
+        return f"file;{options.get('charset', '').lower()}"
     if kind.startswith("multipart/"):
         return f"{kind};{options.get('boundary', '')}"
     return f"{kind};{options.get('shape', '')}" if kind == "application/octet-stream" else kind

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from bedplate import dtypes, errors, wire
@@ -23,9 +26,16 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Media:
-    items: npt.NDArray[Any]  # (items, *shape) in the input's dtype
+    # (items, *shape) each, in the input's dtype: texts have one each, as their lengths differ.
+    parts: list[npt.NDArray[Any]]
     # Of each file: how many `items` it became; of recordings and videos `at_s`, where each begins, and `length_s`.
     files: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def items(self) -> npt.NDArray[Any]:
+        """Of what has one shape: all of them."""
+        [items] = self.parts
+        return items
 
 
 class _NotTaken(Exception):
@@ -49,8 +59,10 @@ class Decoders:
             InvalidRequest: see errors.py; also if the file was the end of the process that decoded it.
             DecoderBusy, DecoderUnavailable, DeadlineExceeded.
         """
-        meta = {"input": model.document["inputs"][0], "sizes": [len(file) for file in files]}
-        body = files[0] if len(files) == 1 else b"".join(files)
+        # The tokenizer goes along each time: a copy costs less than asking whether it is known.
+        sent = [model.tokenizer, *files]
+        meta = {"input": model.document["inputs"][0], "sizes": [len(file) for file in sent]}
+        body = files[0] if len(files) == 1 and not model.tokenizer else b"".join(sent)
         question = wire.assemble(Type.DECODE, 1, wire.to_json(meta), body, terms.engine_deadline_ns, terms.priority)
         try:
             answer = await asyncio.wait_for(self._ask(question), terms.left_s)
@@ -58,9 +70,11 @@ class Decoders:
             raise too_late() from None
         if answer.type is Type.ERROR:
             raise errors.from_meta(answer.meta)
-        [output] = answer.meta["outputs"]
-        items = dtypes.from_bytes(output["dtype"], answer.tensors).reshape(output["shape"])
-        return Media(items, answer.meta["files"])
+        shapes = [output["shape"] for output in answer.meta["outputs"]]
+        numbers = dtypes.from_bytes(answer.meta["outputs"][0]["dtype"], answer.tensors)
+        ends = list(accumulate(map(math.prod, shapes)))
+        parts = [part.reshape(shape) for part, shape in zip(np.split(numbers, ends[:-1]), shapes, strict=True)]
+        return Media(parts, answer.meta["files"])
 
     async def _ask(self, question: list[bytes | memoryview]) -> Frame:
         is_busy = False

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import Any
 
 from bedplate.web.link import EngineLink, EngineLost
 from bedplate.web.served import Served
 from bedplate.web.terms import Terms, within
-from bedplate.wire import Type
+from bedplate.wire import Frame, Type
 
 _log = logging.getLogger("bedplate.web.engines")
 
@@ -81,8 +80,8 @@ class Engine:
             link.close()
         _log.info("connected to engine", extra={"socket": str(self.socket), "models": self.served.names})
 
-    def _described(self, meta: dict[str, Any]) -> None:
-        self.served = Served.from_meta(meta)
+    def _described(self, description: Frame) -> None:
+        self.served = Served.from_meta(description.meta, description.tensors)
 
     def close(self) -> None:
         # An attempt under way ends by itself: cancelled in the middle, it would leave its connection open.

@@ -48,11 +48,11 @@ class EngineLink(asyncio.Protocol):
     """Made again by Engine when it is lost.
 
     Args:
-        on_description: told what each DESCRIPTION says, asked for or not, in the order they come; a BundleError of it
+        on_description: given each DESCRIPTION, asked for or not, in the order they come; a BundleError of it
             ends the connection.
     """
 
-    def __init__(self, on_description: Callable[[dict[str, Any]], None], clock: Callable[[], int] = wire.now_ns):
+    def __init__(self, on_description: Callable[[Frame], None], clock: Callable[[], int] = wire.now_ns):
         self.outstanding: dict[int, _Asked] = {}
         # One for all of them, at the earliest deadline or before: it may have been that of a request answered since.
         self._timer: asyncio.TimerHandle | None = None
@@ -93,7 +93,7 @@ class EngineLink(asyncio.Protocol):
         self._frames += 1
         self.silent = False
         if frame.type is Type.DESCRIPTION:
-            self._on_description(frame.meta)
+            self._on_description(frame)
         asked = self.outstanding.pop(frame.id, None)
         if asked is not None and not asked.waiting.done():
             asked.waiting.set_result(frame)

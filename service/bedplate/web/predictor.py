@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -20,9 +20,10 @@ from bedplate.web.decoders import Decoders, Media
 from bedplate.web.naming import predictions_of
 from bedplate.web.pool import EnginePool
 from bedplate.web.terms import Terms, ran_out
-from bedplate.wire import FixedMeta, Frame, now_ns
+from bedplate.wire import FixedMeta, Frame, Type, now_ns
 
 T = TypeVar("T")
+Places = npt.NDArray[np.intp]  # of items, in the order of the request
 _log = logging.getLogger("bedplate.web")
 
 
@@ -75,8 +76,8 @@ class Predictor:
         parsing = parse_items(content_type, body, model, self._limits, self.decoders, terms)
         media = await self.decode(parsing, terms)
         decode_ns = now_ns() - started_ns
-        answers = [await self.infer(model, items, terms) for items in _batches(media.items, model)]
-        return _prediction(answers, model, media, decode_ns)
+        answer = await self.infer_all(model, media.parts, terms)
+        return _prediction(answer, model, media, decode_ns)
 
     async def decode(self, decoding: Awaitable[T], terms: Terms) -> T:
         """What `decoding` gives; if nobody waits for it any more, that is counted."""
@@ -85,6 +86,14 @@ class Predictor:
         except asyncio.CancelledError:
             self.cancelled("decode", terms)
             raise
+
+    async def infer_all(self, model: Bundle, parts: Sequence[Items], terms: Terms) -> Frame:
+        """As `infer`, of items in several shapes, or more than an engine takes at once: one frame, in their order.
+
+        One after another, so that a long recording does not stand before all others at once.
+        """
+        answers = [(places, await self.infer(model, items, terms)) for places, items in _batches(parts, model)]
+        return answers[0][1] if len(answers) == 1 else _joined(answers, model)
 
     async def infer(self, model: Bundle, items: Items, terms: Terms) -> Frame:
         """Ask an engine for the outputs of `items`, (items, *shape) in the input's dtype.
@@ -115,13 +124,34 @@ class Predictor:
         return model.canary.found_in(result.predictions) == model.canary.wanted
 
 
-def _batches(items: Items, model: Bundle) -> list[Items]:
-    """`items` as an engine takes them: a long recording has more windows than fit into one batch.
+def _batches(parts: Sequence[Items], model: Bundle) -> list[tuple[Places, Items]]:
+    """Items of one shape, at most as many as an engine takes at once, and which of all they are."""
+    alike: dict[tuple[int, ...], list[tuple[Places, Items]]] = {}
+    first = 0
+    for part in parts:
+        alike.setdefault(part.shape[1:], []).append((np.arange(first, first + len(part)), part))
+        first += len(part)
+    batches = []
+    for shape, found in alike.items():
+        places, items = found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
+        most = model.input.most_items(shape, model.max_items, model.max_cost)
+        batches += [(places[at : at + most], items[at : at + most]) for at in range(0, len(items), most)]
+    return batches
 
-    One after another, so that it does not stand before all others at once.
-    """
-    most = model.input.most_items(items.shape[1:], model.max_items, model.max_cost)
-    return [items[start : start + most] for start in range(0, len(items), most)]
+
+def _joined(answers: list[tuple[Places, Frame]], model: Bundle) -> Frame:
+    """Several RESULT frames as one, each item at its place."""
+    spec = model.output
+    outputs = np.empty((sum(len(places) for places, _ in answers), *spec.smallest), spec.numpy_dtype)
+    for places, answer in answers:
+        outputs[places] = dtypes.from_bytes(spec.dtype, answer.tensors).reshape(len(places), *spec.smallest)
+    metas = [answer.meta for _, answer in answers]
+    meta = {
+        **metas[0],
+        "outputs": [{**metas[0]["outputs"][0], "shape": list(outputs.shape)}],
+        **{part: sum(meta.get(part, 0) for meta in metas) for part in ("queue_ns", "batch_ns", "compute_ns")},
+    }
+    return Frame(Type.RESULT, answers[0][1].id, meta, outputs.tobytes())
 
 
 def question(model: Bundle, items: Items) -> tuple[FixedMeta, memoryview]:
@@ -157,18 +187,17 @@ def checked(model: Bundle, answer: Frame) -> Frame:
     return answer
 
 
-def _prediction(answers: list[Frame], model: Bundle, media: Media, decode_ns: int) -> Prediction:
-    outputs = np.concatenate([_outputs_of(answer) for answer in answers])
-    metas = [answer.meta for answer in answers]
+def _prediction(answer: Frame, model: Bundle, media: Media, decode_ns: int) -> Prediction:
+    meta = answer.meta
     return Prediction(
         model=model.name,
         version=model.version,
-        digest=metas[0]["digest"],
-        predictions=predictions_of(outputs, model, media.files),
-        queue_ns=sum(meta["queue_ns"] for meta in metas),
-        compute_ns=sum(meta["compute_ns"] for meta in metas),
+        digest=meta["digest"],
+        predictions=predictions_of(_outputs_of(answer), model, media.files),
+        queue_ns=meta["queue_ns"],
+        compute_ns=meta["compute_ns"],
         decode_ns=decode_ns,
-        batch_ns=sum(meta.get("batch_ns", 0) for meta in metas),
+        batch_ns=meta.get("batch_ns", 0),
     )
 
 

@@ -19,8 +19,8 @@ class Served:
     aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # name → alias → version
 
     @classmethod
-    def from_meta(cls, meta: Mapping[str, Any]) -> Served:
-        """What a DESCRIPTION frame says.
+    def from_meta(cls, meta: Mapping[str, Any], content: bytes | memoryview = b"") -> Served:
+        """What a DESCRIPTION frame says, and brings.
 
         Raises:
             BundleError: it is none.
@@ -28,9 +28,9 @@ class Served:
         models = meta.get("models")
         if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
             raise BundleError("description: models: is missing or no list of objects")
-        bundles = {
-            (bundle.name, bundle.version): bundle for bundle in (Bundle.from_description(model) for model in models)
-        }
+        files = _files(meta, bytes(content))
+        described = [Bundle.from_description(model, files) for model in models]
+        bundles = {(bundle.name, bundle.version): bundle for bundle in described}
         # An engine of an earlier release has no aliases: of several versions the first described is the default.
         aliases: dict[str, dict[str, str]] = {}
         for name, version in bundles:
@@ -73,6 +73,20 @@ def find(served: Iterable[Served], name: str, wanted: str | None) -> Bundle | No
         if bundle := one.by_alias(name, DEFAULT if wanted is None else wanted):
             return bundle
     return None
+
+
+def _files(meta: Mapping[str, Any], content: bytes) -> dict[str, bytes]:
+    """By sha256, as the engine wrote them one after another."""
+    sizes: dict[str, int] = meta.get("files", {})
+    if not isinstance(sizes, dict) or not all(type(size) is int and size > 0 for size in sizes.values()):
+        raise BundleError("description: files: wanted {sha256: bytes}")
+    files, start = {}, 0
+    for sha256, size in sizes.items():
+        files[sha256] = content[start : start + size]
+        start += size
+    if start != len(content):
+        raise BundleError(f"description: files: {start} bytes are announced, {len(content)} came")
+    return files
 
 
 def _aliases(meta: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -35,11 +35,11 @@ _EXAMPLE = 'send {"inputs": [{"name": …, "shape": [items, …], "datatype": �
 class InferRequest:
     """What a client asks for, checked against the model.
 
-    Exactly one of `items` and `pictures` is there: encoded pictures take time to decode, and are left to the caller.
+    Exactly one of `items` and `files` is there: encoded pictures and texts take time, and are left to the caller.
     """
 
     items: Items | None  # (items, *shape) in the input's dtype, C-contiguous, read-only
-    pictures: list[bytes] | None
+    files: list[bytes] | None
     outputs: tuple[Wanted, ...]
     id: str | None = None
     timeout_us: int | None = None
@@ -80,7 +80,7 @@ def parse(body: bytes, json_bytes: int | None, model: Bundle, limits: Limits) ->
         _read_beside_inputs(asked, document, plan)
     tensor = _only_input(document, plan)
     if tensor.get("datatype") == BYTES:
-        asked.pictures = _pictures(tensor, data, plan)
+        asked.files = _files(tensor, data, plan)
     else:
         asked.items = _items(tensor, text, data, plan)
     return asked
@@ -233,25 +233,46 @@ def _refuse_rest(data: memoryview | None) -> None:
         )
 
 
-def _pictures(tensor: dict[str, Any], data: memoryview | None, plan: Plan) -> list[bytes]:
-    """Encoded pictures, one for each item; shape [items] or [items, 1]."""
-    if plan.model.input.image is None:
+def _files(tensor: dict[str, Any], data: memoryview | None, plan: Plan) -> list[bytes]:
+    """Encoded pictures or texts, one for each item; shape [items] or [items, 1]."""
+    spec = plan.model.input
+    if not (spec.image or spec.text):
         raise WrongShape(
-            f"this model does not take pictures, only {plan.taken.name}",
+            f"this model does not take pictures or texts, only {plan.taken.name}",
             limit=plan.taken.name,
             next_step=f"send {plan.taken.name}",
         )
     sizes = _sizes(tensor.get("shape"), plan)
     if not sizes or sizes[0] < 1 or sizes[1:] not in ((), (1,)):
-        raise WrongShape("the shape of pictures is not [items]", limit="[items]", next_step="send one text per item")
+        raise WrongShape("the shape of files is not [items]", limit="[items]", next_step="send one text per item")
     check_count(sizes[0], plan.limits)
     parameters = tensor.get("parameters")
-    if parameters is None or (size := _binary_size(parameters)) is None:
+    if parameters is not None and (size := _binary_size(parameters)) is not None:
+        elements = _elements(_all_of(size, data), sizes[0])
+    elif spec.text:
+        _refuse_rest(data)
+        elements = _texts(tensor.get("data"), sizes)
+    else:
         raise WrongShape("a picture is no text, so JSON cannot hold it", next_step="send the tensor as binary data")
-    elements = _elements(_all_of(size, data), sizes[0])
     if not all(elements):
-        raise WrongSize("a picture has no bytes", value=0, next_step="send the whole file")
+        raise WrongSize("an element has no bytes", value=0, next_step="send the whole file or text")
     return elements
+
+
+def _texts(texts: Any, sizes: tuple[int, ...]) -> list[bytes]:
+    """As JSON holds them, flat or nested as `sizes` says."""
+    if type(texts) is list and texts and type(texts[0]) is list:
+        texts = _flat(texts, sizes)
+    if type(texts) is not list or not all(type(text) is str for text in texts):
+        raise WrongShape("'data' is no list of texts", next_step="send one text per item")
+    if len(texts) != sizes[0]:
+        raise WrongSize(
+            f"'data' has {len(texts)} texts, its shape needs {sizes[0]}",
+            value=len(texts),
+            limit=sizes[0],
+            next_step="send one text per item",
+        )
+    return [text.encode() for text in texts]
 
 
 def _elements(data: memoryview, count: int) -> list[bytes]:

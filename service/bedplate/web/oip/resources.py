@@ -10,7 +10,7 @@ from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
 from bedplate.errors import UnknownModel, WrongSize
-from bedplate.web.body import Limits, decode_files, read_body
+from bedplate.web.body import Items, Limits, decode_files, read_body
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import Inference, observation
 from bedplate.web.oip import encoding, metadata
@@ -151,19 +151,20 @@ class Infer:
         asked = parse(body, json_bytes_of(req.get_header(HEADER)), model, self._limits)
         terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
-        if asked.pictures is not None:
-            await self._decode_pictures(asked, model, terms)
+        parts = await self._parts(asked, model, terms)
         decode_ns = now_ns() - decoding_ns
-        assert asked.items is not None
-        frame = await self._predictor.infer(model, asked.items, terms)
-        observation(req).inference = inference_of(frame, len(asked.items), decode_ns)
+        frame = await self._predictor.infer_all(model, parts, terms)
+        observation(req).inference = inference_of(frame, sum(map(len, parts)), decode_ns)
         return encode(frame, model, asked)
 
-    async def _decode_pictures(self, asked: InferRequest, model: Bundle, terms: Terms) -> None:
-        assert asked.pictures is not None
+    async def _parts(self, asked: InferRequest, model: Bundle, terms: Terms) -> list[Items]:
+        """Items of one shape each; of files what they are decoded to."""
+        if asked.items is not None:
+            return [asked.items]
+        assert asked.files is not None
         limits = plan_of(model, self._limits).limits
-        decoding = decode_files(asked.pictures, model, limits, self._predictor.decoders, terms)
-        asked.items = (await self._predictor.decode(decoding, terms)).items
+        decoding = decode_files(asked.files, model, limits, self._predictor.decoders, terms)
+        return (await self._predictor.decode(decoding, terms)).parts
 
 
 def inference_of(frame: Frame, items: int, decode_ns: int) -> Inference:
