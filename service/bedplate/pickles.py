@@ -29,7 +29,8 @@ def refuse(path: Path, head: bytes) -> None:
 
 
 def _is_pickle(head: bytes) -> bool:
-    if len(head) > 1 and head[0] == 0x80 and head[1] in _PROTOCOLS:
+    # A safetensors file begins with a length, which may look like the first two bytes; then come zeros.
+    if len(head) > 2 and head[0] == 0x80 and head[1] in _PROTOCOLS and chr(head[2]) in pickletools.code2op:
         return True
     # The older protocols are plain text. Without an import they are numbers and texts, and harmless.
     imports = False

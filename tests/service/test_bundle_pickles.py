@@ -18,6 +18,7 @@ from bedplate import cli, pickles, wire
 from bedplate.bundle import BundleError, read_bundle, write_manifest
 from bedplate.manifest import write_signature
 from bedplate.wire import Frame, Type
+from safetensors.torch import save
 
 from tests.service.engine_tools import write_lamp
 from tests.service.redis_tools import PASSWORD, PrivateRedis
@@ -108,6 +109,18 @@ def test_it_is_refused_in_every_file_of_a_bundle_and_says_how_to_convert_it(tmp_
 )
 def test_what_is_no_pickle_is_not_taken_for_one(tmp_path, head):
     pickles.refuse(tmp_path / "file.txt", head)
+
+
+@pytest.mark.parametrize("protocol", pickles._PROTOCOLS)
+def test_weights_whose_header_is_as_long_as_a_pickles_mark_are_no_pickle(tmp_path, protocol):
+    """The header is filled up to eight bytes: one length of 256 or so begins like each protocol."""
+    name = "w" * (0x80 + (protocol << 8) - 64)
+    while int.from_bytes((whole := save({name: torch.zeros(1)}))[:8], "little") != 0x80 + (protocol << 8):
+        name += "w"
+
+    pickles.refuse(tmp_path / "weights.safetensors", whole[: pickles.HEAD_BYTES])
+
+    assert whole[:2] == bytes([0x80, protocol])
 
 
 def test_a_pickle_that_goes_on_behind_what_is_looked_at_is_one(tmp_path, trace):
