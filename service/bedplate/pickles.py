@@ -11,6 +11,7 @@ HEAD_BYTES = 64 << 10  # enough to know one by; pickles of protocol 0 have no ma
 _SUFFIXES = {".pt", ".pth", ".pt2", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz"}
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06")  # torch.save, TorchScript and numpy's archives
 _PROTOCOLS = range(2, 6)
+_OPCODES = {opcode.code for opcode in pickletools.opcodes}
 _IMPORTS = {"GLOBAL", "STACK_GLOBAL", "INST"}
 _CONVERT = (
     "on a machine that may run it, load it and write its numbers with "
@@ -30,7 +31,7 @@ def refuse(path: Path, head: bytes) -> None:
 
 def _is_pickle(head: bytes) -> bool:
     # A safetensors file begins with a length, which may look like the first two bytes; then come zeros.
-    if len(head) > 2 and head[0] == 0x80 and head[1] in _PROTOCOLS and chr(head[2]) in pickletools.code2op:
+    if len(head) > 2 and head[0] == 0x80 and head[1] in _PROTOCOLS and chr(head[2]) in _OPCODES:
         return True
     # The older protocols are plain text. Without an import they are numbers and texts, and harmless.
     imports = False
