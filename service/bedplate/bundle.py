@@ -16,6 +16,7 @@ from bedplate import wire
 from bedplate.document import BundleError, Section, parse_yaml
 from bedplate.known_answer import MAX_CANARY_BYTES, Canary, ReadFile, read_canary
 from bedplate.manifest import FILE_NAME, verify_manifest, write_manifest
+from bedplate.recommendation import Recommendation, read_recommendation
 from bedplate.tensor import Tensor, read_input, read_output
 
 __all__ = ["MAX_CANARY_BYTES", "Bundle", "BundleError", "Canary", "describe", "read_bundle", "write_manifest"]
@@ -41,6 +42,12 @@ _MEDIA = {
 }
 _NUMBERS_OUT = (_TENSORS, "tabular-regression")
 MAX_TOKENIZER_BYTES = 4 << 20  # a hundred thousand words
+_RECOMMENDATION = "recommendation"  # names in and names out
+_METRICS = {_RECOMMENDATION: "hit-rate", **dict.fromkeys(_NUMBERS_OUT, "agreement")}  # of all others accuracy
+# What a canary says of the right answer, in place of a label.
+_CANARY_ANSWERS = {_RECOMMENDATION: "item", **dict.fromkeys(_NUMBERS_OUT, "expect")}
+_MAX_TTL_S = 30 * 86_400
+_MAX_BODY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,9 @@ class Bundle:
     network: tuple[Layer, ...]
     validation: Validation | None
     canary: Canary
+    recommendation: Recommendation | None  # in place of a network
+    cache_ttl_s: int | None  # how long an answer may be kept, where that is shorter than the operator's time
+    max_body_bytes: int | None  # of a request, where that is less than the operator's limit
     digest: str  # of SHA256SUMS: a bundle made anew under the same version has another, unless nothing changed
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
     tokenizer: bytes = field(default=b"", repr=False, compare=False)  # its file, of a model that takes text
@@ -82,7 +92,12 @@ class Bundle:
     @property
     def names_classes(self) -> bool:
         """Whether an answer is a label and scores; otherwise it is the output itself."""
-        return self.task not in _NUMBERS_OUT
+        return _names_classes(self.task)
+
+    @property
+    def loaded_files(self) -> dict[str, str]:
+        """What an engine reads to serve it, by the key that names it."""
+        return {"weights": self.weights} | (self.recommendation.files if self.recommendation else {})
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> Bundle:
@@ -126,7 +141,7 @@ def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
     source = str(directory / BUNDLE_FILE)
     document = parse_yaml(manifest.read(BUNDLE_FILE, _MAX_BUNDLE_BYTES), source)
     bundle = _parse(document, source, lambda name: manifest.read(name, MAX_CANARY_BYTES), manifest.digest)
-    named = {"weights": bundle.weights} | ({"validation.file": bundle.validation.file} if bundle.validation else {})
+    named = bundle.loaded_files | ({"validation.file": bundle.validation.file} if bundle.validation else {})
     named |= {"inputs[0].text.tokenizer": bundle.input.text.tokenizer} if bundle.input.text else {}
     for key, name in named.items():
         if name not in manifest.sums:
@@ -163,10 +178,14 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     top = Section(source, document)
     top.integer("format", 1, 1)
     name, version = top.text("name", NAME), top.text("version", _VERSION)
-    task = top.choice("task", [*_MEDIA, "classification", _TENSORS])
-    names_classes = task not in _NUMBERS_OUT
-    taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
-    given = read_output(top.only_section("outputs"))
+    task = top.choice("task", [*_MEDIA, "classification", _RECOMMENDATION, _TENSORS])
+    names_classes = _names_classes(task)
+    recommendation = read_recommendation(top.section("recommendation")) if task == _RECOMMENDATION else None
+    if recommendation:
+        taken, given = recommendation.input, recommendation.output
+    else:
+        taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
+        given = read_output(top.only_section("outputs"))
     max_items, max_cost = _batch(top.section("batch"), taken)
     bundle = Bundle(
         name=name,
@@ -175,20 +194,37 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
         description=top.text("description"),
         input=taken,
         output=given,
-        labels=top.texts("labels", _MAX_LABELS) if names_classes or top.has("labels") else (),
+        labels=top.texts("labels", _MAX_LABELS) if names_classes or (not recommendation and top.has("labels")) else (),
         activation=top.choice("activation", ["softmax", "sigmoid", "none"]) if names_classes else "none",
         max_items=max_items,
         max_cost=max_cost,
         weights=_file_name(top, "weights"),
-        network=_layers(top),
-        validation=_validation(top, names_classes) if top.has("validation") else None,
-        canary=read_canary(top.section("canary"), given, names_classes, read),
+        network=() if recommendation else _layers(top),
+        validation=_validation(top, task) if top.has("validation") else None,
+        canary=read_canary(top.section("canary"), given, _CANARY_ANSWERS.get(task, "label"), read),
+        recommendation=recommendation,
+        cache_ttl_s=_one_of(top, "cache", "ttl_s", 0, _MAX_TTL_S),
+        max_body_bytes=_one_of(top, "request", "max_bytes", 1, _MAX_BODY_BYTES),
         digest=digest,
         document=document if isinstance(document, dict) else {},
     )
     top.done()
     _check_agreement(bundle, top)
     return bundle
+
+
+def _names_classes(task: str) -> bool:
+    return task not in _NUMBERS_OUT and task != _RECOMMENDATION
+
+
+def _one_of(top: Section, name: str, key: str, low: int, high: int) -> int | None:
+    """The only key of a section that may be left out."""
+    if not top.has(name):
+        return None
+    section = top.section(name)
+    value = section.integer(key, low, high)
+    section.done()
+    return value
 
 
 def _batch(section: Section, taken: Tensor) -> tuple[int, int]:
@@ -232,11 +268,11 @@ def _is_option(option: tuple[object, object]) -> bool:
     )
 
 
-def _validation(top: Section, names_classes: bool) -> Validation:
+def _validation(top: Section, task: str) -> Validation:
     section = top.section("validation")
     validation = Validation(
         file=_file_name(section, "file"),
-        metric=section.choice("metric", ["accuracy" if names_classes else "agreement"]),
+        metric=section.choice("metric", [_METRICS.get(task, "accuracy")]),
         threshold=section.number("threshold", 0, 1),
     )
     section.done()

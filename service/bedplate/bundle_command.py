@@ -111,6 +111,7 @@ def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
         "output": _tensor(bundle.output),
         "batch": f"at most {bundle.max_items} items that cost {bundle.max_cost} together",
         "layers": len(bundle.network),
+        "recommends": f"at most {bundle.recommendation.max_k} items" if bundle.recommendation else None,
         "validation": f"{validation.metric} at least {validation.threshold:g}" if validation else None,
         "canary": bundle.canary.wanted,
         "digest": bundle.digest,

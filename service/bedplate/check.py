@@ -25,6 +25,7 @@ from bedplate.engine.model import Model
 from bedplate.engine.tensors import read_tensors
 from bedplate.errors import ServiceError
 from bedplate.manifest import read_manifest
+from bedplate.recommendation import MAX_NAME_BYTES, suggestions_in
 from bedplate.tensor import Tensor
 from bedplate.web.body import Limits, parse_items
 from bedplate.web.decoders import Decoders, Media
@@ -92,8 +93,9 @@ def answer(bundle: Bundle, model: Model, content_type: str, body: bytes) -> list
     """
     limits = Limits(WebSettings.max_body_bytes, WebSettings.max_items)
     media = asyncio.run(parse_items(content_type, body, bundle, limits, _Here(()), within(_DECODING_S)))
+    model.require_known(media.items)
     outputs = dtypes.to_numbers(bundle.output.dtype, model.run(np.array(media.items)))
-    return predictions_of(outputs, bundle, media.files)
+    return predictions_of(outputs, bundle, media)
 
 
 def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
@@ -113,7 +115,7 @@ def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
     if tensors.keys() != {INPUTS, EXPECTED}:
         raise BundleError(f"{source}: holds {sorted(tensors)}, wanted the tensors '{INPUTS}' and '{EXPECTED}'")
     inputs, expected = tensors[INPUTS], tensors[EXPECTED]
-    _check(bundle, source, inputs, expected)
+    _check(bundle, model, source, inputs, expected)
     right = sum(int(_right(bundle, model, *batch).sum()) for batch in _batches(bundle, inputs, expected))
     return Measured(validation, len(inputs), right)
 
@@ -126,11 +128,18 @@ class _Here(Decoders):
         return Media(decoded.parts, decoded.files)
 
 
-def _check(bundle: Bundle, source: str, inputs: torch.Tensor, expected: torch.Tensor) -> None:
+def _check(bundle: Bundle, model: Model, source: str, inputs: torch.Tensor, expected: torch.Tensor) -> None:
     items, *shape = inputs.shape or (0,)
     if not items or not bundle.input.accepts(shape) or inputs.dtype is not getattr(torch, bundle.input.dtype):
         raise _misfit(source, INPUTS, inputs, f"{bundle.input.dtype} {bundle.input.shown}")
-    if bundle.names_classes:
+    if bundle.recommendation:
+        if expected.shape != (items, MAX_NAME_BYTES) or expected.dtype is not torch.uint8:
+            raise _misfit(source, EXPECTED, expected, f"uint8 [{items}, {MAX_NAME_BYTES}], names of items")
+        try:
+            model.require_known(to_numpy(inputs))
+        except ServiceError as error:
+            raise BundleError(f"{source}: {error}") from None
+    elif bundle.names_classes:
         # Classes by their place in 'labels'.
         if expected.shape != (items,) or expected.dtype is not torch.int64:
             raise _misfit(source, EXPECTED, expected, f"int64 [{items}], the place of each item's label in 'labels'")
@@ -161,6 +170,9 @@ def _batches(bundle: Bundle, inputs: torch.Tensor, expected: torch.Tensor) -> It
 def _right(bundle: Bundle, model: Model, inputs: Array, expected: Array) -> Array:
     """Of each item whether it is, (items,) bool."""
     outputs = dtypes.to_numbers(bundle.output.dtype, model.run(inputs))
+    if bundle.recommendation:
+        suggested = suggestions_in(outputs)["item"]  # (items, max_k)
+        return np.asarray((suggested == expected.view(suggested.dtype)).any(axis=1))
     if bundle.names_classes:
         return np.asarray(outputs.argmax(axis=1) == expected)
     wanted = dtypes.to_numbers(bundle.output.dtype, expected)

@@ -5,7 +5,7 @@ ServiceError                    code, value, limit, next step
 │   ├── EmptyBody  MalformedJson  MalformedCsv  MalformedMultipart  MalformedEncoding
 │   ├── MissingCredential  WrongCredential
 │   ├── InvalidTimeout  InvalidPriority  InvalidParameter
-│   ├── UnknownModel  UnknownRoute  MethodNotAllowed
+│   ├── UnknownModel  UnknownUser  UnknownRoute  MethodNotAllowed
 │   ├── BodyTooLarge  TooManyItems  TooManyPixels  MediaTooLong  TooMuchMemory
 │   ├── UnsupportedMediaType
 │   └── UnknownField  WrongShape  WrongSize  UnreadableMedia  NotFinite  OutOfRange  WrongValue
@@ -130,6 +130,11 @@ class InvalidParameter(InvalidRequest):
 class UnknownModel(InvalidRequest):
     code = "unknown-model"
     title = "Unknown model"
+
+
+class UnknownUser(InvalidRequest):
+    code = "unknown-user"
+    title = "Unknown user"
 
 
 class UnknownRoute(InvalidRequest):

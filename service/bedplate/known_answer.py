@@ -22,7 +22,7 @@ ReadFile = Callable[[str], bytes]
 
 @dataclass(frozen=True)
 class Canary:
-    """Either `label` is the answer, or the numbers of `expect` are."""
+    """`label` is the answer: of a class, or of the item that is recommended first; or the numbers of `expect` are."""
 
     file: str
     content: bytes = field(repr=False)
@@ -51,7 +51,8 @@ class Canary:
             ValueError, KeyError, IndexError, TypeError: no answer of this kind of model.
         """
         if not self.expect:
-            return str(predictions[0]["label"])
+            first = predictions[0]
+            return str(first["items"][0]["item"] if "items" in first else first["label"])
         found = np.asarray([one["output"] for one in predictions])
         expected = read_numbers(self.expect_content)
         if found.shape != expected.shape:
@@ -63,15 +64,18 @@ class Canary:
         return f"numbers that are off by up to {_largest_difference(found, expected):.6g}, beyond {self.tolerance:g}"
 
 
-def read_canary(section: Section, output: Tensor, gives_labels: bool, read: ReadFile) -> Canary:
+def read_canary(section: Section, output: Tensor, answer: str, read: ReadFile) -> Canary:
     """The canary that bundle.yaml declares; `read` gives the files of the bundle.
+
+    Args:
+        answer: the key that says what is right: label, item or expect.
 
     Raises:
         BundleError: with the key, the value and what would do.
     """
     name = section.text("file", FILE_NAME.pattern)
-    if gives_labels:
-        canary = Canary(name, _checked(section, "file", name, read), label=section.text("label"))
+    if answer != "expect":
+        canary = Canary(name, _checked(section, "file", name, read), label=section.text(answer))
     else:
         expect = section.text("expect", FILE_NAME.pattern)
         canary = Canary(

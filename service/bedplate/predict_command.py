@@ -237,6 +237,9 @@ def _rows(answer: Answer) -> Iterator[tuple[str, str, str, str]]:
         yield answer["file"], f"no answer: {answer['error']}", "", ""
         return
     for prediction in answer["predictions"]:
+        if "items" in prediction:
+            yield from ((answer["file"], one["item"], f"{one['score']:.4f}", "") for one in prediction["items"])
+            continue
         label = prediction.get("label") or f"output of {len(prediction['output'])}"
         score = f"{prediction['score']:.4f}" if "score" in prediction else ""
         yield answer["file"], label, score, f"{answer['took_ms']:.1f}"

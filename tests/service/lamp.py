@@ -116,6 +116,19 @@ def tabular(task: str = "tabular-classification", **changes: Any) -> dict[str, A
     return {**document, **changes}
 
 
+def recommending(**changes: Any) -> dict[str, Any]:
+    """Which lamps somebody may like; the fake engine does not know."""
+    document = description(
+        task="recommendation",
+        recommendation={"users": "users.json", "items": "items.json", "seen": "seen.safetensors", "max_k": 3},
+        canary={"file": "canary.json", "item": "GU10"},
+        canary_bytes=base64.b64encode(_json(inputs=[{"user": "ann", "k": 1}])).decode(),
+    )
+    for key in ("inputs", "outputs", "network", "labels", "activation"):
+        del document[key]
+    return {**document, **changes}
+
+
 def lamp_logits(items: Any) -> Any:
     """items (n, 1, height, width) float32 in -1..1 → logits (n, 2): the mean decides."""
     brightness = items.reshape(len(items), -1).mean(axis=1)

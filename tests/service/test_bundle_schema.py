@@ -12,7 +12,7 @@ from bedplate.bundle import Bundle, BundleError
 from bedplate.document import Disagreement
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from tests.service.lamp import description, numbers, tabular, varying
+from tests.service.lamp import description, numbers, recommending, tabular, varying
 from tests.service.text_tools import TOKENIZERS, moods
 
 MUTATIONS = 4000
@@ -32,6 +32,8 @@ DOCUMENTS = [
         inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "video": {"frames": 2, **RGB}}],
     ),
     tabular(),
+    recommending(),
+    recommending(cache={"ttl_s": 1800}, request={"max_bytes": 1000}, validation=VALIDATION | {"metric": "hit-rate"}),
     tabular(task="tabular-regression"),
     moods(),
     varying(activation="sigmoid"),
@@ -53,11 +55,30 @@ VALUES += [
     "tabular-classification",
     "tabular-regression",
     "text-classification",
+    "recommendation",
+    "hit-rate",
     "accuracy",
     "agreement",
     "1",
 ]
-ADDABLE = ["extra", "image", "columns", "missing", "unit", "label", "expect", "tolerance", "max_cost", "validation"]
+ADDABLE = [
+    "extra",
+    "image",
+    "cache",
+    "request",
+    "seen",
+    "item",
+    "network",
+    "recommendation",
+    "columns",
+    "missing",
+    "unit",
+    "label",
+    "expect",
+    "tolerance",
+    "max_cost",
+    "validation",
+]
 
 
 def _is_integer(checker, instance):

@@ -97,6 +97,31 @@ def test_without_a_time_to_live_nothing_is_kept(client_of, engines):
     assert len(engines.asked) == 2
 
 
+def test_a_bundle_may_forbid_that_its_answers_are_kept(client_of):
+    engines = FakeEngines(cache={"ttl_s": 0})
+    client = client_of(engines)
+
+    assert statuses(client, (BRIGHT,), (BRIGHT,)) == [None, None]
+    assert len(engines.asked) == 2
+
+
+@pytest.mark.parametrize(("bundles_s", "kept_s"), [(30, 30), (90, 60)])
+def test_answers_are_kept_for_the_shorter_of_the_operators_and_the_bundles_time(cache_of, bundles_s, kept_s):
+    engines, now = FakeEngines(cache={"ttl_s": bundles_s}), [0.0]
+    cache = cache_of(engines)
+    cache._memory._clock = lambda: now[0]
+
+    def lookup():
+        model = engines.connected_model("lamp", None)
+        return uvloop.run(cache.predict(model, "image/png", BRIGHT, within(20))).lookup
+
+    assert [lookup(), lookup()] == ["miss", "memory"]
+    now[0] = kept_s - 0.1
+    assert lookup() == "memory"
+    now[0] = float(kept_s)
+    assert lookup() == "miss"
+
+
 def test_errors_are_not_kept(client, engines):
     engines.error = EngineBusy("queue full", retry_after_s=1)
     assert post(client).status_code == 429

@@ -28,6 +28,17 @@ def test_a_value_is_forgotten_when_its_time_is_over():
     assert cache.used_bytes == 0
 
 
+def test_a_value_may_have_a_time_of_its_own():
+    now = [0.0]
+    cache = MemoryCache(max_bytes=10_000, ttl_s=60, clock=lambda: now[0])
+    cache.put("a", b"x", ttl_s=30)
+
+    now[0] = 29.9
+    assert cache.get("a") == b"x"
+    now[0] = 30.0
+    assert cache.get("a") is None
+
+
 def test_a_value_larger_than_the_whole_is_not_kept_and_pushes_nothing_out():
     cache = MemoryCache(max_bytes=1000, ttl_s=60)
     cache.put("a", b"x")

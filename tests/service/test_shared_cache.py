@@ -128,6 +128,18 @@ def test_what_is_kept_is_json_under_our_prefix_and_ends(running, server):
     assert 0 < server.admin.ttl(key) <= 60
 
 
+def test_a_text_may_have_a_time_of_its_own(running, server):
+    async def scenario():
+        async with running(server.socket) as bench:
+            bench.shared.put("short", b"{}", 30)
+            await until(lambda: stored(server))
+
+    uvloop.run(scenario())
+
+    [key] = stored(server)
+    assert 0 < server.admin.ttl(key) <= 30
+
+
 def test_large_texts_are_compressed(running, server):
     text = json.dumps({"text": "x" * 5000}).encode()
 

@@ -29,7 +29,7 @@ class Question:
 
         Raises:
             WrongSize: the tensor does not have the shape that was declared.
-            OutOfRange: an id that the model does not know.
+            OutOfRange, UnknownUser: what the model does not know by its id or name.
         """
         spec = self.model.bundle.input
         if len(tensors) != self.wanted_bytes:
@@ -42,6 +42,8 @@ class Question:
         items = dtypes.from_bytes(spec.dtype, tensors).reshape(self.shape)
         if self.id_limit is not None:
             _check_ids(items, self.id_limit, spec.name)
+        if self.model.bundle.recommendation:
+            self.model.require_known(items)
         return items
 
 

@@ -155,7 +155,7 @@ class Loader:
 
     def _room_for(self, bundle: Bundle, directory: Path, swap: bool) -> Model | None:
         """The model that makes room for a bundle; None if there is room."""
-        needed = (directory / bundle.weights).stat().st_size
+        needed = sum((directory / name).stat().st_size for name in bundle.loaded_files.values())
         free = self._memory.free_bytes(self._server.catalogue.models)
         if free is None or needed <= free:
             return None

@@ -14,6 +14,7 @@ from bedplate.document import BundleError
 from bedplate.engine import network
 from bedplate.engine.cuda import Pipeline, to_numpy
 from bedplate.engine.guard import guarded
+from bedplate.engine.recommender import Recommender, read_recommender
 from bedplate.engine.tensors import read_tensors
 from bedplate.engine.work import Array
 from bedplate.manifest import Manifest, read_manifest
@@ -38,9 +39,13 @@ class Model:
         self._precision = precision
         self._takes = _torch_dtype(bundle.input)
         self._gives = _torch_dtype(bundle.output)
-        self._pipeline = Pipeline(self.predict, device, self._takes) if device.type == "cuda" else None
+        # A recommender looks names up on the processor in the middle of its work.
+        overlaps = device.type == "cuda" and not bundle.recommendation
+        self._pipeline = Pipeline(self.predict, device, self._takes) if overlaps else None
         self.overlaps = self._pipeline is not None
         self.weights_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
+        if isinstance(module, Recommender):
+            self.weights_bytes += module.host_bytes
 
     @classmethod
     def load(cls, bundle: Bundle, directory: Path, device: torch.device, precision: str = "float32") -> Model:
@@ -54,19 +59,17 @@ class Model:
                 are not the network's.
             DeviceOutOfMemory: the weights do not fit.
         """
-        source = str(directory / "bundle.yaml")
-        # Without memory behind it: a bundle that announces more than its weights hold costs nothing.
-        with torch.device("meta"):
-            module = network.build(bundle.network, source)
-        network.check_ids(bundle.network, bundle.input.dtype, source)
-        check_tokenizer(bundle, network.id_limit(bundle.network), source)
-        weights = read_tensors(_manifest_of(bundle, directory), bundle.weights)
-        _check_weights(module.state_dict(), weights, f"{directory / bundle.weights}")
-        module.load_state_dict(weights, strict=True, assign=True)
+        manifest = _manifest_of(bundle, directory)
+        module = read_recommender(bundle, manifest) if bundle.recommendation else _chain(bundle, manifest)
         dtype = getattr(torch, precision)
         module.requires_grad_(False).eval()
         converted = None if dtype is torch.float32 else dtype  # the weights are float32, and casts may be to more
         return guarded(lambda: cls(bundle, module.to(device, converted), device, dtype))
+
+    def require_known(self, items: Array) -> None:
+        """Raises: UnknownUser, OutOfRange: a model that recommends is asked for what it does not know."""
+        if isinstance(self._module, Recommender):
+            self._module.require_known(items)
 
     @torch.inference_mode()
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
@@ -160,6 +163,20 @@ class Model:
             f"{bundle.name} {bundle.version}: outputs[0]: network gives {dtype} {shape}, "
             f"bundle.yaml says {spec.dtype} {(shape[0], *spec.shape)}"
         )
+
+
+def _chain(bundle: Bundle, manifest: Manifest) -> nn.Module:
+    """The layers of `network` with their weights."""
+    source = str(manifest.directory / "bundle.yaml")
+    # Without memory behind it: a bundle that announces more than its weights hold costs nothing.
+    with torch.device("meta"):
+        module = network.build(bundle.network, source)
+    network.check_ids(bundle.network, bundle.input.dtype, source)
+    check_tokenizer(bundle, network.id_limit(bundle.network), source)
+    weights = read_tensors(manifest, bundle.weights)
+    _check_weights(module.state_dict(), weights, f"{manifest.directory / bundle.weights}")
+    module.load_state_dict(weights, strict=True, assign=True)
+    return module
 
 
 def _manifest_of(bundle: Bundle, directory: Path) -> Manifest:

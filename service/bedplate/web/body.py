@@ -30,7 +30,7 @@ from bedplate.errors import (
     WrongSize,
 )
 from bedplate.tensor import Tensor
-from bedplate.web import rows
+from bedplate.web import questions, rows
 from bedplate.web.decoders import Decoders, Media
 from bedplate.web.terms import Terms
 
@@ -113,7 +113,7 @@ async def parse_items(
         inputs = _inputs(body)
         if spec.text and (texts := _texts(inputs)):
             return await decode_files(texts, model, limits, decoders, terms)
-        return Media([check_items(_from_json(inputs, body, spec), model, limits)])
+        return Media([check_items(_from_json(inputs, body, model), model, limits)])
     if kind == "text/csv":
         if not spec.columns:
             raise UnsupportedMediaType("this model does not take tables", next_step="send a tensor or JSON")
@@ -215,7 +215,10 @@ def _texts(inputs: Any) -> list[bytes]:
     return [text.encode(errors="surrogatepass") for text in texts]
 
 
-def _from_json(inputs: Any, body: bytes, spec: Tensor) -> Items:
+def _from_json(inputs: Any, body: bytes, model: Bundle) -> Items:
+    spec = model.input
+    if model.recommendation:
+        return questions.questions_of_json(inputs, model.recommendation)
     if spec.columns:
         return rows.items_of_json(inputs, spec.columns)
     items = _from_lists(inputs, spec)
@@ -259,7 +262,7 @@ def json_limit(model: Bundle, limits: Limits) -> int:
     if spec.text:
         return min(limits.items, model.max_items) * spec.text.max_characters * _JSON_BYTES_PER_CHARACTER + 4096
     cost = min(limits.items * spec.cost_of(spec.largest), model.max_cost)
-    row_bytes = sum(column.json_bytes for column in spec.columns)
+    row_bytes = questions.JSON_BYTES if model.recommendation else sum(column.json_bytes for column in spec.columns)
     return max(cost * spec.numbers_per_cost * _JSON_BYTES_PER_NUMBER, limits.items * row_bytes) + 4096
 
 
@@ -315,6 +318,11 @@ def check_count(count: int, limits: Limits) -> None:
 
 def _wrong_shape(found: str, spec: Tensor) -> InvalidRequest:
     return WrongShape(f"inputs have shape {found}, wanted {spec.shown}", value=found, limit=spec.shown)
+
+
+def limits_of(model: Bundle, limits: Limits) -> Limits:
+    """The operator's, or the bundle's where they are lower."""
+    return replace(limits, body_bytes=min(limits.body_bytes, model.max_body_bytes or limits.body_bytes))
 
 
 def _refuse_length(found: int, allowed: int) -> NoReturn:

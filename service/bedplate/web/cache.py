@@ -109,7 +109,8 @@ class ResponseCache:
         Raises:
             ServiceError: see errors.py.
         """
-        if not self._ttl_s:
+        ttl_s = self._ttl_of(model)
+        if not ttl_s:
             return Answer(await self._predictor.predict(model, content_type, body, terms), "off")
         if _BYPASS & {directive.strip().lower() for directive in cache_control.split(",")}:
             self._on_lookup("bypass")
@@ -157,9 +158,10 @@ class ResponseCache:
         # An engine may have loaded other content under the same version since it was described.
         if prediction.digest == model.digest:
             text = _to_text(prediction)
-            self._memory.put(key, text)
+            ttl_s = self._ttl_of(model)
+            self._memory.put(key, text, ttl_s)
             if shared and self._is_worth_sharing(model):
-                shared.put(key, text)
+                shared.put(key, text, ttl_s)
         return prediction, "miss"
 
     async def _from(self, shared: SharedCache, key: str, model: Bundle) -> Prediction | None:
@@ -171,8 +173,14 @@ class ResponseCache:
         except (ValueError, TypeError, KeyError, RecursionError):
             shared.discard(key)
             return None
-        self._memory.put(key, text)
+        # How much of a time of the bundle's own is over already, Redis does not say with the value.
+        if model.cache_ttl_s is None:
+            self._memory.put(key, text)
         return prediction
+
+    def _ttl_of(self, model: Bundle) -> int:
+        """The operator's time, or the bundle's where that is shorter."""
+        return self._ttl_s if model.cache_ttl_s is None else min(self._ttl_s, model.cache_ttl_s)
 
     def _is_worth_sharing(self, model: Bundle) -> bool:
         return self._engine_ms.get(model.digest, self._shared_min_ms) >= self._shared_min_ms
@@ -215,6 +223,8 @@ def _from_text(text: bytes, model: Bundle) -> Prediction:
 
 
 def _is_prediction(found: Any, model: Bundle) -> bool:
+    if model.recommendation:
+        return _is_recommended(found)
     return _is_named(found, model) if model.names_classes else _is_output(found, model.output)
 
 
@@ -226,6 +236,23 @@ def _is_output(found: Any, spec: Tensor) -> bool:
         numbers.shape == spec.shape
         and numbers.dtype.kind in _KINDS[spec.numpy_dtype.kind if not spec.is_floating else "f"]
         and bool(np.isfinite(numbers).all())
+    )
+
+
+def _is_recommended(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and found.keys() == {"user", "items"}
+        and isinstance(found["user"], str)
+        and isinstance(found["items"], list)
+        and all(
+            isinstance(one, dict)
+            and one.keys() == {"item", "score"}
+            and isinstance(one["item"], str)
+            and isinstance(one["score"], float)
+            and math.isfinite(one["score"])
+            for one in found["items"]
+        )
     )
 
 

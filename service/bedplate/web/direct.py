@@ -19,7 +19,7 @@ from bedplate.bundle import Bundle
 from bedplate.errors import ServiceError, UnknownModel
 from bedplate.web import problems
 from bedplate.web.auth import ApiKeys, presented
-from bedplate.web.body import Limits
+from bedplate.web.body import Limits, limits_of
 from bedplate.web.http.exchange import Asgi, Exchange
 from bedplate.web.http.reply import render_fields
 from bedplate.web.observer import Observer
@@ -78,7 +78,7 @@ class DirectInfer:
         if head.has_twins or not _UNUSUAL.isdisjoint(fields) or not self._is_known(fields):
             return False
         model = self.engines.connected_model(*asked_for)
-        if model is None or not 0 < len(exchange.body) <= self._limits.body_bytes:
+        if model is None or not 0 < len(exchange.body) <= limits_of(model, self._limits).body_bytes:
             return False
         started_ns = now_ns()
         try:

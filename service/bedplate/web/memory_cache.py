@@ -37,13 +37,13 @@ class MemoryCache:
         self._entries.move_to_end(key)
         return value
 
-    def put(self, key: str, value: bytes) -> None:
-        """Keep `value`, unless it alone is more than all may take."""
+    def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
+        """Keep `value`, unless it alone is more than all may take; for `ttl_s`, or as long as any."""
         self._forget(key)
         size = len(value) + ENTRY_BYTES
         if size > self._max_bytes:
             return
-        self._entries[key] = (value, self._clock() + self._ttl_s)
+        self._entries[key] = (value, self._clock() + (self._ttl_s if ttl_s is None else ttl_s))
         self.used_bytes += size
         while self.used_bytes > self._max_bytes:
             self._forget(next(iter(self._entries)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bedplate.bundle import Bundle
+from bedplate.recommendation import questions_in, suggestions_in
+from bedplate.web.decoders import Media
 
 Array = npt.NDArray[Any]
 
@@ -17,13 +18,16 @@ _MAX_SCORES = 10
 _DIGITS = 6
 
 
-def predictions_of(outputs: Array, model: Bundle, files: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+def predictions_of(outputs: Array, model: Bundle, media: Media) -> list[dict[str, Any]]:
     """One prediction for each item, or where one file became several items, for each file.
 
     Args:
         outputs: (items, *output shape).
-        files: as `Media` has them; none where the client sent tensors.
+        media: what was asked.
     """
+    files = media.files
+    if model.recommendation:
+        return _recommended(outputs, media.items)
     if not model.names_classes:
         return [{"output": one} for one in outputs.tolist()]
     scores = _ACTIVATIONS[model.activation](outputs.astype(np.float64))  # (items, classes)
@@ -33,6 +37,18 @@ def predictions_of(outputs: Array, model: Bundle, files: Sequence[dict[str, Any]
     for file in files:
         predictions.append(_of_file(scores[start : start + file["items"]], model, file))
         start += file["items"]
+    return predictions
+
+
+def _recommended(outputs: Array, items: Array) -> list[dict[str, Any]]:
+    """Each user with the items that are suggested to it; where an item has no name there are no more."""
+    predictions = []
+    for asked, suggestions in zip(questions_in(items), suggestions_in(outputs), strict=True):
+        found = [
+            {"item": name.decode(), "score": round(float(score), _DIGITS)}
+            for name, score in suggestions[suggestions["item"] != b""].tolist()
+        ]
+        predictions.append({"user": asked["user"].decode(), "items": found})
     return predictions
 
 

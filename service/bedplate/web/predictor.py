@@ -193,7 +193,7 @@ def _prediction(answer: Frame, model: Bundle, media: Media, decode_ns: int) -> P
         model=model.name,
         version=model.version,
         digest=meta["digest"],
-        predictions=predictions_of(_outputs_of(answer), model, media.files),
+        predictions=predictions_of(_outputs_of(answer), model, media),
         queue_ns=meta["queue_ns"],
         compute_ns=meta["compute_ns"],
         decode_ns=decode_ns,

@@ -28,6 +28,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.MissingCredential: 401,
     errors.WrongCredential: 401,
     errors.UnknownModel: 404,
+    errors.UnknownUser: 404,
     errors.UnknownRoute: 404,
     errors.MethodNotAllowed: 405,
     errors.BodyTooLarge: 413,

@@ -14,7 +14,7 @@ from bedplate import __version__
 from bedplate.bundle import Bundle
 from bedplate.errors import UnknownModel
 from bedplate.tensor import Tensor
-from bedplate.web.body import Limits, read_body
+from bedplate.web.body import Limits, limits_of, read_body
 from bedplate.web.cache import Answer, ResponseCache
 from bedplate.web.observer import observation
 from bedplate.web.pool import RETRY_AFTER_S, EnginePool
@@ -111,7 +111,7 @@ class Predict:
         terms = terms_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
-        body = await read_body(req, self._limits)
+        body = await read_body(req, limits_of(seen.model, self._limits))
         seen.body_bytes = len(body)
         try:
             answer = await self._answer(req, seen.model, body, terms)
@@ -151,6 +151,7 @@ def _describe(model: Bundle, served: Served) -> dict[str, Any]:
         "description": model.description,
         "inputs": [_input(model.input)],
         "labels": list(model.labels),
+        **({"max_k": model.recommendation.max_k} if model.recommendation else {}),
     }
 
 

@@ -68,7 +68,7 @@ class SharedCache:
         self._timeout_s = timeout_s
         self._on_error = on_error
         self._circuit = Circuit(FAILURES_TO_OPEN)
-        self._pending: asyncio.Queue[tuple[str, bytes | None]] = asyncio.Queue(_MAX_PENDING_WRITES)
+        self._pending: asyncio.Queue[tuple[str, bytes | None, int]] = asyncio.Queue(_MAX_PENDING_WRITES)
         self._background: list[asyncio.Task[None]] = []
 
     @property
@@ -98,33 +98,33 @@ class SharedCache:
             self.discard(key)
             return None
 
-    def put(self, key: str, text: bytes) -> None:
-        """Keep `text`, JSON; some time later, if at all."""
+    def put(self, key: str, text: bytes, ttl_s: int | None = None) -> None:
+        """Keep `text`, JSON, for `ttl_s` or as long as any; some time later, if at all."""
         if len(text) <= MAX_VALUE_BYTES:
-            self._write(key, text)
+            self._write(key, text, self._ttl_s if ttl_s is None else ttl_s)
 
     def discard(self, key: str) -> None:
         """What is stored under `key` is not ours."""
         self._on_error("value")
         self._write(key, None)
 
-    def _write(self, key: str, text: bytes | None) -> None:
+    def _write(self, key: str, text: bytes | None, ttl_s: int = 0) -> None:
         if not self.available:
             return
         try:
-            self._pending.put_nowait((key, text))
+            self._pending.put_nowait((key, text, ttl_s))
         except asyncio.QueueFull:
             self._on_error("dropped")
 
     async def _write_forever(self) -> None:
         while True:
-            key, text = await self._pending.get()
+            key, text, ttl_s = await self._pending.get()
             if not self.available:
                 continue
             if text is None:
                 await self._attempt(self._redis.delete(PREFIX + key))
             else:
-                await self._attempt(self._redis.set(PREFIX + key, _pack(text), ex=self._ttl_s))
+                await self._attempt(self._redis.set(PREFIX + key, _pack(text), ex=ttl_s))
 
     async def _probe_forever(self) -> None:
         while True:

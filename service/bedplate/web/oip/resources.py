@@ -10,7 +10,7 @@ from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
 from bedplate.errors import UnknownModel, WrongSize
-from bedplate.web.body import Items, Limits, decode_files, read_body
+from bedplate.web.body import Items, Limits, decode_files, limits_of, read_body
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import Inference, observation
 from bedplate.web.oip import encoding, metadata
@@ -129,7 +129,7 @@ class Infer:
         terms = terms_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
-        sent = await read_body(req, self._limits, "a JSON document")
+        sent = await read_body(req, limits_of(seen.model, self._limits), "a JSON document")
         seen.body_bytes = len(sent)
         try:
             reply = await self._answer(req, seen.model, sent, terms, started_ns)
