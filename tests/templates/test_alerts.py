@@ -66,6 +66,21 @@ def test_every_alert_says_how_bad_what_and_what_to_do(alerts):
         assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{name.lower()}"
 
 
+def test_what_looks_back_at_a_host_ends_with_it(alerts):
+    """A rate of the last minutes is there for minutes after the host has left the inventory."""
+    looks_back = {
+        name for name, rule in alerts.items() if re.search(r"\[\d+[mh]\]|_rate\d+m", rule["expr"]) and of_host(rule)
+    }
+    bound = {name for name, rule in alerts.items() if 'and on (instance) up{job="node"}' in rule["expr"]}
+
+    # What is about the monitoring itself lives on the host that judges it.
+    assert looks_back - bound == {"RuleFails", "AlertsNotSent", "NobodyIsTold", "StorageFails"}
+
+
+def of_host(rule):
+    return "$labels.instance" in rule["annotations"]["summary"]
+
+
 @pytest.mark.parametrize(("hosts", "budget"), [(["gpu1"], "0.001"), (["gpu1", "gpu2"], "0.0005")])
 def test_the_error_budget_is_smaller_on_two_inference_hosts(render, hosts, budget):
     text = render("prometheus", "etc/prometheus/rules/service.yml.j2", groups={"gpu": hosts})
