@@ -13,6 +13,9 @@ help: ## Show this list
 demo: setup bundles ## Build a fleet on this machine, predict over HTTPS, say what to try next
 	@$(BIN)/python -m tools.demo
 
+demo-all: setup ## Train and serve every example of examples/, and show answers of each through nginx; half an hour
+	@$(BIN)/python -m tools.demo_all
+
 demo-down: ## Remove the demo's hosts, mounts, bridge and firewall rules
 	@tools/testhosts down demo
 
@@ -55,9 +58,10 @@ test-vm: bundles ## One host as a virtual machine: memory, addresses, power; slo
 	@$(BIN)/pytest -s --timeout=3600 tests/vm || { tools/testhosts console vm host1 >build/vm-console.log; exit 1; }
 	@tools/testhosts down vm && rm -rf .bedplate/vm
 
-fuzz: setup ## 1,000 examples of each API operation, and the full floods, against the running service
+fuzz: setup ## 1,000 examples of each API operation, 10,000 damaged files of each kind, and the full floods, against the running service
 	@$(BIN)/python -m tests.service.fuzz_openapi
 	@$(BIN)/python -m tests.service.flood_http
+	@$(BIN)/python -m tests.service.fuzz_media
 
 faults: setup bundles ## Plant every fault of tests/faults on test hosts and see that a test notices it; an hour
 	@$(BIN)/molecule converge -s site
@@ -73,4 +77,4 @@ $(VENV)/.complete: requirements.txt tools/setup
 	@tools/setup $(PYTHON) $(VENV)
 	@touch $@
 
-.PHONY: help demo demo-down check test test-damage test-parts test-vm fuzz faults bundles setup
+.PHONY: help demo demo-all demo-down check test test-damage test-parts test-vm fuzz faults bundles setup

@@ -11,6 +11,7 @@ import http.client
 import json
 import mimetypes
 import os
+import socket
 import ssl
 import sys
 import threading
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", metavar="VERSION", help="a version or an alias (default: the default)")
     parser.add_argument("--key-file", type=Path, metavar="FILE", help=f"the API key (default: ${KEY_VARIABLE})")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates of the authority to trust")
+    parser.add_argument("--address", metavar="ADDRESS", help="where to connect to while the name does not resolve")
     parser.add_argument("--json", action="store_true", help="a JSON object a line, in the order of the files")
     parser.add_argument("--parallel", type=int, default=4, metavar="N", help="files under way at once (default: 4)")
     parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS", help="for each answer (default: 60)")
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask for each file; answers go to standard output, progress and what went wrong to standard error."""
     try:
-        deployment = Deployment(args.url, _key(args.key_file), args.ca, args.timeout)
+        deployment = Deployment(args.url, _key(args.key_file), args.ca, args.timeout, args.address)
         path = _path(args.model or deployment.only_model(), args.version)
     except Unusable as error:
         print(f"bedplate predict: {error}", file=sys.stderr)
@@ -74,14 +76,17 @@ class Deployment:
         Unusable: the address, the key or the authority cannot be used.
     """
 
-    def __init__(self, url: str, key: str, ca: Path | None, timeout_s: float):
+    def __init__(self, url: str, key: str, ca: Path | None, timeout_s: float, address: str | None = None):
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unusable(f"{url!r} does not do, wanted https://HOST")
+        if address and parts.scheme != "https":
+            raise Unusable("--address is for https, which proves that the name answers there")
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
         self._context = _context(ca) if parts.scheme == "https" else None
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": f"bedplate/{__version__}"}
         self._timeout_s = timeout_s
+        self._address = address or parts.hostname
         self._mine = threading.local()
 
     def only_model(self) -> str:
@@ -133,8 +138,23 @@ class Deployment:
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._context:
-            return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._context)
+            return _Verified(self._host, self._port, self._address, self._timeout_s, self._context)
         return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+
+
+class _Verified(http.client.HTTPSConnection):
+    """Goes to an address, and wants the certificate of a name there."""
+
+    def __init__(self, host: str, port: int | None, address: str, timeout_s: float, context: ssl.SSLContext):
+        super().__init__(host, port, timeout=timeout_s, context=context)
+        self._address = address
+        self._tls = context
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self._address, self.port), self.timeout)
+        # Header and body are two writes; without this the second would wait for an acknowledgement.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
 
 
 def _ask(deployment: Deployment, path: str, file: Path) -> Answer:

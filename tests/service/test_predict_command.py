@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import pty
+import ssl
 import subprocess
 import sys
 import threading
@@ -92,6 +93,7 @@ def test_a_version_that_is_named_is_asked(service, files):
         ([None], "", "there is no API key in $BEDPLATE_API_KEY"),
         ([None, "--key-file", "/nowhere"], KEY, "/nowhere: cannot be read"),
         ([None], "wrong", "401: "),
+        ([None, "--address", "127.0.0.1"], KEY, "--address is for https"),
         (["https://127.0.0.1", "--ca", "/dev/null"], KEY, "/dev/null: holds no certificates"),
     ],
 )
@@ -118,8 +120,12 @@ def test_a_bar_on_a_terminal_tells_how_far_it_is(service, files):
 
 
 @contextlib.contextmanager
-def moody(*answers):
-    """A server that gives these (status, headers), one after another, and then 200; yields its address and times."""
+def moody(*answers, tls=None):
+    """A server that gives these (status, headers), one after another, and then 200; yields its address and times.
+
+    Args:
+        tls: certificate and key; without them it speaks plain HTTP.
+    """
     left, asked_at = list(answers), []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -140,6 +146,10 @@ def moody(*answers):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", asked_at
         server.shutdown()
@@ -161,3 +171,36 @@ def test_a_server_that_stays_busy_is_given_up(files):
 
     assert (done.returncode, len(asked_at)) == (1, 5)
     assert "no answer: 503" in done.stdout
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """Of predict.test, by itself: the files of certificate and key."""
+    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    name = ["-subj", "/CN=predict.test", "-addext", "subjectAltName=DNS:predict.test"]
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    subprocess.run([*make, *name, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+    return files
+
+
+def test_a_name_that_does_not_resolve_yet_is_asked_at_an_address_and_proves_itself(files, certificate):
+    with moody(tls=certificate) as (url, _):
+        port = url.rpartition(":")[2]
+        options = ["--model", "x", "--address", "127.0.0.1", "--ca", certificate[0]]
+
+        right = predict(f"https://predict.test:{port}", files["tensor"], *options)
+        wrong = predict(f"https://other.test:{port}", files["tensor"], *options)
+
+    assert (right.returncode, "output of 2" in right.stdout) == (0, True)
+    assert (wrong.returncode, "CERTIFICATE_VERIFY_FAILED" in wrong.stdout) == (1, True)
