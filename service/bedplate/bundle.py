@@ -13,8 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from bedplate import wire
+from bedplate.detection import BOX, Detection, read_detection
 from bedplate.document import BundleError, Section, parse_yaml
-from bedplate.known_answer import MAX_CANARY_BYTES, Canary, ReadFile, read_canary
+from bedplate.known_answer import (
+    BOXES,
+    ITEM,
+    LABEL,
+    MAX_CANARY_BYTES,
+    NUMBERS,
+    Canary,
+    ReadFile,
+    read_boxes,
+    read_canary,
+)
 from bedplate.manifest import FILE_NAME, verify_manifest, write_manifest
 from bedplate.recommendation import Recommendation, read_recommendation
 from bedplate.tensor import Tensor, read_input, read_output
@@ -31,21 +42,22 @@ NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SHA256 = r"[0-9a-f]{64}"
 _TENSORS = "tensors"  # the task that says nothing of what the numbers mean
+_OBJECTS = "object-detection"
 # How an input says that files, or rows of a table, become it, by the task that takes such.
 _MEDIA = {
     "image-classification": "image",
+    _OBJECTS: "image",
     "audio-classification": "audio",
     "video-classification": "video",
     "text-classification": "text",
     "tabular-classification": "columns",
     "tabular-regression": "columns",
 }
-_NUMBERS_OUT = (_TENSORS, "tabular-regression")
 MAX_TOKENIZER_BYTES = 4 << 20  # a hundred thousand words
 _RECOMMENDATION = "recommendation"  # names in and names out
-_METRICS = {_RECOMMENDATION: "hit-rate", **dict.fromkeys(_NUMBERS_OUT, "agreement")}  # of all others accuracy
-# What a canary says of the right answer, in place of a label.
-_CANARY_ANSWERS = {_RECOMMENDATION: "item", **dict.fromkeys(_NUMBERS_OUT, "expect")}
+# What an answer is; of all others a label.
+_ANSWERS = {_TENSORS: NUMBERS, "tabular-regression": NUMBERS, _RECOMMENDATION: ITEM, _OBJECTS: BOXES}
+_METRICS = {LABEL: "accuracy", NUMBERS: "agreement", ITEM: "hit-rate", BOXES: "map50"}
 _MAX_TTL_S = 30 * 86_400
 _MAX_BODY_BYTES = 1 << 30
 
@@ -86,13 +98,14 @@ class Bundle:
     max_body_bytes: int | None  # of a request, where that is less than the operator's limit
     digest: str  # of SHA256SUMS: a bundle made anew under the same version has another, unless nothing changed
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
+    detection: Detection | None = None  # how an answer becomes boxes; None: it becomes none
     tokenizer: bytes = field(default=b"", repr=False, compare=False)  # its file, of a model that takes text
     signer: str = field(default="", compare=False)  # whose signature was verified, where one was asked for
 
     @property
     def names_classes(self) -> bool:
         """Whether an answer is a label and scores; otherwise it is the output itself."""
-        return _names_classes(self.task)
+        return _answer(self.task) == LABEL
 
     @property
     def loaded_files(self) -> dict[str, str]:
@@ -179,7 +192,8 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     top.integer("format", 1, 1)
     name, version = top.text("name", NAME), top.text("version", _VERSION)
     task = top.choice("task", [*_MEDIA, "classification", _RECOMMENDATION, _TENSORS])
-    names_classes = _names_classes(task)
+    answer = _answer(task)
+    has_labels = answer in (LABEL, BOXES)
     recommendation = read_recommendation(top.section("recommendation")) if task == _RECOMMENDATION else None
     if recommendation:
         taken, given = recommendation.input, recommendation.output
@@ -194,14 +208,15 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
         description=top.text("description"),
         input=taken,
         output=given,
-        labels=top.texts("labels", _MAX_LABELS) if names_classes or (not recommendation and top.has("labels")) else (),
-        activation=top.choice("activation", ["softmax", "sigmoid", "none"]) if names_classes else "none",
+        labels=top.texts("labels", _MAX_LABELS) if has_labels or (answer == NUMBERS and top.has("labels")) else (),
+        activation=top.choice("activation", ["softmax", "sigmoid", "none"]) if has_labels else "none",
         max_items=max_items,
         max_cost=max_cost,
         weights=_file_name(top, "weights"),
         network=() if recommendation else _layers(top),
-        validation=_validation(top, task) if top.has("validation") else None,
-        canary=read_canary(top.section("canary"), given, _CANARY_ANSWERS.get(task, "label"), read),
+        validation=_validation(top, answer) if top.has("validation") else None,
+        canary=read_canary(top.section("canary"), given, answer, read),
+        detection=read_detection(top.section("detection")) if answer == BOXES else None,
         recommendation=recommendation,
         cache_ttl_s=_one_of(top, "cache", "ttl_s", 0, _MAX_TTL_S),
         max_body_bytes=_one_of(top, "request", "max_bytes", 1, _MAX_BODY_BYTES),
@@ -213,8 +228,8 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     return bundle
 
 
-def _names_classes(task: str) -> bool:
-    return task not in _NUMBERS_OUT and task != _RECOMMENDATION
+def _answer(task: str) -> str:
+    return _ANSWERS.get(task, LABEL)
 
 
 def _one_of(top: Section, name: str, key: str, low: int, high: int) -> int | None:
@@ -268,11 +283,11 @@ def _is_option(option: tuple[object, object]) -> bool:
     )
 
 
-def _validation(top: Section, task: str) -> Validation:
+def _validation(top: Section, answer: str) -> Validation:
     section = top.section("validation")
     validation = Validation(
         file=_file_name(section, "file"),
-        metric=section.choice("metric", [_METRICS.get(task, "accuracy")]),
+        metric=section.choice("metric", [_METRICS[answer]]),
         threshold=section.number("threshold", 0, 1),
     )
     section.done()
@@ -282,7 +297,13 @@ def _validation(top: Section, task: str) -> Validation:
 def _check_agreement(bundle: Bundle, top: Section) -> None:
     """What one key has to do with another: bundle.schema.json knows nothing of it."""
     shape, labels = list(bundle.output.shape), len(bundle.labels)
-    if labels and shape != [labels]:
+    if bundle.detection:
+        if len(shape) != 2 or shape[1] != BOX + labels or not bundle.output.is_floating:
+            wanted = f"[candidates, {BOX + labels}] floating numbers: a box and one for each of 'labels'"
+            raise top.disagree("outputs[0].shape", shape, wanted)
+        if unknown := {label for label, _ in read_boxes(bundle.canary.expect_content)} - set(bundle.labels):
+            raise top.disagree("canary.expect", sorted(unknown), "boxes whose labels are of 'labels'")
+    elif labels and shape != [labels]:
         raise top.disagree("outputs[0].shape", shape, f"[{labels}], one for each of 'labels'")
     if bundle.names_classes and bundle.canary.label not in bundle.labels:
         raise top.disagree("canary.label", bundle.canary.label, "one of 'labels'")

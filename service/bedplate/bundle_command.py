@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bedplate.bundle import BUNDLE_FILE, NAME, Bundle, BundleError, read_bundle
+from bedplate.detection import Detection
 from bedplate.manifest import SIGNATURE, signing_key, write_manifest, write_signature
 from bedplate.table import table
 from bedplate.tensor import Picture, Tensor
@@ -109,6 +110,7 @@ def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
         "activation": bundle.activation,
         "input": _tensor(bundle.input),
         "output": _tensor(bundle.output),
+        "detection": _boxes(bundle.detection) if bundle.detection else None,
         "batch": f"at most {bundle.max_items} items that cost {bundle.max_cost} together",
         "layers": len(bundle.network),
         "recommends": f"at most {bundle.recommendation.max_k} items" if bundle.recommendation else None,
@@ -122,6 +124,13 @@ def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
 
 def _tensor(spec: Tensor) -> str:
     return f"{spec.name}: {spec.dtype} {spec.shown}{_source(spec)}"
+
+
+def _boxes(spec: Detection) -> str:
+    return (
+        f"at most {spec.max_boxes} boxes of a picture, {spec.box_format}, of a score from {spec.score_threshold:g}, "
+        f"that overlap by {spec.iou_threshold:g} at most"
+    )
 
 
 def _source(spec: Tensor) -> str:

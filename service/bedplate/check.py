@@ -18,6 +18,7 @@ from bedplate import dtypes
 from bedplate.bundle import Bundle, Validation, read_bundle
 from bedplate.decode.media import decode
 from bedplate.decode.settings import DecodeSettings
+from bedplate.detection import BOX, Boxes, Detection, boxes_of, mean_average_precision
 from bedplate.document import BundleError
 from bedplate.engine.cuda import to_numpy
 from bedplate.engine.faults import DeviceOutOfMemory
@@ -29,13 +30,14 @@ from bedplate.recommendation import MAX_NAME_BYTES, suggestions_in
 from bedplate.tensor import Tensor
 from bedplate.web.body import Limits, parse_items
 from bedplate.web.decoders import Decoders, Media
-from bedplate.web.naming import predictions_of
+from bedplate.web.naming import predictions_of, scores_of
 from bedplate.web.settings import WebSettings
 from bedplate.web.terms import Terms, within
 
 Array = np.ndarray[Any, Any]
 INPUTS, EXPECTED = "inputs", "expected"
 _DECODING_S = 60
+_TRUTH = 2 + BOX  # numbers of an expected box
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,7 @@ class Measured:
 
     validation: Validation
     items: int
-    right: int
-
-    @property
-    def share(self) -> float:
-        return self.right / self.items
+    share: float  # that is right; of boxes their mean average precision
 
     @property
     def suffices(self) -> bool:
@@ -93,9 +91,10 @@ def answer(bundle: Bundle, model: Model, content_type: str, body: bytes) -> list
     """
     limits = Limits(WebSettings.max_body_bytes, WebSettings.max_items)
     media = asyncio.run(parse_items(content_type, body, bundle, limits, _Here(()), within(_DECODING_S)))
-    model.require_known(media.items)
-    outputs = dtypes.to_numbers(bundle.output.dtype, model.run(np.array(media.items)))
-    return predictions_of(outputs, bundle, media)
+    for part in media.parts:
+        model.require_known(part)
+    outputs = np.concatenate([model.run(np.array(part)) for part in media.parts])
+    return predictions_of(dtypes.to_numbers(bundle.output.dtype, outputs), bundle, media)
 
 
 def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
@@ -116,8 +115,12 @@ def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
         raise BundleError(f"{source}: holds {sorted(tensors)}, wanted the tensors '{INPUTS}' and '{EXPECTED}'")
     inputs, expected = tensors[INPUTS], tensors[EXPECTED]
     _check(bundle, model, source, inputs, expected)
-    right = sum(int(_right(bundle, model, *batch).sum()) for batch in _batches(bundle, inputs, expected))
-    return Measured(validation, len(inputs), right)
+    if bundle.detection:
+        share = mean_average_precision(_found(bundle, bundle.detection, model, inputs), _truth(expected, len(inputs)))
+    else:
+        right = sum(int(_right(bundle, model, *batch).sum()) for batch in _batches(bundle, inputs, expected))
+        share = right / len(inputs)
+    return Measured(validation, len(inputs), share)
 
 
 class _Here(Decoders):
@@ -139,6 +142,8 @@ def _check(bundle: Bundle, model: Model, source: str, inputs: torch.Tensor, expe
             model.require_known(to_numpy(inputs))
         except ServiceError as error:
             raise BundleError(f"{source}: {error}") from None
+    elif bundle.detection:
+        _check_boxes(bundle, source, expected, items)
     elif bundle.names_classes:
         # Classes by their place in 'labels'.
         if expected.shape != (items,) or expected.dtype is not torch.int64:
@@ -149,6 +154,32 @@ def _check(bundle: Bundle, model: Model, source: str, inputs: torch.Tensor, expe
             )
     elif expected.shape != (items, *_fixed(bundle.output)) or expected.dtype is not getattr(torch, bundle.output.dtype):
         raise _misfit(source, EXPECTED, expected, f"{bundle.output.dtype} {bundle.output.shown} of {items} items")
+
+
+def _check_boxes(bundle: Bundle, source: str, expected: torch.Tensor, items: int) -> None:
+    if expected.dim() != 2 or expected.shape[1] != _TRUTH or expected.dtype is not torch.float32 or not len(expected):
+        raise _misfit(source, EXPECTED, expected, f"float32 [boxes, {_TRUTH}]: item, label, left, top, right, bottom")
+    item, label, corners = expected[:, 0], expected[:, 1], expected[:, 2:]
+    for name, places, count in (("items", item, items), ("labels", label, len(bundle.labels))):
+        if not ((places == places.round()) & (places >= 0) & (places < count)).all():
+            raise BundleError(f"{source}: '{EXPECTED}' names what is none of {count} {name}, counted from 0")
+    if not ((corners >= 0) & (corners <= 1)).all() or not (corners[:, 2:] > corners[:, :2]).all():
+        raise BundleError(f"{source}: '{EXPECTED}' has corners that are no shares of the picture, 0 to 1")
+
+
+def _truth(expected: torch.Tensor, items: int) -> list[Boxes]:
+    """Of each item the boxes that it has, from (boxes, 6): item, label, corners."""
+    rows = expected.numpy()
+    of_items = [rows[rows[:, 0] == item] for item in range(items)]
+    return [Boxes(one[:, 2:], one[:, 1].astype(int), np.ones(len(one))) for one in of_items]
+
+
+def _found(bundle: Bundle, detection: Detection, model: Model, inputs: torch.Tensor) -> list[Boxes]:
+    found = []
+    for items, _ in _batches(bundle, inputs, inputs):
+        outputs = dtypes.to_numbers(bundle.output.dtype, model.run(items))
+        found += [boxes_of(one[:, :BOX], scores_of(one[:, BOX:], bundle), detection) for one in outputs]
+    return found
 
 
 def _fixed(spec: Tensor) -> tuple[int, ...]:

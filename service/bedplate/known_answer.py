@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bedplate.detection import overlap
 from bedplate.document import Section
 from bedplate.manifest import FILE_NAME
 from bedplate.tensor import Tensor
@@ -17,12 +18,18 @@ from bedplate.tensor import Tensor
 MAX_CANARY_BYTES = 256 << 10
 _MOST_TOLERATED = 1e9
 
+_LEAST_OVERLAP = 0.1
+# What a model's answer to one item is.
+LABEL, ITEM, NUMBERS, BOXES = "label", "item", "numbers", "boxes"
+
+LabelledBox = tuple[str, npt.NDArray[np.float64]]
 ReadFile = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
 class Canary:
-    """`label` is the answer: of a class, or of the item that is recommended first; or the numbers of `expect` are."""
+    """`label` is the answer: of a class, or of the item that is recommended first; or what `expect` holds is: numbers,
+    or the boxes of objects."""
 
     file: str
     content: bytes = field(repr=False)
@@ -30,6 +37,7 @@ class Canary:
     expect: str = ""
     expect_content: bytes = field(default=b"", repr=False)
     tolerance: float = 0  # of each number, up and down
+    iou: float = 0  # overlap of each box with the expected one, at least; 0 where there are none
 
     @property
     def content_type(self) -> str:
@@ -42,7 +50,9 @@ class Canary:
     @property
     def wanted(self) -> str:
         """What `found_in` says of the right answer."""
-        return f"the numbers of {self.expect}" if self.expect else self.label
+        if not self.expect:
+            return self.label
+        return f"the {'boxes' if self.iou else 'numbers'} of {self.expect}"
 
     def found_in(self, predictions: Sequence[Mapping[str, Any]]) -> str:
         """The answer in a few words: its label, or how far its numbers are off.
@@ -53,6 +63,8 @@ class Canary:
         if not self.expect:
             first = predictions[0]
             return str(first["items"][0]["item"] if "items" in first else first["label"])
+        if self.iou:
+            return self._boxes_found_in(predictions[0]["boxes"])
         found = np.asarray([one["output"] for one in predictions])
         expected = read_numbers(self.expect_content)
         if found.shape != expected.shape:
@@ -63,18 +75,29 @@ class Canary:
             return self.wanted
         return f"numbers that are off by up to {_largest_difference(found, expected):.6g}, beyond {self.tolerance:g}"
 
+    def _boxes_found_in(self, boxes: Sequence[Mapping[str, Any]]) -> str:
+        found, expected = _read_boxes(boxes), read_boxes(self.expect_content)
+        if len(found) != len(expected):
+            return f"{len(found)} boxes, not {len(expected)}"
+        for label, corners in expected:
+            shares = [overlap(corners, box[np.newaxis])[0] * (name == label) for name, box in found]
+            if max(shares) < self.iou:
+                return f"no box of {label} that overlaps with the expected one by {self.iou:g}"
+            del found[int(np.argmax(shares))]
+        return self.wanted
+
 
 def read_canary(section: Section, output: Tensor, answer: str, read: ReadFile) -> Canary:
     """The canary that bundle.yaml declares; `read` gives the files of the bundle.
 
     Args:
-        answer: the key that says what is right: label, item or expect.
+        answer: LABEL, ITEM, NUMBERS or BOXES.
 
     Raises:
         BundleError: with the key, the value and what would do.
     """
     name = section.text("file", FILE_NAME.pattern)
-    if answer != "expect":
+    if answer in (LABEL, ITEM):
         canary = Canary(name, _checked(section, "file", name, read), label=section.text(answer))
     else:
         expect = section.text("expect", FILE_NAME.pattern)
@@ -83,7 +106,8 @@ def read_canary(section: Section, output: Tensor, answer: str, read: ReadFile) -
             content=_checked(section, "file", name, read),
             expect=expect,
             expect_content=_checked(section, "expect", expect, read),
-            tolerance=section.number("tolerance", 0, _MOST_TOLERATED),
+            tolerance=section.number("tolerance", 0, _MOST_TOLERATED) if answer == NUMBERS else 0,
+            iou=section.number("iou", _LEAST_OVERLAP, 1) if answer == BOXES else 0,
         )
         _check_expected(section, canary, output)
     section.done()
@@ -102,6 +126,29 @@ def read_numbers(content: bytes) -> npt.NDArray[Any]:
     return numbers
 
 
+def read_boxes(content: bytes) -> list[LabelledBox]:
+    """Label and corners of each box of a document {"boxes": [...]}, written as a client is told.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: it is none.
+    """
+    boxes = _read_boxes(json.loads(content)["boxes"])
+    if not boxes:
+        raise ValueError("no boxes")
+    return boxes
+
+
+def _read_boxes(boxes: Sequence[Mapping[str, Any]]) -> list[LabelledBox]:
+    read = []
+    for box in boxes:
+        left, top, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
+        corners = np.array([left, top, left + width, top + height])
+        if not np.isfinite(corners).all() or min(width, height) <= 0:
+            raise ValueError("a box without a size")
+        read.append((str(box["label"]), corners))
+    return read
+
+
 def _checked(section: Section, key: str, name: str, read: ReadFile) -> bytes:
     content = read(name)
     if not 1 <= len(content) <= MAX_CANARY_BYTES:
@@ -110,6 +157,13 @@ def _checked(section: Section, key: str, name: str, read: ReadFile) -> bytes:
 
 
 def _check_expected(section: Section, canary: Canary, output: Tensor) -> None:
+    if canary.iou:
+        try:
+            read_boxes(canary.expect_content)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            wanted = 'a JSON document {"boxes": [{"label": ..., "x": ..., "y": ..., "width": ..., "height": ...}]}'
+            raise section.disagree("expect", canary.expect, wanted) from None
+        return
     try:
         shape = read_numbers(canary.expect_content).shape
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
@@ -260,6 +260,12 @@ def _rows(answer: Answer) -> Iterator[tuple[str, str, str, str]]:
         if "items" in prediction:
             yield from ((answer["file"], one["item"], f"{one['score']:.4f}", "") for one in prediction["items"])
             continue
-        label = prediction.get("label") or f"output of {len(prediction['output'])}"
+        label = prediction.get("label") or _counted(prediction)
         score = f"{prediction['score']:.4f}" if "score" in prediction else ""
         yield answer["file"], label, score, f"{answer['took_ms']:.1f}"
+
+
+def _counted(prediction: Mapping[str, Any]) -> str:
+    if "boxes" in prediction:
+        return ", ".join(f"{box['label']} {box['score']:.2f}" for box in prediction["boxes"]) or "nothing"
+    return f"output of {len(prediction['output'])}"

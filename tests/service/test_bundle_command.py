@@ -13,6 +13,7 @@ from bedplate import cli
 from bedplate.bundle import read_bundle, write_manifest
 from safetensors.torch import save_file
 
+from tests.service.detection_tools import lamps
 from tests.service.engine_tools import WEIGHTS, write_bundle, write_lamp
 from tests.service.lamp import VARYING, numbers, png_of
 from tests.service.signing_tools import make_key, signer
@@ -192,6 +193,16 @@ def test_without_a_validation_set_nothing_is_known(bundle, tmp_path):
 
     assert status == 1
     assert "validation: is missing" in err
+
+
+def test_inspect_says_which_boxes_are_told(bundle, tmp_path):
+    directory = write_bundle(tmp_path / "lamps", {}, lamps())
+
+    _, out, _ = bundle("inspect", directory, "--json")
+
+    assert json.loads(out)["detection"] == (
+        "at most 3 boxes of a picture, cxcywh, of a score from 0.6, that overlap by 0.5 at most"
+    )
 
 
 PIXELS = {"mode": "L", "height": 2, "width": 2, "scale": 1, "mean": [0], "std": [1]}

@@ -12,6 +12,7 @@ from bedplate.bundle import Bundle, BundleError
 from bedplate.document import Disagreement
 from jsonschema import Draft202012Validator, ValidationError, validators
 
+from tests.service.detection_tools import lamps
 from tests.service.lamp import description, numbers, recommending, tabular, varying
 from tests.service.text_tools import TOKENIZERS, moods
 
@@ -36,6 +37,7 @@ DOCUMENTS = [
     recommending(cache={"ttl_s": 1800}, request={"max_bytes": 1000}, validation=VALIDATION | {"metric": "hit-rate"}),
     tabular(task="tabular-regression"),
     moods(),
+    lamps(validation=VALIDATION | {"metric": "map50"}),
     varying(activation="sigmoid"),
     numbers("float32", validation=VALIDATION | {"metric": "agreement"}),
     numbers("int64"),
@@ -57,6 +59,8 @@ VALUES += [
     "text-classification",
     "recommendation",
     "hit-rate",
+    "object-detection",
+    "map50",
     "accuracy",
     "agreement",
     "1",
@@ -189,6 +193,9 @@ CLASSES, PICTURE, NUMBERS = varying(), description()["inputs"][0], numbers("floa
         _with(description(), "inputs", 0, "image", "mean", [-1e10]),
         _with(moods(), "inputs", 0, "text", "max_characters", 1_000_001),
         _with(moods(), "inputs", 0, "dtype", "float32"),
+        _with(moods(), "detection", lamps()["detection"]),
+        _with(lamps(), "canary", "iou", 0.05),
+        _with(lamps(), "detection", "max_boxes", 1001),
     ],
 )
 def test_both_refuse_what_is_rarely_wrong(document):

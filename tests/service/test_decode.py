@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import io
 import json
 import os
 import socket
@@ -33,6 +34,7 @@ from bedplate.errors import (
 from bedplate.web.decoders import Decoders
 from bedplate.web.terms import within
 from bedplate.wire import Type
+from PIL import Image
 
 from tests.service import media_tools, text_tools
 from tests.service.decoder_tools import running_decoder
@@ -43,6 +45,7 @@ RATE_HZ = 8_000
 MUTATIONS = 1_000  # of each kind
 BOMBS_OF_A_KIND = 100
 GROWTH_BYTES = 32 << 20
+PICTURE = {"items": 1, "width": 24, "height": 16}
 
 
 def image_model():
@@ -111,7 +114,20 @@ def test_a_picture_is_one_item(decode, kind):
     media = decode([media_tools.picture(kind, size=(2, 2))], image_model())
 
     assert media.items[0, 0] == pytest.approx(np.array([[0, 85], [170, 255]]) / 255, abs=0.1)
-    assert media.files == [{"items": 1}]
+    assert media.files == [{"items": 1, "width": 2, "height": 2}]
+
+
+def test_a_picture_has_the_size_that_is_seen(decode):
+    """As its EXIF turns it, and the item with it."""
+    out = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    Image.fromarray(np.array([[0, 255]], np.uint8)).resize((40, 20)).save(out, "PNG", exif=exif)
+
+    media = decode([out.getvalue()], image_model())
+
+    assert media.files == [{"items": 1, "width": 20, "height": 40}]
+    assert (media.items[0, 0].argmax(axis=0) == 1).all()
 
 
 @pytest.mark.parametrize("kind", media_tools.SOUNDS)
@@ -214,7 +230,7 @@ def test_a_picture_that_needs_more_memory_than_allowed_is_refused_and_the_decode
         decode([media_tools.picture("png", (7_000, 7_000))], image_model(), max_memory_bytes=64 << 20)
 
     assert refused.value.limit == 64 << 20
-    assert decode([media_tools.picture("png")], image_model(), max_memory_bytes=64 << 20).files == [{"items": 1}]
+    assert decode([media_tools.picture("png")], image_model(), max_memory_bytes=64 << 20).files == [PICTURE]
 
 
 def test_what_takes_too_long_ends_the_process_and_the_next_file_is_decoded():
@@ -223,7 +239,7 @@ def test_what_takes_too_long_ends_the_process_and_the_next_file_is_decoded():
         with pytest.raises(UnreadableMedia):
             ask(decoder, large)
 
-        assert ask(decoder, media_tools.picture("png")).files == [{"items": 1}]
+        assert ask(decoder, media_tools.picture("png")).files == [PICTURE]
         assert "SIGPROF" in decoder.log
 
 
@@ -232,7 +248,7 @@ def test_a_process_that_dies_is_replaced(decoder):
 
     os.kill(before, 9)
 
-    assert ask(decoder, media_tools.picture("png")).files == [{"items": 1}]
+    assert ask(decoder, media_tools.picture("png")).files == [PICTURE]
     assert decoder.child() != before
 
 
@@ -255,7 +271,7 @@ def test_a_process_that_has_grown_leaves_after_its_answer(tmp_path):
             Decoders([tmp_path / "1.sock"]).decode([media_tools.picture("png")], image_model(), within(30))
         )
 
-    assert media.files == [{"items": 1}]
+    assert media.files == [PICTURE]
     assert os.waitpid(child, 0) == (child, 0)
 
 
@@ -269,7 +285,7 @@ def test_what_is_being_decoded_is_answered_before_a_stop(decoder):
         decoder.program.terminate()
         return await slow
 
-    assert asyncio.run(scenario()).files == [{"items": 1}]
+    assert asyncio.run(scenario()).files == [{"items": 1, "width": 7_000, "height": 7_000}]
     assert decoder.program.wait(10) == 0
     assert not decoder.path.exists()
 
@@ -294,7 +310,7 @@ def test_texts_become_ids_each_for_itself(decode):
 
     assert [part.tolist() for part in media.parts] == [[[6, 3, 1, 5]], [[2]]]
     assert {part.dtype for part in media.parts} == {np.dtype("int64")}
-    assert media.files == [{"items": 1}, {"items": 1}]
+    assert media.files == [{"items": 1}] * 2
 
 
 def test_each_model_has_its_own_tokenizer(decode):
@@ -349,7 +365,7 @@ def test_who_does_not_speak_the_protocol_holds_up_nobody(decoder, sent):
         stranger.sendall(sent)
         stranger.shutdown(socket.SHUT_WR)
 
-        assert ask(decoder, media_tools.picture("png"), timeout_s=5).files == [{"items": 1}]
+        assert ask(decoder, media_tools.picture("png"), timeout_s=5).files == [PICTURE]
 
 
 def test_another_decoder_is_asked_where_one_is_gone(decoder, tmp_path):
@@ -357,7 +373,7 @@ def test_another_decoder_is_asked_where_one_is_gone(decoder, tmp_path):
 
     media = asyncio.run(decoders.decode([media_tools.picture("png")], image_model(), within(30)))
 
-    assert media.files == [{"items": 1}]
+    assert media.files == [PICTURE]
 
 
 def test_without_any_decoder_a_client_is_told_to_come_back(tmp_path):

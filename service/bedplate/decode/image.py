@@ -67,8 +67,18 @@ def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
     return image
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says. Only where it says so: that decodes and copies.
+
+    Raises:
+        UnreadableMedia: truncated or damaged.
+    """
+    with _reading():
+        return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+
+
 def to_tensor(image: Image.Image, spec: Picture) -> npt.NDArray[np.float32]:
-    """Decode, turn upright as its EXIF says, resize and scale.
+    """Decode, resize and scale.
 
     Returns: (channels, height, width) float32.
 
@@ -76,9 +86,6 @@ def to_tensor(image: Image.Image, spec: Picture) -> npt.NDArray[np.float32]:
         UnreadableMedia: truncated or damaged.
     """
     with _reading():
-        # Only where it says so: transposing copies.
-        if image.getexif().get(_ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
         picture = image.convert(spec.mode)
         if picture.size != (spec.width, spec.height):
             picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)

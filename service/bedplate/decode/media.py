@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bedplate.decode.clip import frames_of
-from bedplate.decode.image import open_image, to_tensor
+from bedplate.decode.image import open_image, to_tensor, upright
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.sound import samples_of, windows_of
 from bedplate.decode.text import ids_of
@@ -25,8 +25,8 @@ class Decoded:
     # (items, *shape) each, those of one file after those of another, C-contiguous: texts have one each, of all else
     # there is one for all files.
     parts: list[Array]
-    # Of each file: how many `items` it became; of a recording `length_s`, of recordings and videos `at_s`, where in it
-    # each item begins.
+    # Of each file: how many `items` it became; of a picture `width` and `height` as it is seen, in pixels; of a
+    # recording `length_s`; of recordings and videos `at_s`, where in it each item begins.
     files: list[dict[str, Any]]
 
 
@@ -55,12 +55,14 @@ def decode(
 
 def _pictures(files: Sequence[bytes | memoryview], spec: Picture, settings: DecodeSettings) -> Decoded:
     pixels_left = settings.max_pixels  # of the whole request, or many pictures would do what one may not
-    tensors = []
+    tensors, found = [], []
     for file in files:
         image = open_image(file, pixels_left)
         pixels_left -= image.width * image.height
+        image = upright(image)
         tensors.append(to_tensor(image, spec))
-    return Decoded([np.stack(tensors)], [{"items": 1} for _ in files])
+        found.append({"items": 1, "width": image.width, "height": image.height})
+    return Decoded([np.stack(tensors)], found)
 
 
 def _recordings(files: Sequence[bytes | memoryview], spec: Sound, settings: DecodeSettings) -> Decoded:

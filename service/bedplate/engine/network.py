@@ -127,6 +127,23 @@ class _Mean(nn.Module):
         return batch.mean(self._dim)
 
 
+class _GridBoxes(nn.Module):
+    """Each cell of a grid is a candidate: (items, 4 + labels, rows, columns) to (items, rows * columns, 4 + labels).
+
+    Of its four numbers the sigmoids are: where in the cell the centre is, across and down, and how much of the picture
+    the box is, in width and height. They come out as shares of the picture: centre, width, height.
+    """
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        rows, columns = batch.shape[2:]
+        place, scores = batch[:, :4].float().sigmoid(), batch[:, 4:].float()
+        across = torch.arange(columns, device=batch.device)
+        down = torch.arange(rows, device=batch.device)[:, None]
+        x, y = (place[:, 0] + across) / columns, (place[:, 1] + down) / rows
+        boxes = torch.stack([x, y, place[:, 2], place[:, 3]], dim=1)
+        return torch.cat([boxes, scores], dim=1).flatten(2).transpose(1, 2)
+
+
 def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> torch.Tensor:
     """Triangles between pitches that are evenly spaced on the mel scale, (n_mels, n_fft // 2 + 1)."""
     highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
@@ -185,6 +202,7 @@ _LAYERS: dict[str, tuple[Callable[..., nn.Module], set[str], Mapping[str, _Kind]
     "mean": (_Mean, {"dim"}, {"dim": _DIMENSION}),
     "cast": (_Cast, {"dtype"}, {"dtype": _DTYPE}),
     "mel_spectrogram": (_MelSpectrogram, set(_MEL), _MEL),
+    "grid_boxes": (_GridBoxes, set(), {}),
     "flatten": (nn.Flatten, set(), {"start_dim": _DIMENSION}),
     "dropout": (nn.Dropout, set(), {"p": _SHARE}),
     "relu": (nn.ReLU, set(), {}),

@@ -35,6 +35,7 @@ _RELEASE = sys.prefix
 _KINDS = {"b": "b", "i": "i", "u": "iuf", "f": "f"}
 # What an answer about a recording or a video has besides.
 _OF_FILES = frozenset({"length_s", "windows", "frames"})
+_OF_BOX = ("score", "x", "y", "width", "height")
 _BYPASS = frozenset({"no-cache", "no-store"})
 
 
@@ -225,7 +226,25 @@ def _from_text(text: bytes, model: Bundle) -> Prediction:
 def _is_prediction(found: Any, model: Bundle) -> bool:
     if model.recommendation:
         return _is_recommended(found)
+    if model.detection:
+        return _is_boxes(found, model)
     return _is_named(found, model) if model.names_classes else _is_output(found, model.output)
+
+
+def _is_boxes(found: Any, model: Bundle) -> bool:
+    return (
+        isinstance(found, dict)
+        and found.keys() == {"boxes", "width", "height"}
+        and all(type(found[side]) is int for side in ("width", "height"))
+        and isinstance(found["boxes"], list)
+        and all(
+            isinstance(box, dict)
+            and box.keys() == {"label", *_OF_BOX}
+            and box["label"] in model.labels
+            and all(isinstance(box[key], float) and math.isfinite(box[key]) for key in _OF_BOX)
+            for box in found["boxes"]
+        )
+    )
 
 
 def _is_output(found: Any, spec: Tensor) -> bool:

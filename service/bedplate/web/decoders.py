@@ -28,7 +28,8 @@ _READ_BYTES = 1 << 20
 class Media:
     # (items, *shape) each, in the input's dtype: texts have one each, as their lengths differ.
     parts: list[npt.NDArray[Any]]
-    # Of each file: how many `items` it became; of recordings and videos `at_s`, where each begins, and `length_s`.
+    # Of each file: how many `items` it became; of pictures `width` and `height`, of recordings and videos `at_s`, where
+    # each item begins, and `length_s`.
     files: list[dict[str, Any]] = field(default_factory=list)
 
     @property

@@ -1,13 +1,15 @@
-"""From the numbers of a model to what a client reads: labels and scores, of an item or of a whole file."""
+"""From the numbers of a model to what a client reads: labels and scores, of an item or of a whole file, or boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bedplate.bundle import Bundle
+from bedplate.detection import BOX, Boxes, Detection, boxes_of
 from bedplate.recommendation import questions_in, suggestions_in
 from bedplate.web.decoders import Media
 
@@ -16,6 +18,7 @@ Array = npt.NDArray[Any]
 # Scores in an answer, best first; a classifier of a thousand labels need not send them all.
 _MAX_SCORES = 10
 _DIGITS = 6
+_PIXEL_DIGITS = 3
 
 
 def predictions_of(outputs: Array, model: Bundle, media: Media) -> list[dict[str, Any]]:
@@ -28,9 +31,11 @@ def predictions_of(outputs: Array, model: Bundle, media: Media) -> list[dict[str
     files = media.files
     if model.recommendation:
         return _recommended(outputs, media.items)
+    if model.detection:
+        return _objects(outputs, model, model.detection, files)
     if not model.names_classes:
         return [{"output": one} for one in outputs.tolist()]
-    scores = _ACTIVATIONS[model.activation](outputs.astype(np.float64))  # (items, classes)
+    scores = scores_of(outputs.astype(np.float64), model)  # (items, classes)
     if not (model.input.sound or model.input.clip) or not files:
         return _named(scores, model)
     predictions, start = [], 0
@@ -50,6 +55,35 @@ def _recommended(outputs: Array, items: Array) -> list[dict[str, Any]]:
         ]
         predictions.append({"user": asked["user"].decode(), "items": found})
     return predictions
+
+
+def scores_of(logits: Array, model: Bundle) -> Array:
+    """(items or candidates, labels) by the model's activation."""
+    return _ACTIVATIONS[model.activation](logits)
+
+
+def _objects(
+    outputs: Array, model: Bundle, detection: Detection, files: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Boxes in pixels of the picture as it was sent; of a tensor, which has no picture, as the model takes one."""
+    picture = model.input.image
+    assert picture
+    taken = {"width": picture.width, "height": picture.height}
+    predictions = []
+    for candidates, file in zip(outputs, files or [taken] * len(outputs), strict=True):
+        found = boxes_of(candidates[:, :BOX], scores_of(candidates[:, BOX:], model), detection)
+        predictions.append(_in_pixels(found, model.labels, file["width"], file["height"]))
+    return predictions
+
+
+def _in_pixels(found: Boxes, labels: Sequence[str], width: int, height: int) -> dict[str, Any]:
+    corners = found.corners * [width, height, width, height]
+    boxes = []
+    for (left, top, right, bottom), label, score in zip(corners.tolist(), found.labels, found.scores, strict=True):
+        place = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+        named = {key: round(value, _PIXEL_DIGITS) for key, value in place.items()}
+        boxes.append({"label": labels[label], "score": round(float(score), _DIGITS), **named})
+    return {"boxes": boxes, "width": width, "height": height}
 
 
 def _of_file(scores: Array, model: Bundle, file: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +115,8 @@ def _softmax(logits: Array) -> Array:
 
 
 def _sigmoid(logits: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-logits)))
+    # Beyond it nothing changes but that the exponential overflows.
+    return np.asarray(1 / (1 + np.exp(-logits.clip(-60, 60))))
 
 
 def _none(logits: Array) -> Array:

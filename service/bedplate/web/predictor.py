@@ -77,6 +77,9 @@ class Predictor:
         media = await self.decode(parsing, terms)
         decode_ns = now_ns() - started_ns
         answer = await self.infer_all(model, media.parts, terms)
+        if model.detection:
+            # Of thousands of candidates, which others need not wait for.
+            return await asyncio.to_thread(_prediction, answer, model, media, decode_ns)
         return _prediction(answer, model, media, decode_ns)
 
     async def decode(self, decoding: Awaitable[T], terms: Terms) -> T:
