@@ -23,6 +23,7 @@ from bedplate.decode.container import SOUNDS, VIDEOS, opened
 from bedplate.table import table
 from PIL import Image
 
+from examples.common.heldout import is_right, label_of
 from tools.demo import HOSTS, run, step
 from tools.deployment import ROOT, SERVER_NAME, Deployment
 
@@ -142,7 +143,7 @@ def measure_all(demo: Deployment, served: list[Served]) -> bool:
         began = time.monotonic()
         answers = ask_all(demo, each.path, [file for file, _, _ in cases])
         rate = len(cases) / (time.monotonic() - began)
-        right = sum(answer == truth for answer, (_, truth, _) in zip(answers, cases, strict=True))
+        right = sum(is_right(answer, truth) for answer, (_, truth, _) in zip(answers, cases, strict=True))
         same = sum(answer == offline for answer, (_, _, offline) in zip(answers, cases, strict=True))
         good = good and same == len(cases)
         model = f"{each.bundle.name} {each.bundle.version}"
@@ -163,7 +164,7 @@ def ask_all(demo: Deployment, path: str, files: list[Path]) -> list[str]:
         answer = demo.ask(connection, "POST", path, file.read_bytes(), Content_Type=content_type(file))
         if answer.status != 200:
             sys.exit(f"demo-all: {file.name}: status {answer.status}: {answer.body.decode(errors='replace')[:500]}")
-        return str(answer.json["predictions"][0]["label"])
+        return label_of(answer.json["predictions"][0])
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         return list(pool.map(ask, files))

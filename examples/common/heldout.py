@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bedplate import check
+from bedplate.client import content_type_of
 
 
 def write_held_out(directory: Path, files: Mapping[str, bytes], labels: Iterable[str]) -> None:
@@ -30,11 +31,23 @@ def write_predictions(directory: Path, bundle_directory: Path) -> float:
     with (directory / "labels.csv").open() as file:
         truth = {row["file"]: row["label"] for row in csv.DictReader(file)}
     for name, label in truth.items():
-        [answer] = check.answer(bundle, model, "image/*", (directory / name).read_bytes())
-        rows.append([name, answer["label"], f"{answer['score']:.6f}"])
-        right += answer["label"] == label
+        content_type = content_type_of(directory / name)
+        [answer] = check.answer(bundle, model, content_type, (directory / name).read_bytes())
+        found = label_of(answer)
+        rows.append([name, found, f"{answer['score']:.6f}" if "score" in answer else ""])
+        right += is_right(found, label)
     _write_csv(directory / f"predictions-{bundle.version}.csv", ["file", "label", "score"], rows)
     return right / len(truth)
+
+
+def label_of(prediction: Mapping[str, Any]) -> str:
+    """What an answer comes to: its label; of a recommendation all items, best first."""
+    return "|".join(one["item"] for one in prediction["items"]) if "items" in prediction else str(prediction["label"])
+
+
+def is_right(found: str, truth: str) -> bool:
+    """Of a recommendation, whether the truth is among the items."""
+    return truth in found.split("|")
 
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
