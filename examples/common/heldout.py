@@ -41,7 +41,9 @@ def write_predictions(directory: Path, bundle_directory: Path) -> float:
 
 
 def label_of(prediction: Mapping[str, Any]) -> str:
-    """What an answer comes to: its label; of a recommendation all items, best first."""
+    """What an answer comes to: its label; of a recommendation all items, best first; of boxes the labels of all."""
+    if "boxes" in prediction:
+        return " ".join(sorted(box["label"] for box in prediction["boxes"]))
     return "|".join(one["item"] for one in prediction["items"]) if "items" in prediction else str(prediction["label"])
 
 

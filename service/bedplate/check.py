@@ -18,6 +18,7 @@ from bedplate import dtypes
 from bedplate.bundle import Bundle, Validation, read_bundle
 from bedplate.decode.media import decode
 from bedplate.decode.settings import DecodeSettings
+from bedplate.decode.text import ids_of
 from bedplate.detection import BOX, Boxes, Detection, boxes_of, mean_average_precision
 from bedplate.document import BundleError
 from bedplate.engine.cuda import to_numpy
@@ -27,7 +28,7 @@ from bedplate.engine.tensors import read_tensors
 from bedplate.errors import ServiceError
 from bedplate.manifest import read_manifest
 from bedplate.recommendation import MAX_NAME_BYTES, suggestions_in
-from bedplate.tensor import Tensor
+from bedplate.tensor import Tensor, Text
 from bedplate.web.body import Limits, parse_items
 from bedplate.web.decoders import Decoders, Media
 from bedplate.web.naming import predictions_of, scores_of
@@ -133,7 +134,10 @@ class _Here(Decoders):
 
 def _check(bundle: Bundle, model: Model, source: str, inputs: torch.Tensor, expected: torch.Tensor) -> None:
     items, *shape = inputs.shape or (0,)
-    if not items or not bundle.input.accepts(shape) or inputs.dtype is not getattr(torch, bundle.input.dtype):
+    if bundle.input.text:
+        if not items or len(shape) != 1 or inputs.dtype is not torch.uint8:
+            raise _misfit(source, INPUTS, inputs, "uint8 [items, bytes], texts as UTF-8 and filled up with zeros")
+    elif not items or not bundle.input.accepts(shape) or inputs.dtype is not getattr(torch, bundle.input.dtype):
         raise _misfit(source, INPUTS, inputs, f"{bundle.input.dtype} {bundle.input.shown}")
     if bundle.recommendation:
         if expected.shape != (items, MAX_NAME_BYTES) or expected.dtype is not torch.uint8:
@@ -192,10 +196,22 @@ def _misfit(source: str, name: str, found: torch.Tensor, wanted: str) -> BundleE
 
 
 def _batches(bundle: Bundle, inputs: torch.Tensor, expected: torch.Tensor) -> Iterator[tuple[Array, Array]]:
-    items = bundle.input.most_items(inputs.shape[1:], bundle.max_items, bundle.max_cost)
     held, wanted = to_numpy(inputs), to_numpy(expected)
+    if bundle.input.text:
+        # One by one: their lengths differ.
+        for row, place in zip(held, wanted, strict=True):
+            yield _ids(bundle, bundle.input.text, bytes(row).rstrip(b"\0")), place[np.newaxis]
+        return
+    items = bundle.input.most_items(inputs.shape[1:], bundle.max_items, bundle.max_cost)
     for start in range(0, len(held), items):
         yield held[start : start + items], wanted[start : start + items]
+
+
+def _ids(bundle: Bundle, spec: Text, text: bytes) -> Array:
+    try:
+        return ids_of(text, bundle.input, spec, bundle.tokenizer)
+    except ServiceError as error:
+        raise BundleError(f"{bundle.name} {bundle.version}: validation: {text!r:.80}: {error}") from None
 
 
 def _right(bundle: Bundle, model: Model, inputs: Array, expected: Array) -> Array:

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
@@ -130,7 +130,7 @@ def _rows(answer: Answer) -> Iterator[tuple[str, str, str, str]]:
         yield answer["file"], label, score, f"{answer['took_ms']:.1f}"
 
 
-def _counted(prediction: Mapping[str, Any]) -> str:
+def _counted(prediction: Answer) -> str:
     if "boxes" in prediction:
         return ", ".join(f"{box['label']} {box['score']:.2f}" for box in prediction["boxes"]) or "nothing"
     return f"output of {len(prediction['output'])}"

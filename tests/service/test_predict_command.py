@@ -14,8 +14,10 @@ import time
 import numpy as np
 import pytest
 
+from tests.service import text_tools
+from tests.service.engine_tools import write_bundle
 from tests.service.lamp import png_of
-from tests.service.running_service import KEY, SERVICE
+from tests.service.running_service import KEY, SERVICE, running_service
 
 BRIGHT, DARK = png_of([[255, 255], [255, 255]]), png_of([[0, 0], [0, 0]])
 
@@ -204,3 +206,15 @@ def test_a_name_that_does_not_resolve_yet_is_asked_at_an_address_and_proves_itse
 
     assert (right.returncode, "output of 2" in right.stdout) == (0, True)
     assert (wrong.returncode, "CERTIFICATE_VERIFY_FAILED" in wrong.stdout) == (1, True)
+
+
+def test_a_text_is_sent_as_text(tmp_path):
+    text = tmp_path / "day.txt"
+    text.write_text("A very good day")
+    bundle = write_bundle(tmp_path / "moods", text_tools.WEIGHTS, text_tools.moods())
+
+    with running_service(tmp_path, bundle=bundle) as service:
+        done = predict(service.url, text, "--model", "moods")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split()[:2] == [str(text), "good"]

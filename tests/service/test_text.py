@@ -9,9 +9,11 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from bedplate.bundle import read_bundle
+from bedplate import check
+from bedplate.bundle import BundleError, read_bundle, write_manifest
 from bedplate.decode.text import ids_of
 from bedplate.engine.model import Model
+from safetensors.torch import save_file
 
 from tests.service.engine_tools import write_bundle
 from tests.service.media_tools import damaged
@@ -180,3 +182,47 @@ def test_damaged_texts_get_an_answer_or_a_refusal_and_no_fault(post):
     assert sum(statuses.values()) == MUTATIONS
     assert not [status for status in statuses if status >= 500], statuses
     assert min(statuses[200], statuses[422]) > MUTATIONS / 20, statuses
+
+
+def with_validation(directory, inputs, labels):
+    validation = {"file": "validation.safetensors", "metric": "accuracy", "threshold": 0.5}
+    write_bundle(directory, WEIGHTS, moods(validation=validation))
+    save_file({"inputs": inputs, "expected": torch.tensor(labels)}, directory / "validation.safetensors")
+    write_manifest(directory)
+    return directory
+
+
+def filled_up(*texts):
+    most = max(len(text.encode()) for text in texts)
+    return torch.tensor([list(text.encode().ljust(most, b"\0")) for text in texts], dtype=torch.uint8)
+
+
+def test_a_validation_set_of_texts_is_computed(tmp_path):
+    directory = with_validation(
+        tmp_path / "1", filled_up("good", "A very bad day", "not 日本", "good day"), [1, 0, 1, 1]
+    )
+    bundle, model = check.load(directory, "float32")
+
+    measured = check.measure(bundle, directory, model)
+
+    assert (measured.items, measured.share) == (4, 0.75)
+    assert check.canary_answer(bundle, model) == bundle.canary.wanted == "good"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        (torch.tensor([[1, 2]]), "'inputs' is int64 [1, 2], wanted uint8 [items, bytes]"),
+        (torch.zeros(1, dtype=torch.uint8), "wanted uint8 [items, bytes]"),
+        (filled_up("good " * 13), "the text has 13 tokens, 12 are allowed"),
+        (torch.tensor([[255]], dtype=torch.uint8), "no UTF-8"),
+    ],
+)
+def test_a_validation_set_that_is_no_texts_is_refused(tmp_path, inputs, told):
+    directory = with_validation(tmp_path / "1", inputs, [1])
+    bundle, model = check.load(directory, "float32")
+
+    with pytest.raises(BundleError) as refused:
+        check.measure(bundle, directory, model)
+
+    assert told in str(refused.value)
