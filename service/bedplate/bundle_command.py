@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
         "inspect": _inspect,
         "sign": _sign,
         "verify": _verify,
+        "optimize": _optimize,
     }
     try:
         return verbs[args.do](args)
@@ -56,8 +57,9 @@ def _new(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from bedplate import check
+    from bedplate.engine.form import Form
 
-    bundle, model = check.load(args.directory, args.precision)
+    bundle, model = check.load(args.directory, Form(args.precision))
     answer, wanted = check.canary_answer(bundle, model), bundle.canary.wanted
     print(f"canary: {answer}, wanted {wanted}")
     found = check.measure(bundle, args.directory, model)
@@ -97,6 +99,12 @@ def _verify(args: argparse.Namespace) -> int:
     signed = f"signed by {bundle.signer}" if bundle.signer else "not asked who signed it; name --signers"
     print(f"{args.directory}: {bundle.name} {bundle.version} is whole, {signed}")
     return 0
+
+
+def _optimize(args: argparse.Namespace) -> int:
+    from bedplate.optimize import command
+
+    return command.run(args)
 
 
 def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:

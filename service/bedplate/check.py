@@ -23,6 +23,7 @@ from bedplate.detection import BOX, Boxes, Detection, boxes_of, mean_average_pre
 from bedplate.document import BundleError
 from bedplate.engine.cuda import to_numpy
 from bedplate.engine.faults import DeviceOutOfMemory
+from bedplate.engine.form import Form
 from bedplate.engine.model import Model
 from bedplate.engine.tensors import read_tensors
 from bedplate.errors import ServiceError
@@ -54,7 +55,7 @@ class Measured:
         return self.share >= self.validation.threshold
 
 
-def load(directory: Path, precision: str) -> tuple[Bundle, Model]:
+def load(directory: Path, form: Form) -> tuple[Bundle, Model]:
     """The bundle as an engine reads it, and its model, warm.
 
     Raises:
@@ -62,7 +63,7 @@ def load(directory: Path, precision: str) -> tuple[Bundle, Model]:
     """
     bundle = read_bundle(directory)
     try:
-        model = Model.load(bundle, directory, torch.device("cpu"), precision)
+        model = Model.load(bundle, directory, torch.device("cpu"), form)
         model.warm_up()
     except DeviceOutOfMemory as error:
         raise BundleError(f"{directory}: {error}; use a machine with more memory") from None
@@ -104,6 +105,26 @@ def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
     Raises:
         BundleError: there is none, or it does not fit the model.
     """
+    inputs, expected = validation_set(bundle, directory)
+    try:
+        model.require_known(to_numpy(inputs))
+    except ServiceError as error:
+        raise BundleError(f"{directory}: {INPUTS}: {error}") from None
+    if bundle.detection:
+        share = mean_average_precision(_found(bundle, bundle.detection, model, inputs), _truth(expected, len(inputs)))
+    else:
+        right = sum(int(_right(bundle, model, *batch).sum()) for batch in _batches(bundle, inputs, expected))
+        share = right / len(inputs)
+    assert bundle.validation
+    return Measured(bundle.validation, len(inputs), share)
+
+
+def validation_set(bundle: Bundle, directory: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs, as the network takes them, and their answers.
+
+    Raises:
+        BundleError: see `measure`.
+    """
     validation = bundle.validation
     if validation is None:
         raise BundleError(
@@ -115,13 +136,8 @@ def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
     if tensors.keys() != {INPUTS, EXPECTED}:
         raise BundleError(f"{source}: holds {sorted(tensors)}, wanted the tensors '{INPUTS}' and '{EXPECTED}'")
     inputs, expected = tensors[INPUTS], tensors[EXPECTED]
-    _check(bundle, model, source, inputs, expected)
-    if bundle.detection:
-        share = mean_average_precision(_found(bundle, bundle.detection, model, inputs), _truth(expected, len(inputs)))
-    else:
-        right = sum(int(_right(bundle, model, *batch).sum()) for batch in _batches(bundle, inputs, expected))
-        share = right / len(inputs)
-    return Measured(validation, len(inputs), share)
+    _check(bundle, source, inputs, expected)
+    return inputs, expected
 
 
 class _Here(Decoders):
@@ -132,7 +148,7 @@ class _Here(Decoders):
         return Media(decoded.parts, decoded.files)
 
 
-def _check(bundle: Bundle, model: Model, source: str, inputs: torch.Tensor, expected: torch.Tensor) -> None:
+def _check(bundle: Bundle, source: str, inputs: torch.Tensor, expected: torch.Tensor) -> None:
     items, *shape = inputs.shape or (0,)
     if bundle.input.text:
         if not items or len(shape) != 1 or inputs.dtype is not torch.uint8:
@@ -142,10 +158,6 @@ def _check(bundle: Bundle, model: Model, source: str, inputs: torch.Tensor, expe
     if bundle.recommendation:
         if expected.shape != (items, MAX_NAME_BYTES) or expected.dtype is not torch.uint8:
             raise _misfit(source, EXPECTED, expected, f"uint8 [{items}, {MAX_NAME_BYTES}], names of items")
-        try:
-            model.require_known(to_numpy(inputs))
-        except ServiceError as error:
-            raise BundleError(f"{source}: {error}") from None
     elif bundle.detection:
         _check_boxes(bundle, source, expected, items)
     elif bundle.names_classes:

@@ -104,7 +104,24 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--json", action="store_true", help="one JSON object, for programs")
     sign = verbs.add_parser("sign", parents=[directory], help="sum its files up as they are, and sign that")
     sign.add_argument("--key", type=Path, required=True, help="a private key, as 'ssh-keygen -t ed25519' makes one")
+    _add_optimize_arguments(verbs.add_parser("optimize", help="find the form in which they pay most on this host"))
     verbs.add_parser("verify", parents=[directory, signers], help="compare its files, and ask whose signature it has")
+
+
+def _add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="the bundles")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="an engine's, which name bundles and threads")
+    parser.add_argument("--device", default="cpu0", metavar="cpuN|gpuN", help="of the engine (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of the engine (default: %(default)s)")
+    parser.add_argument("--accuracy-loss", type=float, default=0.5, metavar="POINTS", help="(default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2, help="of each measurement (default: %(default)s)")
+    parser.add_argument(
+        "--limit", type=float, default=300, metavar="SECONDS", help="of each step (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="keep the best here, where engines' prepared_dir is")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy and items/s; needs matplotlib")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="export too, checked by onnxruntime; needs onnx")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each bundle, for programs")
 
 
 def _serve(args: argparse.Namespace) -> int:

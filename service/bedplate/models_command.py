@@ -186,7 +186,7 @@ _SHOW = {
     "promote": _show_done,
     "unload": _show_done,
 }
-_LIST = ["device", "name", "version", "aliases", "weights", "loaded"]
+_LIST = ["device", "name", "version", "aliases", "form", "weights", "loaded"]
 _KNOWN = {*_LIST, "weights_bytes", "loaded_at", "digest", "directory"}
 
 

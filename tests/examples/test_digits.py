@@ -10,6 +10,7 @@ import torch
 from bedplate import check
 from bedplate.bundle import read_bundle
 from bedplate.decode import image
+from bedplate.engine.form import Form
 from bedplate.engine.model import Model
 
 from examples.common import run, training
@@ -58,7 +59,7 @@ def test_what_is_written_is_a_bundle_that_runs(written):
 
 
 def test_its_validation_set_says_what_the_model_is_worth(written, data):
-    bundle, model = check.load(written.bundle, "float32")
+    bundle, model = check.load(written.bundle, Form())
 
     found = check.measure(bundle, written.bundle, model)
 
@@ -82,7 +83,7 @@ def rows_of(path):
 
 def test_truth_and_offline_answers_are_written_for_every_picture(written, data):
     truth, answers = (rows_of(written.held_out / name) for name in ("labels.csv", "predictions-1.csv"))
-    _, model = check.load(written.bundle, "float32")
+    _, model = check.load(written.bundle, Form())
 
     scores = model.predict(digits.to_tensor(data[0][:64])).softmax(1)
 

@@ -9,6 +9,7 @@ from bedplate import dtypes
 from bedplate.bundle import read_bundle
 from bedplate.engine.cuda import Pipeline
 from bedplate.engine.faults import DeviceOutOfMemory
+from bedplate.engine.form import Form
 from bedplate.engine.model import Model
 
 from tests.service.engine_tools import write_bundle, write_lamp
@@ -53,7 +54,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture
 def load(directory):
-    return lambda device, precision="float32": Model.load(read_bundle(directory), directory, device, precision)
+    return lambda device, precision="float32": Model.load(read_bundle(directory), directory, device, Form(precision))
 
 
 def overlapped(begin, batches):

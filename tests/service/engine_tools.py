@@ -66,6 +66,7 @@ class GatedLamp:
         self.max_cost = self.bundle.max_cost
         self.overlaps = False
         self.weights_bytes = 40
+        self.form = "float32"
         self.begun: queue.SimpleQueue[Any] = queue.SimpleQueue()  # inputs of each batch, (items, 1, 2, 2)
         self.gate = threading.Event()
         if is_open:

@@ -17,7 +17,7 @@ LARGE_CANARY = "AAAA" * (80 << 10)  # base64
 
 def model(name, version, make=description, **changes):
     bundle = Bundle.from_description(make(name=name, version=version, **changes), text_tools.TOKENIZERS)
-    return SimpleNamespace(bundle=bundle, weights_bytes=40)
+    return SimpleNamespace(bundle=bundle, weights_bytes=40, form="float32")
 
 
 @pytest.fixture

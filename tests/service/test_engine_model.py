@@ -10,6 +10,7 @@ import torch
 from bedplate.bundle import BundleError, Layer, read_bundle, write_manifest
 from bedplate.engine import network
 from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
+from bedplate.engine.form import Form
 from bedplate.engine.model import Model
 from bedplate.tokens import check_tokenizer
 from torch import nn
@@ -35,7 +36,7 @@ POOLED_WEIGHTS = {
 
 
 def load(directory, precision="float32"):
-    return Model.load(read_bundle(directory), directory, CPU, precision)
+    return Model.load(read_bundle(directory), directory, CPU, Form(precision))
 
 
 def write_pooled(directory, **changes):

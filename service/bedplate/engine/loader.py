@@ -137,6 +137,7 @@ class Loader:
             "version": model.bundle.version,
             "digest": model.bundle.digest,
             "aliases": self._server.catalogue.aliases_of(key),
+            "form": model.form,
             "weights_bytes": model.weights_bytes,
             "directory": str(self._origins[key].directory),
             "loaded_at": self._origins[key].loaded_at,
@@ -173,7 +174,8 @@ class Loader:
     async def _add(self, bundle: Bundle, directory: Path) -> None:
         model = await self._prepare(bundle, directory)
         await self._serve_or_release(model, directory, lambda: self._server.catalogue.with_model(model), self._origins)
-        logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version, "signer": bundle.signer})
+        told = {"model": bundle.name, "version": bundle.version, "signer": bundle.signer, "form": model.form}
+        logger.info("model loaded", extra=told)
 
     async def _swap(self, old: Model, bundle: Bundle, directory: Path) -> None:
         """Requests for the old version wait. They were decoded for it, so that in the end their webs send them anew."""

@@ -45,6 +45,9 @@ class EngineMetrics:
         self._queue_limit = Gauge("bedplate_queue_limit", "Requests that may wait", registry=self.registry)
         self._model_info = self._of_version("bedplate_model_info", "1 for each model that is loaded")
         self._model_weights = self._of_version("bedplate_model_weights_bytes", "Memory of the weights")
+        self._model_form = Gauge(
+            "bedplate_model_form", "1 for how it is computed", ["model", "version", "form"], registry=self.registry
+        )
         self._model_alias = Gauge(
             "bedplate_model_alias", "1 for each alias", ["model", "alias", "version"], registry=self.registry
         )
@@ -67,7 +70,7 @@ class EngineMetrics:
         Args:
             figures: what the batcher learned of a model.
         """
-        for gauge in (self._model_info, self._model_weights, self._model_alias):
+        for gauge in (self._model_info, self._model_weights, self._model_form, self._model_alias):
             gauge.clear()
         for gauge, _ in self._learned.values():
             gauge.clear()
@@ -75,6 +78,7 @@ class EngineMetrics:
             bundle = model.bundle
             self._model_info.labels(bundle.name, bundle.version).set(1)
             self._model_weights.labels(bundle.name, bundle.version).set(model.weights_bytes)
+            self._model_form.labels(bundle.name, bundle.version, model.form).set(1)
             # Shown as 0 from the start, so that the first failure is an increase.
             self._batch_failures.labels(bundle.name)
             self._out_of_memory.labels(bundle.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bedplate.bundle import Bundle
 from bedplate.document import BundleError
 from bedplate.engine import network
 from bedplate.engine.cuda import Pipeline, to_numpy
+from bedplate.engine.form import Form
 from bedplate.engine.guard import guarded
 from bedplate.engine.recommender import Recommender, read_recommender
 from bedplate.engine.tensors import read_tensors
@@ -30,13 +32,15 @@ class Model:
     Where the device overlaps (`overlaps`), `begin` copies one batch while another one is computed.
     """
 
-    def __init__(self, bundle: Bundle, module: nn.Module, device: torch.device, precision: torch.dtype = torch.float32):
+    def __init__(self, bundle: Bundle, module: nn.Module, device: torch.device, form: Form = Form()):  # noqa: B008
         self.bundle = bundle
+        self.form = form.name
         self.max_items = bundle.max_items
         self.max_cost = bundle.max_cost
         self._module = module
         self._device = device
-        self._precision = precision
+        # Native code takes and gives what the bundle says, and knows itself what it computes in.
+        self._precision = torch.float32 if form.package else dtype_of(form)
         self._takes = _torch_dtype(bundle.input)
         self._gives = _torch_dtype(bundle.output)
         # A recommender looks names up on the processor in the middle of its work.
@@ -44,27 +48,34 @@ class Model:
         self._pipeline = Pipeline(self.predict, device, self._takes) if overlaps else None
         self.overlaps = self._pipeline is not None
         self.weights_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
-        if isinstance(module, Recommender):
+        if isinstance(module, (Compiled, Recommender)):
             self.weights_bytes += module.host_bytes
 
     @classmethod
-    def load(cls, bundle: Bundle, directory: Path, device: torch.device, precision: str = "float32") -> Model:
-        """Build the network and give it the weights.
+    def load(cls, bundle: Bundle, directory: Path, device: torch.device, form: Form = Form()) -> Model:  # noqa: B008
+        """Build the network and give it the weights, or load the native code that was built of both.
 
         Args:
-            precision: bfloat16 to compute in half the bits; inputs and outputs stay what bundle.yaml says.
+            form: how to compute; inputs and outputs stay what bundle.yaml says.
 
         Raises:
             BundleError: layers that are not allowed or do not take the input; weights whose names, shapes or types
                 are not the network's.
             DeviceOutOfMemory: the weights do not fit.
         """
-        manifest = _manifest_of(bundle, directory)
-        module = read_recommender(bundle, manifest) if bundle.recommendation else _chain(bundle, manifest)
-        dtype = getattr(torch, precision)
-        module.requires_grad_(False).eval()
-        converted = None if dtype is torch.float32 else dtype  # the weights are float32, and casts may be to more
-        return guarded(lambda: cls(bundle, module.to(device, converted), device, dtype))
+        if form.package:
+            # Built of the same bundle, maybe by another version of this program.
+            _empty_network(bundle, directory)
+        return cls.of(bundle, lambda: read_network(bundle, directory), device, form)
+
+    @classmethod
+    def of(cls, bundle: Bundle, network: Callable[[], nn.Module], device: torch.device, form: Form) -> Model:
+        """As `load`, of a network that comes from elsewhere: float32, on the processor, not to be trained."""
+        if form.package:
+            package = form.package
+            return guarded(lambda: cls(bundle, Compiled(package), device, form))
+        module = network()
+        return guarded(lambda: cls(bundle, formed(module, form).to(device), device, form))
 
     def require_known(self, items: Array) -> None:
         """Raises: UnknownUser, OutOfRange: a model that recommends is asked for what it does not know."""
@@ -165,18 +176,66 @@ class Model:
         )
 
 
+class Compiled(nn.Module):
+    """Native code of a network with its weights, for batches of every size."""
+
+    def __init__(self, package: Path):
+        super().__init__()
+        self.host_bytes = package.stat().st_size
+        # Shapes are checked before the engine queues an item; here once more: native code would read beyond its end.
+        os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
+        # What torch._inductor.aoti_load_package leads to, without the compiler that it imports: that takes seconds, and
+        # asks the C++ compiler which instructions there are.
+        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        [result] = self._loader.boxed_run([batch])
+        assert isinstance(result, torch.Tensor)
+        return result
+
+
+def read_network(bundle: Bundle, directory: Path) -> nn.Module:
+    """The bundle's network with its weights, float32 on the processor.
+
+    Raises:
+        BundleError: see `Model.load`.
+    """
+    manifest = _manifest_of(bundle, directory)
+    module = read_recommender(bundle, manifest) if bundle.recommendation else _chain(bundle, manifest)
+    return module.requires_grad_(False).eval()
+
+
 def _chain(bundle: Bundle, manifest: Manifest) -> nn.Module:
     """The layers of `network` with their weights."""
-    source = str(manifest.directory / "bundle.yaml")
+    module = _empty_network(bundle, manifest.directory)
+    weights = read_tensors(manifest, bundle.weights)
+    _check_weights(module.state_dict(), weights, f"{manifest.directory / bundle.weights}")
+    module.load_state_dict(weights, strict=True, assign=True)
+    return module
+
+
+def _empty_network(bundle: Bundle, directory: Path) -> nn.Module:
+    source = str(directory / "bundle.yaml")
     # Without memory behind it: a bundle that announces more than its weights hold costs nothing.
     with torch.device("meta"):
         module = network.build(bundle.network, source)
     network.check_ids(bundle.network, bundle.input.dtype, source)
     check_tokenizer(bundle, network.id_limit(bundle.network), source)
-    weights = read_tensors(manifest, bundle.weights)
-    _check_weights(module.state_dict(), weights, f"{manifest.directory / bundle.weights}")
-    module.load_state_dict(weights, strict=True, assign=True)
     return module
+
+
+def formed(module: nn.Module, form: Form) -> nn.Module:
+    """The network with its weights as the form has them."""
+    if form.channels_last:
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # The weights are float32, and casts may be to more.
+    return module if form.precision == "float32" else module.to(dtype_of(form))
+
+
+def dtype_of(form: Form) -> torch.dtype:
+    found = getattr(torch, form.precision)
+    assert isinstance(found, torch.dtype)
+    return found
 
 
 def _manifest_of(bundle: Bundle, directory: Path) -> Manifest:

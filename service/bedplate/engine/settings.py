@@ -29,5 +29,7 @@ class EngineSettings:
     models_dir: Path | None = None  # operators load bundles from below here; none without it
     # Who may sign bundles, in the form of allowed_signers; read anew each time. None: sums are all that is compared.
     bundle_signers: Path | None = None
+    # Where `bedplate bundle optimize` keeps what it found out about models on this host; None: nothing is known.
+    prepared_dir: Path | None = None
     # What the weights of all loaded models may take together. None: no bound on a processor; on a GPU what is free.
     models_memory_bytes: int | None = field(default=None, metadata={"unit": "bytes", "min": 1, "max": 1 << 50})

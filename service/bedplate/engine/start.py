@@ -12,10 +12,12 @@ import torch
 
 from bedplate.bundle import Bundle, BundleError, read_bundle
 from bedplate.engine.catalogue import Aliases, Catalogue, ModelsError, parse_aliases
+from bedplate.engine.form import Form
 from bedplate.engine.loader import Loader, Origin, Origins
 from bedplate.engine.memory import Memory
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
+from bedplate.engine.prepared import Host, Shelf
 from bedplate.engine.server import Server
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.state import State
@@ -23,8 +25,8 @@ from bedplate.engine.work import key_of
 from bedplate.settings import SettingsError
 
 logger = logging.getLogger(__name__)
-# A checked bundle, its directory, the device and what to compute in → the model on that device.
-Load = Callable[[Bundle, Path, torch.device, str], Model]
+# A checked bundle, its directory, the device and how to compute → the model on that device.
+Load = Callable[[Bundle, Path, torch.device, Form], Model]
 Models = dict[Path, Model]
 
 
@@ -46,8 +48,18 @@ async def start(
         logger.warning("bundle_signers is not set: bundles are compared with their sums, whoever wrote those")
     memory = Memory.of(torch_device, settings.models_memory_bytes)
 
+    shelf = _shelf(settings, torch_device)
+
     def read_model(bundle: Bundle, directory: Path) -> Model:
-        return load(bundle, directory, torch_device, settings.precision)
+        plain = Form(settings.precision)
+        form = shelf.form_of(bundle) if shelf else None
+        try:
+            return load(bundle, directory, torch_device, form or plain)
+        except RuntimeError as error:
+            if form is None or form.package is None:
+                raise
+            logger.error("native code cannot be loaded, the bundle itself is: %s", error)
+        return load(bundle, directory, torch_device, plain)
 
     def read(directory: Path) -> Model:
         return read_model(read_bundle(directory, settings.bundle_signers), directory)
@@ -87,6 +99,13 @@ async def start(
     return await serve(models, _without_refused(aliases, models) if refusals else aliases)
 
 
+def _shelf(settings: EngineSettings, device: torch.device) -> Shelf | None:
+    if not settings.prepared_dir:
+        return None
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return Shelf(settings.prepared_dir, Host.here(kind, settings.threads))
+
+
 def load_models(
     directories: Sequence[Path],
     read: Callable[[Path], Model],
@@ -121,7 +140,8 @@ def load_models(
                 f"{directory}: the weights of it and those before it need {needed} bytes, models_memory_bytes is "
                 f"{limit_bytes}; raise it, or list fewer bundles"
             )
-        logger.info("model loaded", extra={"model": bundle.name, "version": bundle.version, "signer": bundle.signer})
+        told = {"model": bundle.name, "version": bundle.version, "signer": bundle.signer, "form": model.form}
+        logger.info("model loaded", extra=told)
     if refusals and not models:
         raise next(iter(refusals.values()))
     return models

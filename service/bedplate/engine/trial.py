@@ -42,7 +42,7 @@ def measure(models: Sequence[Model], full: bool, begin_s: float, seconds: float)
     Returns:
         items_per_s; p50_ms of a batch.
     """
-    batches = [(model, _batch(model, full)) for model in models]
+    batches = [(model, full_batch(model)[: None if full else 1]) for model in models]
     time.sleep(max(0.0, begin_s - time.monotonic()))
     times_s: list[float] = []
     items = 0
@@ -58,10 +58,10 @@ def measure(models: Sequence[Model], full: bool, begin_s: float, seconds: float)
     return {"items_per_s": items / (ended_s - begun_s), "p50_ms": statistics.median(times_s) * 1000}
 
 
-def _batch(model: Model, full: bool) -> Array:
+def full_batch(model: Model) -> Array:
     """(items, *input shape), of the largest shape."""
     shape = model.bundle.input.largest
-    items = model.bundle.input.most_items(shape, model.max_items, model.max_cost) if full else 1
+    items = model.bundle.input.most_items(shape, model.max_items, model.max_cost)
     noise = np.random.default_rng(seed=0).uniform(-1, 1, (items, *shape))
     # Of whole numbers all are 0: ids that every embedding has.
     return dtypes.from_numbers(model.bundle.input.dtype, noise if model.bundle.input.is_floating else noise * 0)

@@ -1,0 +1,114 @@
+"""Ways to compute a model that may pay, and which of them did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bedplate.bundle import Bundle
+from bedplate.engine.form import Form
+
+PLAIN = "float32"
+# Rates of one run differ by as much from the next: what gains less is not worth other numbers.
+_WORTH = 1.1
+# What is as fast to within this is compared by how soon it answers one item.
+_ALIKE = 0.97
+# Later by less than this nobody notices: a request costs the service as much.
+_HARDLY_MS = 1.0
+# Of the largest number: what the order of additions changes.
+_EQUAL = 1e-4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    precision: str
+    channels_last: bool = False
+    compiled: bool = False
+
+    def form(self, package: Path) -> Form:
+        """
+        Args:
+            package: where its native code is, if it has any.
+        """
+        return Form(self.precision, self.channels_last, package if self.compiled else None)
+
+    @property
+    def name(self) -> str:
+        return self.form(Path()).name
+
+
+CANDIDATES = (
+    Candidate("float32"),
+    Candidate("float32", channels_last=True),
+    Candidate("bfloat16"),
+    Candidate("bfloat16", channels_last=True),
+    Candidate("float32", compiled=True),
+    Candidate("bfloat16", compiled=True),
+    Candidate("int8", compiled=True),
+)
+
+
+def candidates_for(bundle: Bundle) -> list[Candidate]:
+    """All, but that nothing lies otherwise in memory where there are no convolutions."""
+    convolves = any(layer.kind == "conv2d" for layer in bundle.network)
+    return [one for one in CANDIDATES if convolves or not one.channels_last]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one candidate did.
+
+    Args:
+        accuracy: share of the validation set; None where the bundle has none.
+        items_per_s: in full batches.
+        p50_ms: of one item.
+        memory_mb: of the whole process, torch included.
+        start_s: beyond `import torch`, until every batch size was answered once.
+        build_s: what making its native code took.
+        difference: of its answers from float32's, at most, as a share of the largest number.
+        refused: why it will not do; empty where it does.
+    """
+
+    name: str
+    accuracy: float | None = None
+    items_per_s: float = 0.0
+    p50_ms: float = 0.0
+    memory_mb: float = 0.0
+    start_s: float = 0.0
+    build_s: float = 0.0
+    difference: float = 0.0
+    refused: str = ""
+
+
+def verdict(one: Figures, plain: Figures, threshold: float, loss_points: float) -> str:
+    """Why a candidate that ran will not do beside float32, or nothing.
+
+    Args:
+        threshold: of the bundle's validation set.
+        loss_points: percentage points of accuracy that may be lost.
+    """
+    if one.accuracy is None or plain.accuracy is None:
+        # Nothing says what other numbers are worth.
+        return f"no validation set, and differs by {one.difference:.1g}" if one.difference > _EQUAL else ""
+    lost = (plain.accuracy - one.accuracy) * 100
+    if lost > loss_points:
+        return f"loses {lost:.2f} points of accuracy"
+    if one.accuracy < threshold <= plain.accuracy:
+        return f"is below the threshold, {threshold:g}"
+    if one.p50_ms > max(plain.p50_ms * _WORTH, plain.p50_ms + _HARDLY_MS):
+        return "answers one item later than float32"
+    return ""
+
+
+def best_of(figures: Sequence[Figures]) -> Figures:
+    """The one that computes most items a second, of those that are alike the one that answers soonest.
+
+    float32, if none is clearly faster.
+    """
+    plain = next(one for one in figures if one.name == PLAIN)
+    able = [one for one in figures if not one.refused]
+    most = max(one.items_per_s for one in able)
+    if most < plain.items_per_s * _WORTH:
+        return plain
+    return min((one for one in able if one.items_per_s >= most * _ALIKE), key=lambda one: one.p50_ms)

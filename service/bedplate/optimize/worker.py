@@ -1,0 +1,79 @@
+"""Builds or measures one candidate, in a process of its own: what it loads, takes and breaks goes with it.
+
+Started by `trials.py`, which writes one line of JSON to its standard input and reads the last one that it prints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bedplate import check, dtypes
+from bedplate.bundle import Bundle, read_bundle
+from bedplate.document import BundleError
+from bedplate.engine.cores import cores_of
+from bedplate.engine.faults import DeviceOutOfMemory
+from bedplate.engine.form import Form
+from bedplate.engine.main import choose_device
+from bedplate.engine.model import Model, read_network
+from bedplate.engine.trial import full_batch, measure
+from bedplate.optimize.build import CannotBuild, build
+
+# From a bundle and its directory to its network, as `read_network`; measurements hand in others.
+Network = Callable[[Bundle, Path], nn.Module]
+
+
+def main(network: Network = read_network) -> int:
+    begun_s = time.monotonic()
+    asked = json.loads(sys.stdin.readline())
+    os.sched_setaffinity(0, cores_of(asked["device"], asked["threads"], asked["cores"]) or asked["cores"])
+    torch.set_num_threads(asked["threads"])
+    try:
+        said = {"build": _build, "measure": _measure}[asked["do"]](asked, network, begun_s)
+    except (BundleError, CannotBuild, DeviceOutOfMemory) as error:
+        said = {"refused": str(error)}
+    print(json.dumps(said), flush=True)
+    return 0
+
+
+def _build(asked: dict[str, Any], network: Network, begun_s: float) -> dict[str, Any]:
+    directory = Path(asked["bundle"])
+    bundle = read_bundle(directory)
+    known = check.validation_set(bundle, directory)[0] if bundle.validation else None
+    build(network(bundle, directory), bundle, asked["precision"], Path(asked["package"]), known)
+    return {"build_s": time.monotonic() - begun_s}
+
+
+def _measure(asked: dict[str, Any], network: Network, begun_s: float) -> dict[str, Any]:
+    directory = Path(asked["bundle"])
+    bundle = read_bundle(directory)
+    package = Path(asked["package"]) if asked["package"] else None
+    form = Form(asked["precision"], asked["channels_last"], package)
+    model = Model.of(bundle, lambda: network(bundle, directory), choose_device(asked["device"]), form)
+    model.warm_up()
+    start_s = time.monotonic() - begun_s
+    accuracy = check.measure(bundle, directory, model).share if bundle.validation else None
+    single, full = (measure([model], full, time.monotonic(), asked["seconds"]) for full in (False, True))
+    answers = dtypes.to_numbers(bundle.output.dtype, model.run(full_batch(model)))
+    np.save(asked["answers"], answers.astype(np.float64))
+    return {
+        "accuracy": accuracy,
+        "items_per_s": full["items_per_s"],
+        "p50_ms": single["p50_ms"],
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "start_s": start_s,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
