@@ -76,7 +76,7 @@ def export_arguments(bundle: Bundle) -> tuple[torch.Tensor, dict[int, Any]]:
     for at, (low, high) in enumerate(zip(spec.smallest, spec.largest, strict=True), 1):
         if low != high:
             free[at] = torch.export.Dim(f"size{at}", min=low, max=high)
-    return torch.zeros(min(2, bundle.max_items), *spec.largest, dtype=getattr(torch, spec.dtype)), free
+    return torch.zeros(bundle.max_items, *spec.largest, dtype=getattr(torch, spec.dtype)), free
 
 
 def _float(network: nn.Module, bundle: Bundle, precision: str) -> nn.Module:
