@@ -42,8 +42,8 @@ def test_what_is_loaded_is_shown_as_a_table(models):
 
     heads, row = (line.split() for line in out.splitlines())
     assert (status, err) == (0, "")
-    assert heads == ["DEVICE", "NAME", "VERSION", "ALIASES", "WEIGHTS", "LOADED"]
-    assert row[:5] == ["cpu0", "lamp", "1", "default", "0.0MB"]
+    assert heads == ["DEVICE", "NAME", "VERSION", "ALIASES", "FORM", "WEIGHTS", "LOADED"]
+    assert row[:6] == ["cpu0", "lamp", "1", "default", "float32", "0.0MB"]
 
 
 def test_columns_stand_under_their_heads(models, engine):

@@ -48,11 +48,15 @@ async def start(
         logger.warning("bundle_signers is not set: bundles are compared with their sums, whoever wrote those")
     memory = Memory.of(torch_device, settings.models_memory_bytes)
 
-    shelf = _shelf(settings, torch_device)
+    trying = settings.socket_dir / f"{device}.native.trying"
+    shelf = _shelf(settings, torch_device, trying)
+    is_starting = True
 
     def read_model(bundle: Bundle, directory: Path) -> Model:
         plain = Form(settings.precision)
         form = shelf.form_of(bundle) if shelf else None
+        if is_starting and form and form.package:
+            trying.touch()
         try:
             return load(bundle, directory, torch_device, form or plain)
         except RuntimeError as error:
@@ -70,7 +74,11 @@ async def start(
         state.save([origins[key_of(model)].directory for model in catalogue.models], catalogue.aliases)
 
     async def serve(models: Models, aliases: Aliases) -> tuple[Server, Loader]:
+        nonlocal is_starting
         server = await _warm_server(list(models.values()), aliases, settings, metrics)
+        # What is loaded later and ends the engine is not loaded again when it starts.
+        is_starting = False
+        trying.unlink(missing_ok=True)
         origins = {key_of(model): Origin(directory, time.time()) for directory, model in models.items()}
         return server, Loader(
             server,
@@ -99,7 +107,15 @@ async def start(
     return await serve(models, _without_refused(aliases, models) if refusals else aliases)
 
 
-def _shelf(settings: EngineSettings, device: torch.device) -> Shelf | None:
+def _shelf(settings: EngineSettings, device: torch.device, trying: Path) -> Shelf | None:
+    """
+    Args:
+        trying: is there while native code is loaded and warmed up; then it has ended the engine that did so.
+    """
+    if trying.exists():
+        logger.error("the engine ended while it tried native code, which is ignored this time")
+        trying.unlink()
+        return None
     if not settings.prepared_dir:
         return None
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
