@@ -20,6 +20,7 @@ EXPOSURE = {
     "nvidia-devices": 96,
     "nvidia-persistenced": 96,
     "bedplate-metrics": 2,
+    "bedplate-optimize@": 3,
     "bedplate-redis-cache": 10,
     "bedplate-web@": 4,
     "nginx": 24,

@@ -282,7 +282,3 @@ def test_onnx_is_what_torch_computes(tmp_path):
     said = export(read_bundle(directory), directory, tmp_path / "lamp.onnx")
 
     assert "onnxruntime computes what torch does" in said
-
-
-def test_the_worker_is_a_program():
-    assert (sys.executable, "-m", "bedplate.optimize.worker") == WORKER

@@ -41,7 +41,16 @@ WRITTEN = {
             *(f"etc/bedplate/{name}.yaml.j2" for name in ("decode", "engine", "metrics", "web")),
             *(
                 f"{UNITS}/bedplate{part}"
-                for part in ("-decode*", "-engine*", "-metrics*", "-redis*", "-web*", ".slice*", ".target*")
+                for part in (
+                    "-decode*",
+                    "-engine*",
+                    "-metrics*",
+                    "-optimize*",
+                    "-redis*",
+                    "-web*",
+                    ".slice*",
+                    ".target*",
+                )
             ),
             "etc/bedplate/bundle-signers.j2",
             "etc/tmpfiles.d/*",

@@ -16,7 +16,7 @@ READ_EACH_TIME = [
     r"/etc/logrotate.d/\w+",
     r"/etc/ssh/bedplate-backup/.*",
     r"/etc/sudoers.d/.*",
-    r"/etc/systemd/system/(bedplate-backup@.service|bedplate.slice|bedplate.target)",
+    r"/etc/systemd/system/(bedplate-(backup|optimize)@.service|bedplate.slice|bedplate.target)",
     r"/etc/tmpfiles.d/.*",
     r"/etc/(apt/apt.conf.d|modules-load.d)/.*",
     r"/etc/nginx/sites-enabled/default",

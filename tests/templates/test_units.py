@@ -33,6 +33,20 @@ def seconds(text, key):
     return int(value.removesuffix("s"))
 
 
+def test_what_is_optimized_is_read_where_hosts_optimize_and_nowhere_else(settings):
+    assert "prepared_dir" not in settings("engine.yaml", bedplate_optimize=False)
+    # On GPUs nothing is tried.
+    assert "prepared_dir" not in settings("engine.yaml", bedplate_engines=["gpu0"])
+
+
+def test_the_one_who_writes_native_code_is_no_engine(unit):
+    writer, engine = unit("bedplate-optimize@.service"), unit("bedplate-engine@.service")
+
+    assert values(writer, "ReadWritePaths") == ["/var/lib/bedplate/prepared"]
+    assert values(writer, "User") != values(engine, "User")
+    assert "/var/lib/bedplate" not in values(engine, "ReadWritePaths")[0]
+
+
 @needs_systemd
 @pytest.mark.parametrize(
     ("name", "most"),
@@ -40,6 +54,7 @@ def seconds(text, key):
         ("bedplate-web@.service", 10),
         ("bedplate-decode@.service", 5),
         ("bedplate-engine@.service", 5),
+        ("bedplate-optimize@.service", 5),
         ("bedplate-metrics.service", 5),
     ],
 )
@@ -122,6 +137,7 @@ def test_engine_settings_name_the_bundles_in_their_order(settings):
         "metrics_dir": "/run/bedplate/metrics/engine",
         "admin_dir": "/run/bedplate/admin",
         "models_dir": "/var/lib/bedplate/models",
+        "prepared_dir": "/var/lib/bedplate/prepared",
         "bundle_signers": "/etc/bedplate/bundle-signers",
     }
 
