@@ -68,6 +68,10 @@ def _check(args: argparse.Namespace, directories: Sequence[Path]) -> None:
 
 
 def _optimize(bundle: Bundle, directory: Path, shelf: Path | None, terms: Terms, args: argparse.Namespace) -> None:
+    if bundle.recommendation:
+        # Sums up a few rows of a matrix: nothing to compile, and its numbers order the items.
+        print(f"{bundle.name} {bundle.version}: recommends, so it stays as it is")
+        return
     host = Host.here(_kind(terms.device), terms.threads)
     if shelf and not (args.plot or args.onnx) and remembered(bundle, shelf, host, terms):
         print(f"{bundle.name} {bundle.version}: is optimized already")
