@@ -47,6 +47,10 @@ def load_network(bundle: Bundle, directory: Path, device: torch.device, form: Fo
 
 def load_weighted(bundle: Bundle, directory: Path, device: torch.device, form: Form) -> Model:
     """The network that the bundle is named after, with the bundle's own weights."""
+    return Model.of(bundle, lambda: weighted(bundle, directory), device, form)
+
+
+def weighted(bundle: Bundle, directory: Path) -> nn.Module:
     module = NETWORKS[bundle.name][0]().requires_grad_(False).eval()
     module.load_state_dict(safetensors.torch.load_file(directory / bundle.weights))
-    return Model(bundle, module.to(device), device)
+    return module

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from benchmarks.engine.stack import ROOT, Stack, scratch, stack
 from benchmarks.engine.supervisor import Unit
@@ -22,14 +24,22 @@ ENGINE_SETTINGS = {"threads": 1, "queue_limit": 1024, "pin": False}
 
 @contextlib.contextmanager
 def _start(setup: Setup, case: Case, port: int, deadline_ms: float) -> Iterator[Running]:
+    with scratch() as folder, served(write_bundle(folder / "bundles", case), setup, case, port, deadline_ms) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def served(
+    bundle: Path, setup: Setup, case: Case, port: int, deadline_ms: float = 0, **engine_settings: Any
+) -> Iterator[Running]:
+    """Answers rightly when entered; nothing of it runs afterwards."""
     python = str(environment.python_of("bedplate"))
     with scratch() as folder:
-        bundle = write_bundle(folder / "bundles", case)
         model = ("bundle",) if case.model.is_json else ("weighted",)
         engines = {
             "engines": setup.workers,
             "webs": 0,
-            "engine_settings": ENGINE_SETTINGS,
+            "engine_settings": ENGINE_SETTINGS | engine_settings,
             "web_settings": WEB_SETTINGS,
         }
         with stack([bundle], model, folder=folder, python=python, **engines) as running, _webs(running, python, port):
