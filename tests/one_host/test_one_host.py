@@ -1,5 +1,6 @@
 """One host that is balancer, inference, data and ops: what it answers, what it lets in, and what it cannot do alone."""
 
+import json
 import subprocess
 
 import pytest
@@ -67,3 +68,26 @@ def test_preflight_says_that_its_backups_do_not_survive_it(one):
 
     assert run.returncode == 0, run.stdout
     assert "warn backup: backups lie on the host itself" in run.stdout
+
+
+def test_it_serves_the_form_that_it_found_best(one):
+    record = json.loads(one.ssh("host1", "cat /var/lib/bedplate/prepared/digits/1/*/record.json"))
+    told = json.loads(one.ssh("host1", "/opt/bedplate/current/bin/bedplate models list --json"))
+    figures = {figure["name"]: figure for figure in record["figures"]}
+
+    [row] = told["models"]
+
+    assert figures[row["form"]]["refused"] == ""
+    assert figures["float32"]["accuracy"] - figures[row["form"]]["accuracy"] <= 0.005
+    # Native code was built here, whoever won.
+    assert figures["float32-compiled"]["items_per_s"] > 0
+
+
+def test_no_engine_can_write_what_engines_run(one):
+    find = "find /var/lib/bedplate/prepared -writable"
+
+    as_engine = one.ssh("host1", f"sudo -u bedplate-engine {find}").split()
+    as_writer = one.ssh("host1", f"sudo -u bedplate-optimize {find}").split()
+
+    assert as_engine == []
+    assert any(path.endswith("record.json") for path in as_writer)
