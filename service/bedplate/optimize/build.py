@@ -19,7 +19,7 @@ _CALIBRATED = 64  # items of the validation set by which int8 learns how large n
 
 
 class CannotBuild(Exception):
-    """The message says why; it is one line."""
+    """The message says why."""
 
 
 class AsDeclared(nn.Module):
@@ -60,7 +60,7 @@ def build(network: nn.Module, bundle: Bundle, precision: str, package: Path, kno
         raise
     # Whatever in torch's exporter and compiler, or in the C++ compiler behind them, does not get on with a network.
     except Exception as error:
-        raise CannotBuild(" ".join(f"{type(error).__name__}: {error}".split())[:300]) from None
+        raise CannotBuild(f"{type(error).__name__}: {error}") from None
 
 
 def export(module: nn.Module, bundle: Bundle) -> Any:

@@ -29,6 +29,8 @@ from bedplate.engine.model import Model, read_network
 from bedplate.engine.trial import full_batch, measure
 from bedplate.optimize.build import CannotBuild, build
 
+# torch says a page where a line would do. Unit: characters.
+_MOST_SAID = 160
 # From a bundle and its directory to its network, as `read_network`; measurements hand in others.
 Network = Callable[[Bundle, Path], nn.Module]
 
@@ -41,7 +43,7 @@ def main(network: Network = read_network) -> int:
     try:
         said = {"build": _build, "measure": _measure}[asked["do"]](asked, network, begun_s)
     except (BundleError, CannotBuild, DeviceOutOfMemory) as error:
-        said = {"refused": str(error)}
+        said = {"refused": " ".join(str(error).split())[:_MOST_SAID]}
     print(json.dumps(said), flush=True)
     return 0
 
