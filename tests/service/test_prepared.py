@@ -105,7 +105,7 @@ def test_a_damaged_record_does_not_count(shelf, lamp, put, text):
     assert Shelf(shelf, HERE).form_of(lamp) is None
 
 
-@pytest.mark.parametrize("which", [".", "..", "../..", "record.json", "model.pt2"])
+@pytest.mark.parametrize("which", [".", "..", "../..", "../../..", "record.json", "model.pt2"])
 def test_what_others_may_write_does_not_count(shelf, lamp, put, which):
     path = (put(**compiled()) / which).resolve()
     path.chmod(path.stat().st_mode | 0o020)

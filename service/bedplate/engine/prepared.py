@@ -115,7 +115,8 @@ class Shelf:
         return Form(record.precision, record.channels_last, package)
 
     def _read(self, path: Path) -> bytes:
-        for each in (path, path.parent, path.parent.parent, path.parent.parent.parent):
+        place, version, name, shelf = list(path.parents)[:4]
+        for each in (shelf, name, version, place, path):
             self._require_owner(each)
         with path.open("rb") as file:
             return file.read(_MAX_BYTES)

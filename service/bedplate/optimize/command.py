@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         BundleError, SettingsError: a bundle or an option that does not do; nothing more is tried then.
     """
+    # Engines believe only what nobody else may write.
+    os.umask(os.umask(0o077) | 0o022)
     engine = settings.load(EngineSettings, args.settings) if args.settings else None
     directories = engine.bundles if engine else tuple(args.directories)
     shelf = engine.prepared_dir if engine else args.output

@@ -18,7 +18,7 @@ import numpy as np
 
 from bedplate.bundle import Bundle
 from bedplate.document import BundleError
-from bedplate.engine.prepared import RECORD, Host, Record, place_of, sha256_of, write_record
+from bedplate.engine.prepared import RECORD, Host, Record, Shelf, Unusable, place_of, sha256_of, write_record
 from bedplate.optimize.candidates import CANDIDATES, PLAIN, Candidate, Figures, best_of, verdict
 
 PACKAGE = "model.pt2"
@@ -79,12 +79,13 @@ def optimize(
 
 
 def remembered(bundle: Bundle, shelf: Path, host: Host, terms: Terms) -> bool:
-    """Whether a record of this bundle, host and loss is there; what it is worth the engine finds out."""
+    """Whether a record is there that engines believe, for this accuracy loss."""
     try:
+        Shelf(shelf, host).read(bundle)
         record = json.loads((place_of(shelf, bundle, host) / RECORD).read_text())
-        return bool(record["digest"] == bundle.digest and record["accuracy_loss"] == terms.accuracy_loss)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (Unusable, OSError):
         return False
+    return bool(record["accuracy_loss"] == terms.accuracy_loss)
 
 
 def keep(
