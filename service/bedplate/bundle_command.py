@@ -57,9 +57,8 @@ def _new(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from bedplate import check
-    from bedplate.engine.form import Form
 
-    bundle, model = check.load(args.directory, Form(args.precision))
+    bundle, model = check.load(args.directory, args.precision)
     answer, wanted = check.canary_answer(bundle, model), bundle.canary.wanted
     print(f"canary: {answer}, wanted {wanted}")
     found = check.measure(bundle, args.directory, model)

@@ -55,7 +55,7 @@ class Measured:
         return self.share >= self.validation.threshold
 
 
-def load(directory: Path, form: Form) -> tuple[Bundle, Model]:
+def load(directory: Path, precision: str) -> tuple[Bundle, Model]:
     """The bundle as an engine reads it, and its model, warm.
 
     Raises:
@@ -63,7 +63,7 @@ def load(directory: Path, form: Form) -> tuple[Bundle, Model]:
     """
     bundle = read_bundle(directory)
     try:
-        model = Model.load(bundle, directory, torch.device("cpu"), form)
+        model = Model.load(bundle, directory, torch.device("cpu"), Form(precision))
         model.warm_up()
     except DeviceOutOfMemory as error:
         raise BundleError(f"{directory}: {error}; use a machine with more memory") from None

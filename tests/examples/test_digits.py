@@ -10,7 +10,6 @@ import torch
 from bedplate import check
 from bedplate.bundle import read_bundle
 from bedplate.decode import image
-from bedplate.engine.form import Form
 from bedplate.engine.model import Model
 
 from examples.common import run, training
@@ -59,7 +58,7 @@ def test_what_is_written_is_a_bundle_that_runs(written):
 
 
 def test_its_validation_set_says_what_the_model_is_worth(written, data):
-    bundle, model = check.load(written.bundle, Form())
+    bundle, model = check.load(written.bundle, "float32")
 
     found = check.measure(bundle, written.bundle, model)
 
@@ -83,7 +82,7 @@ def rows_of(path):
 
 def test_truth_and_offline_answers_are_written_for_every_picture(written, data):
     truth, answers = (rows_of(written.held_out / name) for name in ("labels.csv", "predictions-1.csv"))
-    _, model = check.load(written.bundle, Form())
+    _, model = check.load(written.bundle, "float32")
 
     scores = model.predict(digits.to_tensor(data[0][:64])).softmax(1)
 
