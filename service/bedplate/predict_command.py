@@ -15,7 +15,7 @@ import urllib.parse
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from bedplate import predict_work
 from bedplate.client import Answer, Deployment, Unusable, content_type_of, reason_of, with_progress

@@ -162,7 +162,7 @@ def test_without_a_validation_set_only_equal_answers_do(run):
 
     assert record["precision"] == "float32"
     assert bfloat16["refused"].startswith("no validation set") or bfloat16["difference"] < 1e-4
-    assert "no validation set to calibrate" in done.stdout
+    assert "no validation set of what the network takes" in done.stdout
 
 
 def test_without_a_compiler_that_is_the_reason(run):

@@ -86,7 +86,7 @@ def _float(network: nn.Module, bundle: Bundle, precision: str) -> nn.Module:
 def _int8(network: nn.Module, bundle: Bundle, known: torch.Tensor | None) -> nn.Module:
     """Weights and what flows between layers as bytes, where torch has kernels for it."""
     if known is None:
-        raise CannotBuild("no validation set to calibrate int8 by")
+        raise CannotBuild("no validation set of what the network takes, to calibrate int8 by")
     try:
         # Only here: it takes seconds to import, and an engine has no use for it.
         from torchao.quantization.pt2e import quantize_pt2e  # noqa: PLC0415

@@ -70,6 +70,6 @@ def export(bundle: Bundle, directory: Path, path: Path) -> str:
 
 
 def _inputs(bundle: Bundle, directory: Path, model: Model) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    if not bundle.validation:
+    if not bundle.validation or bundle.input.text:
         return full_batch(model)
     return to_numpy(check.validation_set(bundle, directory)[0])
