@@ -106,16 +106,16 @@ def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
         BundleError: there is none, or it does not fit the model.
     """
     inputs, expected = validation_set(bundle, directory)
+    assert bundle.validation
     try:
         model.require_known(to_numpy(inputs))
     except ServiceError as error:
-        raise BundleError(f"{directory}: {INPUTS}: {error}") from None
+        raise BundleError(f"{directory / bundle.validation.file}: {error}") from None
     if bundle.detection:
         share = mean_average_precision(_found(bundle, bundle.detection, model, inputs), _truth(expected, len(inputs)))
     else:
         right = sum(int(_right(bundle, model, *batch).sum()) for batch in _batches(bundle, inputs, expected))
         share = right / len(inputs)
-    assert bundle.validation
     return Measured(bundle.validation, len(inputs), share)
 
 
