@@ -11,9 +11,11 @@ from bedplate.engine.cuda import Pipeline
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.form import Form
 from bedplate.engine.model import Model
+from bedplate.recommendation import questions, suggestions_in
 
 from tests.service.engine_tools import write_bundle, write_lamp
 from tests.service.lamp import VARYING, numbers
+from tests.service.shop import USERS, write_shop
 
 pytestmark = [
     pytest.mark.gpu,
@@ -177,3 +179,17 @@ def test_a_warm_up_leaves_a_model_that_answers(load):
     model.warm_up()
 
     assert np.allclose(model.run(noise(4, 1, 2, 2)), load(CPU).run(noise(4, 1, 2, 2)), atol=NEARLY)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_recommender_suggests_on_a_gpu_what_it_does_on_a_processor(tmp_path, precision):
+    directory = write_shop(tmp_path)
+    models = [Model.load(read_bundle(directory), directory, device, precision) for device in (CPU, GPU)]
+    for model in models:
+        model.warm_up()
+    asked = questions([(user, 3, seen) for user in USERS for seen in (True, False)])
+
+    on_cpu, on_gpu = (suggestions_in(model.run(asked)) for model in models)
+
+    assert not models[1].overlaps
+    assert (on_cpu == on_gpu).all()  # small whole numbers and eighths, which both precisions hold
