@@ -21,7 +21,12 @@ from bedplate.table import table
 from bedplate.tensor import Picture, Tensor
 
 _REFUSED = 1
-_TEMPLATE = "bundle_template.yaml"
+# By the task of each; others are made from the nearest.
+TEMPLATES = {
+    "image-classification": "bundle_template.yaml",
+    "tabular-classification": "bundle_template_table.yaml",
+    "recommendation": "bundle_template_recommendation.yaml",
+}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,9 +50,11 @@ def _new(args: argparse.Namespace) -> int:
     directory = Path(args.name)
     if not re.fullmatch(NAME, args.name):
         return _refuse(f"{args.name!r} does not do as a name, wanted {NAME}")
+    if args.task not in TEMPLATES:
+        return _refuse(f"there is no template for {args.task!r}; begin with {', '.join(TEMPLATES)}")
     if directory.exists():
         return _refuse(f"{directory}: is there already; choose another name, or remove it")
-    text = importlib.resources.files("bedplate").joinpath(_TEMPLATE).read_text()
+    text = importlib.resources.files("bedplate").joinpath(TEMPLATES[args.task]).read_text()
     directory.mkdir()
     (directory / BUNDLE_FILE).write_text(text.replace("NAME", args.name))
     print(f"{directory / BUNDLE_FILE}: edit it, and put the files beside it that it names. Then:")

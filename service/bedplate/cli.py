@@ -92,6 +92,7 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="do", required=True, metavar="VERB")
     new = verbs.add_parser("new", help="a directory with a bundle.yaml to edit")
     new.add_argument("name", help="of the model; the directory is called the same")
+    new.add_argument("--task", default="image-classification", help="what to begin with (default: %(default)s)")
 
     directory = argparse.ArgumentParser(add_help=False)
     directory.add_argument("directory", type=Path, metavar="DIR", help="the bundle")

@@ -11,6 +11,7 @@ import torch
 import yaml
 from bedplate import cli
 from bedplate.bundle import read_bundle, write_manifest
+from bedplate.bundle_command import TEMPLATES
 from safetensors.torch import save_file
 
 from tests.service.detection_tools import lamps
@@ -82,6 +83,23 @@ def test_a_bundle_is_made_from_the_template_signed_checked_and_verified(bundle, 
     assert "lamp/SHA256SUMS.sig: lamp 1 by ED25519 key SHA256:" in signed[1]
     assert checked[1] == "canary: yes, wanted yes\naccuracy: 1.0000 of 2 items, wanted 0.95\n"
     assert verified[1] == "lamp: lamp 1 is whole, signed by ann@example.org\n"
+
+
+@pytest.mark.parametrize("task", TEMPLATES)
+def test_each_template_is_a_beginning(bundle, tmp_path, task, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert bundle("new", "lamp", "--task", task)[0] == 0
+    assert yaml.safe_load(Path("lamp/bundle.yaml").read_text())["task"] == task
+
+
+def test_of_a_task_without_a_template_the_others_are_told(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    status, _, err = bundle("new", "lamp", "--task", "magic")
+
+    assert (status, list(tmp_path.iterdir())) == (1, [])
+    assert "begin with image-classification, tabular-classification, recommendation" in err
 
 
 @pytest.mark.parametrize("name", ["Lamp", "../lamp", "", "a b"])

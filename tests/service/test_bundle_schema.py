@@ -9,6 +9,7 @@ import re
 import pytest
 import yaml
 from bedplate.bundle import Bundle, BundleError
+from bedplate.bundle_command import TEMPLATES
 from bedplate.document import Disagreement
 from jsonschema import Draft202012Validator, ValidationError, validators
 
@@ -216,10 +217,12 @@ def test_both_take_and_refuse_the_same():
     assert min(outcomes.values()) > MUTATIONS / 10
 
 
-def test_the_template_is_taken_by_both():
-    text = importlib.resources.files("bedplate").joinpath("bundle_template.yaml").read_text()
+@pytest.mark.parametrize(("task", "template"), TEMPLATES.items())
+def test_the_templates_are_taken_by_both(task, template):
+    text = importlib.resources.files("bedplate").joinpath(template).read_text()
     document = yaml.safe_load(text.replace("NAME", "lamp"))
 
+    assert document["task"] == task
     assert is_taken_by_schema(document)
     added = {key: description()[key] for key in ("canary_bytes", "digest")}
     assert Bundle.from_description(document | added).name == "lamp"
