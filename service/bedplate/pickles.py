@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+import warnings
 from pathlib import Path
 
 from bedplate.document import BundleError
@@ -36,8 +37,11 @@ def _is_pickle(head: bytes) -> bool:
     # The older protocols are plain text. Without an import they are numbers and texts, and harmless.
     imports = False
     try:
-        for opcode, _, _ in pickletools.genops(head):
-            imports = imports or opcode.name in _IMPORTS
+        with warnings.catch_warnings():
+            # Of escapes in what is no text of Python's.
+            warnings.simplefilter("ignore")
+            for opcode, _, _ in pickletools.genops(head):
+                imports = imports or opcode.name in _IMPORTS
     except ValueError as error:
         # It may go on behind the head. Of a text the next words are no opcodes.
         return imports and len(head) == HEAD_BYTES and "unknown" not in str(error)

@@ -102,6 +102,7 @@ def test_it_is_refused_in_every_file_of_a_bundle_and_says_how_to_convert_it(tmp_
         b"cat\nis\nno pickle.",
         b'{"inputs": [[1, 2]]}',
         b"I am a text. It ends here.",
+        b"S'a\\/b'\n.",
         b"c" * pickles.HEAD_BYTES,
         ("c" + "and so on it goes\n" * 5000).encode()[: pickles.HEAD_BYTES],
         BRIGHT,
