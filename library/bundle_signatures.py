@@ -9,6 +9,7 @@ short_description: Checks bundles on the control machine and gives their signatu
 description:
   - Every file of each bundle is compared with its SHA256SUMS.
   - With C(signers) each bundle has to bring a signature of one of them; without, the fleet's own key signs it.
+  - C(programs) of the answer has, of each bundle that brings programs, their sums.
   - Nothing is written. A signature by the fleet's key is always the same, so that a second run changes nothing.
 options:
   directory:
@@ -34,6 +35,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from bedplate import signature
@@ -41,6 +43,13 @@ from bedplate.bundle import BundleError, read_bundle
 from bedplate.manifest import MANIFEST, SIGNATURE
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+class Checked(NamedTuple):
+    """What was found about a bundle whose sums, and maybe signature, are right."""
+
+    signature: str
+    programs: tuple[str, ...]  # their sums
 
 
 def fleet_key(secret):
@@ -54,7 +63,7 @@ def public_text(key):
 
 
 def signed_by_fleet(directories, key):
-    """Signatures by directory, of bundles whose sums are right."""
+    """By directory, bundles whose sums are right, with the fleet's signature."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "key")
         path.touch(mode=0o600)
@@ -67,25 +76,27 @@ def signed_by_fleet(directories, key):
 
 
 def _signed(directory, key):
-    digest = read_bundle(directory).digest
+    bundle = read_bundle(directory)
     content = (directory / MANIFEST).read_bytes()
     # What is signed is what was compared.
-    if hashlib.sha256(content).hexdigest() != digest:
+    if hashlib.sha256(content).hexdigest() != bundle.digest:
         raise BundleError(f"{directory}: has changed while it was signed; run again")
-    return signature.sign(content, key).decode()
+    return Checked(signature.sign(content, key).decode(), bundle.program_sums)
 
 
 def signed_by_others(directories, signers):
-    """Signatures by directory, of bundles that one of the signers signed."""
+    """By directory, bundles that one of the signers signed, with that signature."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "signers")
         path.write_text(signers)
         try:
-            for directory in directories.values():
-                read_bundle(directory, path)
+            bundles = {name: read_bundle(directory, path) for name, directory in directories.items()}
         except BundleError as error:
             raise BundleError(str(error).replace(str(path), "bedplate_bundle_signers")) from None
-    return {name: (directory / SIGNATURE).read_text() for name, directory in directories.items()}
+    return {
+        name: Checked((directory / SIGNATURE).read_text(), bundles[name].program_sums)
+        for name, directory in directories.items()
+    }
 
 
 def main():
@@ -103,10 +114,15 @@ def main():
     directories = {name: Path(module.params["directory"], name) for name in module.params["bundles"]}
     signers = module.params["signers"]
     try:
-        signatures = signed_by_others(directories, signers) if signers else signed_by_fleet(directories, key)
+        checked = signed_by_others(directories, signers) if signers else signed_by_fleet(directories, key)
     except (BundleError, OSError) as error:
         module.fail_json(msg=f"{error}. This host was not touched.")
-    module.exit_json(changed=False, signatures=signatures, public_key=public_text(key))
+    module.exit_json(
+        changed=False,
+        signatures={name: one.signature for name, one in checked.items()},
+        programs={name: one.programs for name, one in checked.items() if one.programs},
+        public_key=public_text(key),
+    )
 
 
 if __name__ == "__main__":

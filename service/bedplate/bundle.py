@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bedplate import wire
+from bedplate import code, wire
 from bedplate.detection import BOX, Detection, read_detection
 from bedplate.document import BundleError, Section, parse_yaml
 from bedplate.known_answer import (
@@ -21,6 +21,7 @@ from bedplate.known_answer import (
     LABEL,
     MAX_CANARY_BYTES,
     NUMBERS,
+    OWN,
     Canary,
     ReadFile,
     read_boxes,
@@ -43,6 +44,7 @@ _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SHA256 = r"[0-9a-f]{64}"
 _TENSORS = "tensors"  # the task that says nothing of what the numbers mean
 _OBJECTS = "object-detection"
+_CUSTOM = "custom"  # the task whose codec says it
 # How an input says that files, or rows of a table, become it, by the task that takes such.
 _MEDIA = {
     "image-classification": "image",
@@ -56,8 +58,8 @@ _MEDIA = {
 MAX_TOKENIZER_BYTES = 4 << 20  # a hundred thousand words
 _RECOMMENDATION = "recommendation"  # names in and names out
 # What an answer is; of all others a label.
-_ANSWERS = {_TENSORS: NUMBERS, "tabular-regression": NUMBERS, _RECOMMENDATION: ITEM, _OBJECTS: BOXES}
-_METRICS = {LABEL: "accuracy", NUMBERS: "agreement", ITEM: "hit-rate", BOXES: "map50"}
+_ANSWERS = {_TENSORS: NUMBERS, "tabular-regression": NUMBERS, _RECOMMENDATION: ITEM, _OBJECTS: BOXES, _CUSTOM: OWN}
+_METRICS = {LABEL: "accuracy", NUMBERS: "agreement", ITEM: "hit-rate", BOXES: "map50", OWN: "agreement"}
 _MAX_TTL_S = 30 * 86_400
 _MAX_BODY_BYTES = 1 << 30
 
@@ -90,7 +92,10 @@ class Bundle:
     max_items: int
     max_cost: int  # of all items of a batch, in what Tensor.cost_of counts
     weights: str
-    network: tuple[Layer, ...]
+    network: tuple[Layer, ...]  # of a model that is code: none
+    code: str  # the file with load and predict; of a network: none
+    codec: str  # the file with decode and encode; of the task custom alone
+    codec_source: bytes = field(repr=False, compare=False)
     validation: Validation | None
     canary: Canary
     recommendation: Recommendation | None  # in place of a network
@@ -100,6 +105,7 @@ class Bundle:
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
     detection: Detection | None = None  # how an answer becomes boxes; None: it becomes none
     tokenizer: bytes = field(default=b"", repr=False, compare=False)  # its file, of a model that takes text
+    program_sums: tuple[str, ...] = field(default=(), compare=False)  # as SHA256SUMS has them; of `programs`
     signer: str = field(default="", compare=False)  # whose signature was verified, where one was asked for
 
     @property
@@ -111,6 +117,11 @@ class Bundle:
     def loaded_files(self) -> dict[str, str]:
         """What an engine reads to serve it, by the key that names it."""
         return {"weights": self.weights} | (self.recommendation.files if self.recommendation else {})
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Files that somebody has to run for this bundle to be served."""
+        return tuple(filter(None, (self.code, self.codec)))
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> Bundle:
@@ -124,15 +135,20 @@ class Bundle:
         """
         document = dict(description)
         asked = _decoded(document.pop("canary_bytes", None), "canary_bytes")
-        # Only of a canary whose answer is a file, too.
+        # Only of a canary whose answer is a file, and of a bundle with a codec.
         expected = _decoded(document.pop("expect_bytes", ""), "expect_bytes")
-        canary = document.get("canary")
+        program = _decoded(document.pop("codec_bytes", ""), "codec_bytes")
+        canary, codec = document.get("canary"), document.get("codec")
         expect = canary.get("expect") if isinstance(canary, dict) else None
         tokenizer = document.pop("tokenizer_sha256", None)
+
+        def read(name: str) -> bytes:
+            return program if name == codec else expected if name == expect else asked
+
         digest = document.pop("digest", None)
         if not isinstance(digest, str) or not re.fullmatch(_SHA256, digest):
             raise BundleError("description: digest: is missing or no sha256; wanted that of SHA256SUMS")
-        bundle = _parse(document, "description", lambda name: expected if name == expect else asked, digest)
+        bundle = _parse(document, "description", read, digest)
         if bundle.input.text is None:
             return bundle
         content = (files or {}).get(str(tokenizer))
@@ -159,9 +175,13 @@ def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
     for key, name in named.items():
         if name not in manifest.sums:
             raise BundleError(f"{source}: {key}: {name!r} does not do, wanted a file of the bundle")
+    for name, functions in ((bundle.code, code.MODEL), (bundle.codec, code.CODEC)):
+        if name:
+            code.require_functions(manifest.read(name, code.MAX_BYTES), functions, directory / name)
+    sums = tuple(manifest.sums[name] for name in bundle.programs)
     text = bundle.input.text
     tokenizer = manifest.read(text.tokenizer, MAX_TOKENIZER_BYTES) if text else b""
-    return replace(bundle, tokenizer=tokenizer, signer=manifest.signer)
+    return replace(bundle, tokenizer=tokenizer, program_sums=sums, signer=manifest.signer)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -171,9 +191,10 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     """
     canary = bundle.canary
     expected = {"expect_bytes": base64.b64encode(canary.expect_content).decode()} if canary.expect else {}
+    codec = {"codec_bytes": base64.b64encode(bundle.codec_source).decode()} if bundle.codec else {}
     content = base64.b64encode(canary.content).decode()
     tokenizer = {"tokenizer_sha256": sha256_of(bundle.tokenizer)} if bundle.input.text else {}
-    return {**bundle.document, "canary_bytes": content, **expected, **tokenizer, "digest": bundle.digest}
+    return {**bundle.document, "canary_bytes": content, **expected, **codec, **tokenizer, "digest": bundle.digest}
 
 
 def sha256_of(content: bytes) -> str:
@@ -191,7 +212,7 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     top = Section(source, document)
     top.integer("format", 1, 1)
     name, version = top.text("name", NAME), top.text("version", _VERSION)
-    task = top.choice("task", [*_MEDIA, "classification", _RECOMMENDATION, _TENSORS])
+    task = top.choice("task", [*_MEDIA, "classification", _RECOMMENDATION, _TENSORS, _CUSTOM])
     answer = _answer(task)
     has_labels = answer in (LABEL, BOXES)
     recommendation = read_recommendation(top.section("recommendation")) if task == _RECOMMENDATION else None
@@ -200,6 +221,8 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     else:
         taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
         given = read_output(top.only_section("outputs"))
+    program = top.text("code", code.FILE_NAME) if not recommendation and top.has("code") else ""
+    codec = top.text("codec", code.FILE_NAME) if task == _CUSTOM else ""
     max_items, max_cost = _batch(top.section("batch"), taken)
     bundle = Bundle(
         name=name,
@@ -213,7 +236,10 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
         max_items=max_items,
         max_cost=max_cost,
         weights=_file_name(top, "weights"),
-        network=() if recommendation else _layers(top),
+        network=() if recommendation or program else _layers(top),
+        code=program,
+        codec=codec,
+        codec_source=read(codec) if codec else b"",
         validation=_validation(top, answer) if top.has("validation") else None,
         canary=read_canary(top.section("canary"), given, answer, read),
         detection=read_detection(top.section("detection")) if answer == BOXES else None,
@@ -313,7 +339,7 @@ def _check_agreement(bundle: Bundle, top: Section) -> None:
     if bundle.max_items * bundle.output.item_bytes_of(bundle.output.largest) > wire.MAX_TENSOR_BYTES:
         wanted = f"answers of at most {wire.MAX_TENSOR_BYTES} bytes; lower it"
         raise top.disagree("batch.max_items", bundle.max_items, wanted)
-    if (bundle.canary.content_type == "application/json") == bundle.input.takes_files:
+    if not bundle.codec and (bundle.canary.content_type == "application/json") == bundle.input.takes_files:
         wanted = (
             "a file of the kind that the model takes"
             if bundle.input.takes_files

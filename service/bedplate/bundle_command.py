@@ -65,7 +65,7 @@ def _new(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from bedplate import check
 
-    bundle, model = check.load(args.directory, args.precision)
+    bundle, model = check.load(args.directory, args.precision, args.allow_code)
     answer, wanted = check.canary_answer(bundle, model), bundle.canary.wanted
     print(f"canary: {answer}, wanted {wanted}")
     found = check.measure(bundle, args.directory, model)
@@ -128,6 +128,8 @@ def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
         "batch": f"at most {bundle.max_items} items that cost {bundle.max_cost} together",
         "layers": len(bundle.network),
         "recommends": f"at most {bundle.recommendation.max_k} items" if bundle.recommendation else None,
+        "code": bundle.code or None,
+        "codec": bundle.codec or None,
         "validation": f"{validation.metric} at least {validation.threshold:g}" if validation else None,
         "canary": bundle.canary.wanted,
         "digest": bundle.digest,

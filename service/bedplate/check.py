@@ -16,6 +16,7 @@ import torch
 
 from bedplate import dtypes
 from bedplate.bundle import Bundle, Validation, read_bundle
+from bedplate.decode.codec import Codec
 from bedplate.decode.media import decode
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.text import ids_of
@@ -32,7 +33,8 @@ from bedplate.recommendation import MAX_NAME_BYTES, suggestions_in
 from bedplate.tensor import Tensor, Text
 from bedplate.web.body import Limits, parse_items
 from bedplate.web.decoders import Decoders, Media
-from bedplate.web.naming import predictions_of, scores_of
+from bedplate.web.naming import scores_of
+from bedplate.web.predictor import predictions_for
 from bedplate.web.settings import WebSettings
 from bedplate.web.terms import Terms, within
 
@@ -55,15 +57,19 @@ class Measured:
         return self.share >= self.validation.threshold
 
 
-def load(directory: Path, precision: str) -> tuple[Bundle, Model]:
+def load(directory: Path, precision: str, allow_code: bool = False) -> tuple[Bundle, Model]:
     """The bundle as an engine reads it, and its model, warm.
+
+    Args:
+        allow_code: whether its programs may run here.
 
     Raises:
         BundleError: why an engine would refuse it.
     """
     bundle = read_bundle(directory)
+    allowed = bundle.program_sums if allow_code else ()
     try:
-        model = Model.load(bundle, directory, torch.device("cpu"), Form(precision))
+        model = Model.load(bundle, directory, torch.device("cpu"), Form(precision), allowed)
         model.warm_up()
     except DeviceOutOfMemory as error:
         raise BundleError(f"{directory}: {error}; use a machine with more memory") from None
@@ -85,18 +91,19 @@ def canary_answer(bundle: Bundle, model: Model) -> str:
         ) from None
 
 
-def answer(bundle: Bundle, model: Model, content_type: str, body: bytes) -> list[dict[str, Any]]:
+def answer(bundle: Bundle, model: Model, content_type: str, body: bytes) -> list[Any]:
     """The predictions that a client gets who sends `body`.
 
     Raises:
         ServiceError: it is no request that the service takes.
     """
-    limits = Limits(WebSettings.max_body_bytes, WebSettings.max_items)
-    media = asyncio.run(parse_items(content_type, body, bundle, limits, _Here(()), within(_DECODING_S)))
+    limits, here, terms = Limits(WebSettings.max_body_bytes, WebSettings.max_items), _Here(()), within(_DECODING_S)
+    media = asyncio.run(parse_items(content_type, body, bundle, limits, here, terms))
     for part in media.parts:
         model.require_known(part)
     outputs = np.concatenate([model.run(np.array(part)) for part in media.parts])
-    return predictions_of(dtypes.to_numbers(bundle.output.dtype, outputs), bundle, media)
+    numbers = dtypes.to_numbers(bundle.output.dtype, outputs)
+    return asyncio.run(predictions_for(numbers, bundle, media, here, terms))
 
 
 def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
@@ -143,9 +150,19 @@ def validation_set(bundle: Bundle, directory: Path) -> tuple[torch.Tensor, torch
 class _Here(Decoders):
     """Decodes in this process: what a bundle brings is no stranger's file."""
 
-    async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms) -> Media:
-        decoded = decode(files, model.input, DecodeSettings(socket_dir=Path("/")), model.tokenizer)
+    async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms, types: Sequence[str] = ()) -> Media:
+        if model.codec:
+            decoded = _codec(model).decode(files, types, model.input)
+        else:
+            decoded = decode(files, model.input, DecodeSettings(socket_dir=Path("/")), model.tokenizer)
         return Media(decoded.parts, decoded.files)
+
+    async def encode(self, outputs: Array, items: Sequence[int], model: Bundle, terms: Terms) -> list[Any]:
+        return _codec(model).encode(outputs, items)
+
+
+def _codec(bundle: Bundle) -> Codec:
+    return Codec(bundle.codec_source, bundle.program_sums, {"model": bundle.name})
 
 
 def _check(bundle: Bundle, source: str, inputs: torch.Tensor, expected: torch.Tensor) -> None:

@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="directory with bundle.yaml")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8000, help="TCP port (default: %(default)s)")
+    _add_allow_code(serve)
     serve.set_defaults(run=_serve)
 
     web = commands.add_parser("web", help="the front end; systemd starts it")
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     engines.add_argument("--cores", type=int, metavar="N", help="share out the last N cores (default: all)")
     engines.add_argument("--rounds", type=int, default=3, help="measurements of each split (default: %(default)s)")
     engines.add_argument("--seconds", type=float, default=3, help="of each measurement (default: %(default)s)")
+    _add_allow_code(engines)
     engines.set_defaults(run=_engines)
 
     bundle = commands.add_parser("bundle", help="make, check, inspect, sign and verify bundles")
@@ -101,6 +103,7 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
     check = verbs.add_parser("check", parents=[directory], help="ask its canary and compute its validation set")
     check.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="default: %(default)s")
+    _add_allow_code(check)
     inspect = verbs.add_parser("inspect", parents=[directory, signers], help="what is in it, and who signed it")
     inspect.add_argument("--json", action="store_true", help="one JSON object, for programs")
     sign = verbs.add_parser("sign", parents=[directory], help="sum its files up as they are, and sign that")
@@ -125,10 +128,14 @@ def _add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object for each bundle, for programs")
 
 
+def _add_allow_code(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--allow-code", action="store_true", help="run the programs that the bundle brings; read them")
+
+
 def _serve(args: argparse.Namespace) -> int:
     from bedplate.serve import serve
 
-    return serve(args.bundles, args.host, args.port)
+    return serve(args.bundles, args.host, args.port, args.allow_code)
 
 
 def _web(args: argparse.Namespace) -> int:
@@ -160,7 +167,7 @@ def _canary(args: argparse.Namespace) -> int:
 def _engines(args: argparse.Namespace) -> int:
     from bedplate.engines_command import run
 
-    return run(args.bundles, args.cores, args.rounds, args.seconds)
+    return run(args.bundles, args.cores, args.rounds, args.seconds, args.allow_code)
 
 
 def _bundle(args: argparse.Namespace) -> int:

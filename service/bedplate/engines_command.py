@@ -39,7 +39,7 @@ class Figures:
     p50_ms: float  # of one item
 
 
-def run(bundles: Sequence[Path], cores: int | None, rounds: int, seconds: float) -> int:
+def run(bundles: Sequence[Path], cores: int | None, rounds: int, seconds: float, allow_code: bool = False) -> int:
     """Measure every split of the cores, print a table and the lines for the inventory.
 
     Raises:
@@ -49,9 +49,11 @@ def run(bundles: Sequence[Path], cores: int | None, rounds: int, seconds: float)
         raise SettingsError(f"--rounds {rounds} --seconds {seconds}: does not do, wanted at least 1, and more than 0")
     for directory in bundles:
         try:
-            read_bundle(directory)
+            programs = read_bundle(directory).programs
         except BundleError as error:
             raise SettingsError(str(error)) from None
+        if programs and not allow_code:
+            raise SettingsError(f"{directory / programs[0]}: is a program; read it, then add --allow-code")
     shared = _chosen(cores)
     found: dict[Split, list[Figures]] = {split: [] for split in splits_of(len(shared))}
     # Every split in every round: what else the host does meets them all.

@@ -17,10 +17,12 @@ from bedplate.tensor import Tensor
 
 MAX_CANARY_BYTES = 256 << 10
 _MOST_TOLERATED = 1e9
+_CONTENT_TYPE = r"[a-z]{1,32}/[a-z0-9.+-]{1,64}"
 
 _LEAST_OVERLAP = 0.1
 # What a model's answer to one item is.
 LABEL, ITEM, NUMBERS, BOXES = "label", "item", "numbers", "boxes"
+OWN = "own"  # whatever a codec says
 
 LabelledBox = tuple[str, npt.NDArray[np.float64]]
 ReadFile = Callable[[str], bytes]
@@ -29,7 +31,7 @@ ReadFile = Callable[[str], bytes]
 @dataclass(frozen=True)
 class Canary:
     """`label` is the answer: of a class, or of the item that is recommended first; or what `expect` holds is: numbers,
-    or the boxes of objects."""
+    the boxes of objects, or what a codec says."""
 
     file: str
     content: bytes = field(repr=False)
@@ -38,10 +40,13 @@ class Canary:
     expect_content: bytes = field(default=b"", repr=False)
     tolerance: float = 0  # of each number, up and down
     iou: float = 0  # overlap of each box with the expected one, at least; 0 where there are none
+    sent_as: str = ""  # the type of its content, for a codec
 
     @property
     def content_type(self) -> str:
         """As a client would send it."""
+        if self.sent_as:
+            return self.sent_as
         if self.file.endswith(".json"):
             return "application/json"
         # What a file is, its content says; of a text nothing does.
@@ -52,7 +57,8 @@ class Canary:
         """What `found_in` says of the right answer."""
         if not self.expect:
             return self.label
-        return f"the {'boxes' if self.iou else 'numbers'} of {self.expect}"
+        what = "predictions" if self.sent_as else "boxes" if self.iou else "numbers"
+        return f"the {what} of {self.expect}"
 
     def found_in(self, predictions: Sequence[Mapping[str, Any]]) -> str:
         """The answer in a few words: its label, or how far its numbers are off.
@@ -65,6 +71,9 @@ class Canary:
             return str(first["items"][0]["item"] if "items" in first else first["label"])
         if self.iou:
             return self._boxes_found_in(predictions[0]["boxes"])
+        if self.sent_as:
+            expected = json.loads(self.expect_content)["predictions"]
+            return self.wanted if is_alike(list(predictions), expected, self.tolerance) else "other predictions"
         found = np.asarray([one["output"] for one in predictions])
         expected = read_numbers(self.expect_content)
         if found.shape != expected.shape:
@@ -91,7 +100,7 @@ def read_canary(section: Section, output: Tensor, answer: str, read: ReadFile) -
     """The canary that bundle.yaml declares; `read` gives the files of the bundle.
 
     Args:
-        answer: LABEL, ITEM, NUMBERS or BOXES.
+        answer: LABEL, ITEM, NUMBERS, BOXES or OWN.
 
     Raises:
         BundleError: with the key, the value and what would do.
@@ -106,8 +115,9 @@ def read_canary(section: Section, output: Tensor, answer: str, read: ReadFile) -
             content=_checked(section, "file", name, read),
             expect=expect,
             expect_content=_checked(section, "expect", expect, read),
-            tolerance=section.number("tolerance", 0, _MOST_TOLERATED) if answer == NUMBERS else 0,
+            tolerance=section.number("tolerance", 0, _MOST_TOLERATED) if answer in (NUMBERS, OWN) else 0,
             iou=section.number("iou", _LEAST_OVERLAP, 1) if answer == BOXES else 0,
+            sent_as=section.text("content_type", _CONTENT_TYPE) if answer == OWN else "",
         )
         _check_expected(section, canary, output)
     section.done()
@@ -156,6 +166,18 @@ def _checked(section: Section, key: str, name: str, read: ReadFile) -> bytes:
     return content
 
 
+def is_alike(found: object, expected: object, tolerance: float) -> bool:
+    """Whether two JSON values are the same but for numbers that are near; true and false are none."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(is_alike(found[key], expected[key], tolerance) for key in found)
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(is_alike, found, expected, [tolerance] * len(found)))
+    numbers = [value for value in (found, expected) if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if len(numbers) == 2 and float in map(type, numbers):
+        return abs(numbers[0] - numbers[1]) <= tolerance
+    return type(found) is type(expected) and found == expected
+
+
 def _check_expected(section: Section, canary: Canary, output: Tensor) -> None:
     if canary.iou:
         try:
@@ -164,6 +186,10 @@ def _check_expected(section: Section, canary: Canary, output: Tensor) -> None:
             wanted = 'a JSON document {"boxes": [{"label": ..., "x": ..., "y": ..., "width": ..., "height": ...}]}'
             raise section.disagree("expect", canary.expect, wanted) from None
         return
+    if canary.sent_as:
+        if not _are_predictions(canary.expect_content):
+            raise section.disagree("expect", canary.expect, 'a JSON document {"predictions": [...]}')
+        return
     try:
         shape = read_numbers(canary.expect_content).shape
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -171,6 +197,14 @@ def _check_expected(section: Section, canary: Canary, output: Tensor) -> None:
     if not shape or not output.accepts(shape[1:]):
         wanted = f'a JSON document {{"outputs": [...]}} with finite numbers of shape {output.shown}'
         raise section.disagree("expect", canary.expect, wanted)
+
+
+def _are_predictions(content: bytes) -> bool:
+    try:
+        predictions = json.loads(content)["predictions"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return isinstance(predictions, list) and bool(predictions)
 
 
 def _is_near(found: npt.NDArray[Any], expected: npt.NDArray[Any], tolerance: float) -> bool:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import yaml
 
+from bedplate.bundle import BundleError, read_bundle
+
 _START_TIMEOUT_S = 120
 _STOP_TIMEOUT_S = 40
 _KEY_VARIABLE = "BEDPLATE_API_KEY"
@@ -28,8 +30,11 @@ class _Stopped(Exception):
     """A program ended, or somebody asked us to end."""
 
 
-def serve(bundles: Sequence[Path], host: str, port: int) -> int:
+def serve(bundles: Sequence[Path], host: str, port: int, allow_code: bool) -> int:
     """Run engine, decoder and web until Ctrl-C or SIGTERM, or until one of them ends.
+
+    Args:
+        allow_code: whether programs of the bundles may run, those that they bring now.
 
     The API key is $BEDPLATE_API_KEY, or a new one that is printed. Returns the exit status.
     """
@@ -37,7 +42,7 @@ def serve(bundles: Sequence[Path], host: str, port: int) -> int:
     key = os.environ.get(_KEY_VARIABLE) or "bp_" + secrets.token_urlsafe(32)
     with tempfile.TemporaryDirectory(prefix="bedplate-") as name, contextlib.ExitStack() as programs:
         folder = Path(name)
-        _write_settings(folder, bundles, key)
+        _write_settings(folder, bundles, key, _programs(bundles) if allow_code else [])
         try:
             # Entered first, so stopped last: the web drains into a living engine.
             engine = programs.enter_context(
@@ -65,12 +70,22 @@ def serve(bundles: Sequence[Path], host: str, port: int) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _write_settings(folder: Path, bundles: Sequence[Path], key: str) -> None:
+def _programs(bundles: Sequence[Path]) -> list[str]:
+    """Sums of the bundles' programs. What is wrong with a bundle its engine tells."""
+    sums: list[str] = []
+    for directory in bundles:
+        with contextlib.suppress(BundleError):
+            sums += read_bundle(directory).program_sums
+    return sums
+
+
+def _write_settings(folder: Path, bundles: Sequence[Path], key: str, programs: list[str]) -> None:
+    code = {"code": programs} if programs else {}
     keys = [{"client": "laptop", "sha256": hashlib.sha256(key.encode()).hexdigest()}]
     (folder / "api-keys").write_text(json.dumps(keys))
-    engine = {"socket_dir": str(folder), "bundles": [str(bundle.resolve()) for bundle in bundles]}
+    engine = {"socket_dir": str(folder), "bundles": [str(bundle.resolve()) for bundle in bundles], **code}
     (folder / "engine.yaml").write_text(yaml.safe_dump(engine))
-    decoder = {"socket_dir": str(folder)}
+    decoder = {"socket_dir": str(folder), **code}
     (folder / "decode.yaml").write_text(yaml.safe_dump(decoder))
     web = {
         "engines": [f"{folder}/cpu0.sock"],

@@ -43,6 +43,7 @@ class Type(IntEnum):
     ADMIN = 7  # on an admin socket only
     ADMIN_ANSWER = 8
     DECODE = 9  # to a decoder; answered as PREDICT is
+    ENCODE = 10  # to a decoder; answered by a RESULT whose metadata have the predictions
 
 
 _TYPES = {int(known): known for known in Type}

@@ -1,5 +1,6 @@
 """What the control machine does with bundles before a host is touched: damaged ones stop it, the others are signed."""
 
+import hashlib
 import subprocess
 
 import bundle_signatures
@@ -50,7 +51,7 @@ def test_the_fleets_key_signs_what_hosts_verify_and_writes_nothing(bundle, tmp_p
     signatures = bundle_signatures.signed_by_fleet({"same/1": bundle}, key)
 
     assert sorted(bundle.iterdir()) == before
-    (bundle / "SHA256SUMS.sig").write_text(signatures["same/1"])
+    (bundle / "SHA256SUMS.sig").write_text(signatures["same/1"].signature)
     signers = tmp_path / "signers"
     signers.write_text(f'fleet namespaces="bedplate-bundle" {bundle_signatures.public_text(key)}\n')
     assert read_bundle(bundle, signers).signer == "fleet"
@@ -78,7 +79,23 @@ def test_where_others_sign_their_signatures_go_to_the_hosts(bundle, team):
 
     signatures = bundle_signatures.signed_by_others({"same/1": bundle}, signers)
 
-    assert signatures == {"same/1": (bundle / "SHA256SUMS.sig").read_text()}
+    assert signatures == {"same/1": ((bundle / "SHA256SUMS.sig").read_text(), ())}
+
+
+def test_the_sums_of_a_bundles_programs_are_told_and_no_program_runs(bundle, team, tmp_path):
+    program = f"open({str(tmp_path / 'it-ran')!r}, 'w')\ndef load(weights): ...\ndef predict(module, batch): ...\n"
+    (bundle / "model.py").write_text(program)
+    (bundle / "bundle.yaml").write_text(BUNDLE.replace("network: [identity]", "code: model.py"))
+    write_manifest(bundle)
+    write_signature(bundle, team[0])
+    sums = (hashlib.sha256(program.encode()).hexdigest(),)
+
+    for checked in (
+        bundle_signatures.signed_by_fleet({"same/1": bundle}, bundle_signatures.fleet_key(SECRET)),
+        bundle_signatures.signed_by_others({"same/1": bundle}, team[1]),
+    ):
+        assert checked["same/1"].programs == sums
+    assert not (tmp_path / "it-ran").exists()
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -50,6 +50,8 @@ def write_bundle(directory: Path, weights: dict[str, torch.Tensor], document: di
         (directory / document["inputs"][0]["text"]["tokenizer"]).write_bytes(
             TOKENIZERS[document.pop("tokenizer_sha256")]
         )
+    if "codec_bytes" in document:
+        (directory / document["codec"]).write_bytes(base64.b64decode(document.pop("codec_bytes")))
     del document["digest"]
     (directory / "bundle.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(document))))
     save_file(weights, directory / "weights.safetensors")

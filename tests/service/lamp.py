@@ -129,6 +129,36 @@ def recommending(**changes: Any) -> dict[str, Any]:
     return {**document, **changes}
 
 
+CODEC = """
+import json
+
+import numpy as np
+
+
+def decode(content, content_type):
+    rows = json.loads(content)
+    return np.array([rows], np.float32)
+
+
+def encode(outputs):
+    return {"sum": float(outputs.sum())}
+"""
+
+
+def custom(codec: str = CODEC, **changes: Any) -> dict[str, Any]:
+    """A model that sums 2 x 3 numbers: it takes them as JSON, and says so as JSON."""
+    document = numbers(
+        "float32",
+        task="custom",
+        codec="codec.py",
+        canary={"file": "canary.json", "content_type": "text/json", "expect": "expected.json", "tolerance": 0.001},
+        canary_bytes=base64.b64encode(json.dumps([[1, 2, 3], [4, 5, 6]]).encode()).decode(),
+        expect_bytes=base64.b64encode(_json(predictions=[{"sum": 21}])).decode(),
+        codec_bytes=base64.b64encode(codec.encode()).decode(),
+    )
+    return {**document, **changes}
+
+
 def lamp_logits(items: Any) -> Any:
     """items (n, 1, height, width) float32 in -1..1 → logits (n, 2): the mean decides."""
     brightness = items.reshape(len(items), -1).mean(axis=1)

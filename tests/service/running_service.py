@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.service.decoder_tools import running_decoder
+from tests.service.decoder_tools import RunningDecoder, running_decoder
 from tests.service.engine_tools import write_lamp
 
 START_S = 60  # torch on a busy machine
@@ -56,15 +56,15 @@ def running_service(folder: Path, port: int = 0, bundle: Path | None = None) -> 
 
 
 @contextlib.contextmanager
-def running_web(folder: Path, **settings: Any) -> Iterator[int]:
+def running_web(folder: Path, decoder: RunningDecoder | None = None, **settings: Any) -> Iterator[int]:
     """A front end and a decoder, with an engine that listens on cpu0.sock in `folder`; yields its port."""
     port = _free_port()
     keys = [{"client": "tests", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]
     (folder / "api-keys").write_text(json.dumps(keys))
-    with running_decoder() as decoder:
+    with contextlib.nullcontext(decoder) if decoder else running_decoder() as decodes:
         files = {
             "engines": [f"{folder}/cpu0.sock"],
-            "decoders": [str(decoder.path)],
+            "decoders": [str(decodes.path)],
             "api_keys_file": f"{folder}/api-keys",
         }
         (folder / "web.yaml").write_text(yaml.safe_dump(files | settings))

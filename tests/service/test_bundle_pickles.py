@@ -26,7 +26,7 @@ from tests.service.signing_tools import BRIGHT, host, make_key, signed_version, 
 from tests.service.test_processes import wait_until
 
 BUNDLE_FILES = ["SHA256SUMS", "SHA256SUMS.sig", "bundle.yaml", "canary.png", "weights.safetensors"]
-EXTRA_FILES = ["validation.safetensors", "README.md", "weights.pt", "data.pkl", "extra"]
+EXTRA_FILES = ["validation.safetensors", "README.md", "weights.pt", "data.pkl", "model.py", "extra"]
 
 
 class Program:

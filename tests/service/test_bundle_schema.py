@@ -14,7 +14,7 @@ from bedplate.document import Disagreement
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from tests.service.detection_tools import lamps
-from tests.service.lamp import description, numbers, recommending, tabular, varying
+from tests.service.lamp import custom, description, numbers, recommending, tabular, varying
 from tests.service.text_tools import TOKENIZERS, moods
 
 MUTATIONS = 4000
@@ -44,6 +44,8 @@ DOCUMENTS = [
     numbers("int64"),
     numbers("float32", outputs=[{"name": "same", "dtype": "float32", "shape": [3]}], labels=["a", "b", "c"])
     | {"expect_bytes": "eyJvdXRwdXRzIjogW1sxLCAyLCAzXV19"},
+    custom(),
+    {key: value for key, value in description(code="model.py").items() if key != "network"},
 ]
 VALUES = [None, True, False, 0, 1, -1, 2, 1.0, 1.5, 1e9, 10**20, "", "x", "lamp\n", "../x", "a" * 65, "a" * 1001, "é"]
 VALUES += [[], {}, [1], [1, 2], [2, 1], ["a"], ["a", "a"], [[1, 2]], {"a": 1}, {"relu": {}}, "none", "L", "RGB", "bool"]
@@ -62,12 +64,18 @@ VALUES += [
     "hit-rate",
     "object-detection",
     "map50",
+    "custom",
+    "model.py",
+    "text/plain",
     "accuracy",
     "agreement",
     "1",
 ]
 ADDABLE = [
     "extra",
+    "code",
+    "codec",
+    "content_type",
     "image",
     "cache",
     "request",
@@ -108,7 +116,8 @@ def is_taken_by_schema(document):
     return Validator.is_valid({key: value for key, value in document.items() if key not in ADDED})
 
 
-ADDED = ("canary_bytes", "expect_bytes", "tokenizer_sha256", "digest")  # of a description, and not of bundle.yaml
+# Of a description, and not of bundle.yaml.
+ADDED = ("canary_bytes", "expect_bytes", "codec_bytes", "tokenizer_sha256", "digest")
 
 
 def is_taken_by_program(document):

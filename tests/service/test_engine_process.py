@@ -34,6 +34,16 @@ class Systemd:
     def next(self):
         return self._socket.recv(4096).decode().splitlines()
 
+    def hears_nothing_for(self, seconds):
+        self._socket.settimeout(seconds)
+        try:
+            self._socket.recv(4096)
+        except TimeoutError:
+            return True
+        finally:
+            self._socket.settimeout(START_S)
+        return False
+
     def close(self):
         self._socket.close()
 

@@ -31,6 +31,8 @@ FLEET = {
         "ops1": {"private_address": "192.0.2.21"},
     },
     "ansible_managed": "Ansible managed",
+    # Of bundles, by the control machine.
+    "__bedplate_checked": {"public_key": "ssh-ed25519 AAAA", "signatures": {}, "programs": {}},
 }
 
 

@@ -77,7 +77,7 @@ GIVEN = {
     ),
     "__ufw_version": 4,
     "ansible_managed": "Ansible managed",
-    "__bedplate_checked": {"public_key": "ssh-ed25519 AAAA", "signatures": {}},
+    "__bedplate_checked": {"public_key": "ssh-ed25519 AAAA", "signatures": {}, "programs": {}},
     "__bedplate_manifests": {"files": [{"path": str(REPOSITORY / "build/bundles/digits/1/SHA256SUMS")}]},
     "ansible_facts": {"distribution_release": "bookworm", "virtualization_tech_guest": []},
 }

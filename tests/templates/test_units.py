@@ -143,6 +143,7 @@ def test_engine_settings_name_the_bundles_in_their_order(settings):
 
 
 CHECKED = {"public_key": "ssh-ed25519 AAAAfleet", "signatures": {"digits/1": "-----BEGIN", "tones/2": "-----BEGIN"}}
+CHECKED["programs"] = {"digits/1": ["b" * 64], "digits/2": ["b" * 64, "a" * 64]}
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,19 @@ def test_engine_settings_have_aliases_and_a_bound_where_they_are_declared(settin
 
     assert found["aliases"] == ["digits/fast=1", "digits/canary=2"]
     assert found["models_memory_bytes"] == 3 << 20
+
+
+@pytest.mark.parametrize("name", ["engine.yaml", "decode.yaml"])
+def test_engines_and_decoders_know_the_programs_that_were_found_and_may_run(settings, name):
+    assert settings(name, __bedplate_checked=CHECKED)["code"] == ["a" * 64, "b" * 64]
+    assert "code" not in settings(name, __bedplate_checked=CHECKED | {"programs": {}})
+
+
+@pytest.mark.parametrize(("named", "unread"), [([], ["digits"]), (["digits"], [])])
+def test_a_bundle_with_programs_has_to_be_named(evaluate, named, unread):
+    declared = {"__bedplate_checked": CHECKED, "bedplate_bundles_with_code": named}
+
+    assert evaluate("bedplate", "{{ __bedplate_unread }}", **declared) == unread
 
 
 def test_the_program_takes_the_settings_of_a_host(render, tmp_path):

@@ -23,3 +23,6 @@ class DecodeSettings:
 
     # What decoding one request may take beyond what the program takes asleep.
     max_memory_bytes: int = field(default=1 << 30, metadata={"unit": "bytes", "min": 64 << 20, "max": 64 << 30})
+
+    # Sums (sha256) of the programs of bundles that may run here.
+    code: tuple[str, ...] = ()

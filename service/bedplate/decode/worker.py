@@ -10,7 +10,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from bedplate import wire
+import numpy as np
+import numpy.typing as npt
+
+from bedplate import dtypes, wire
+from bedplate.decode.codec import Codec
 from bedplate.decode.media import decode
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.text import kept_bytes
@@ -26,10 +30,12 @@ _READ_BYTES = 1 << 20
 # A process that a file made larger than this leaves, and its memory with it.
 _MAX_GROWTH_BYTES = 32 << 20
 _PAGE_BYTES = resource.getpagesize()
+# Nobody waits for an answer behind its deadline, and in this time everybody has noticed.
+_GRACE_S = 0.25
 
 
 class Worker:
-    """Takes connections from `listener` until `kept` becomes readable, or until it has grown."""
+    """Takes connections from `listener` until `kept` becomes readable, it has grown, or has run a bundle's program."""
 
     def __init__(
         self, listener: socket.socket, settings: DecodeSettings, kept: int, max_growth_bytes: int = _MAX_GROWTH_BYTES
@@ -38,6 +44,7 @@ class Worker:
         self._settings = settings
         self._kept = kept
         self._max_growth_bytes = max_growth_bytes
+        self._has_run_code = False
 
     def run(self) -> None:
         virtual, resident = _memory_bytes()
@@ -51,7 +58,9 @@ class Worker:
             with connection:
                 connection.settimeout(_SILENCE_S)
                 self._serve(connection)
-            if _memory_bytes()[1] - resident - kept_bytes() > self._max_growth_bytes:
+            # Whatever a program left in this process, no other model's files meet it.
+            has_grown = _memory_bytes()[1] - resident - kept_bytes() > self._max_growth_bytes
+            if has_grown or self._has_run_code:
                 return
 
     def _serve(self, connection: socket.socket) -> None:
@@ -69,8 +78,12 @@ class Worker:
     def _answer(self, question: Frame) -> Frame:
         # The kernel ends us when it is over, whatever library holds the processor then.
         signal.setitimer(signal.ITIMER_PROF, self._settings.max_cpu_s)
+        if "codec" in question.meta:
+            self._has_run_code = True
+            # A program may also wait, which takes no processor time.
+            signal.setitimer(signal.ITIMER_REAL, _left_s(question, self._settings.max_cpu_s))
         try:
-            return _decoded(question, self._settings)
+            return _answered(question, self._settings)
         except ServiceError as error:
             return _refusal(question, error)
         except MemoryError:
@@ -88,6 +101,7 @@ class Worker:
             return _refusal(question, Internal("the file could not be decoded; the operator finds why in the journal"))
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _receive(connection: socket.socket) -> Frame | None:
@@ -112,14 +126,26 @@ def _is_gone(connection: socket.socket) -> bool:
     return bool(readable)
 
 
-def _decoded(question: Frame, settings: DecodeSettings) -> Frame:
-    if question.type is not Type.DECODE:
+def _answered(question: Frame, settings: DecodeSettings) -> Frame:
+    if question.type not in (Type.DECODE, Type.ENCODE):
         raise Internal(f"a decoder was sent {question.type.name}")
     if question.deadline_ns and wire.now_ns() >= question.deadline_ns:
         raise DeadlineExceeded("no answer within the deadline", next_step="send less, allow more time, or try later")
+    codec = _codec(question, settings) if "codec" in question.meta else None
+    if question.type is Type.DECODE:
+        return _decoded(question, codec, settings)
+    if codec is None:
+        raise Internal("a decoder was sent outputs without a program that encodes them")
+    return Frame(Type.RESULT, question.id, {"predictions": codec.encode(_outputs(question), question.meta["items"])})
+
+
+def _decoded(question: Frame, codec: Codec | None, settings: DecodeSettings) -> Frame:
     spec = _spec(question.meta["input"])
-    tokenizer, *files = _files(question)
-    decoded = decode(files, spec, settings, bytes(tokenizer))
+    brought, *files = _files(question)
+    if codec:
+        decoded = codec.decode([bytes(file) for file in files], question.meta["types"], spec)
+    else:
+        decoded = decode(files, spec, settings, bytes(brought))
     parts = decoded.parts
     meta = {
         "outputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(part.shape)} for part in parts],
@@ -127,6 +153,24 @@ def _decoded(question: Frame, settings: DecodeSettings) -> Frame:
     }
     tensors = parts[0].data.cast("B") if len(parts) == 1 else b"".join(part.tobytes() for part in parts)
     return Frame(Type.RESULT, question.id, meta, tensors)
+
+
+def _codec(question: Frame, settings: DecodeSettings) -> Codec:
+    seen = {key: str(question.meta["codec"].get(key, "")) for key in ("model", "version", "request_id")}
+    return Codec(bytes(_files(question)[0]), settings.code, seen)
+
+
+def _outputs(question: Frame) -> npt.NDArray[Any]:
+    """(items, *output shape), the program's own to change."""
+    [output] = question.meta["outputs"]
+    flat = np.array(dtypes.from_bytes(output["dtype"], _files(question)[1]))
+    return flat.reshape(output["shape"])
+
+
+def _left_s(question: Frame, otherwise_s: float) -> float:
+    if not question.deadline_ns:
+        return otherwise_s
+    return max(0.0, (question.deadline_ns - wire.now_ns()) / 1e9) + _GRACE_S
 
 
 def _spec(document: dict[str, Any]) -> Tensor:
@@ -137,7 +181,7 @@ def _spec(document: dict[str, Any]) -> Tensor:
 
 
 def _files(question: Frame) -> list[memoryview]:
-    """The tokenizer, empty for a model that takes no text, and the files."""
+    """What the bundle brings for decoding, its tokenizer or its codec or nothing, and the files."""
     content, files, at = memoryview(question.tensors), [], 0
     for size in question.meta["sizes"]:
         files.append(content[at : at + size])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import re
@@ -30,7 +31,7 @@ _DEVICE = re.compile(r"(cpu|gpu)[0-9]{1,3}")
 _REFUSED = 2
 
 
-def run(settings: EngineSettings, device: str, load: Load = Model.load) -> int:
+def run(settings: EngineSettings, device: str, load: Load | None = None) -> int:
     """Serve until SIGTERM; the exit status is 0 after a drain, 2 when settings or a bundle were refused.
 
     Args:
@@ -41,6 +42,7 @@ def run(settings: EngineSettings, device: str, load: Load = Model.load) -> int:
         torch_device = choose_device(device)
         keep_to_cores(settings, device)
         torch.set_num_threads(settings.threads)
+        load = load or functools.partial(Model.load, allowed=settings.code)
         uvloop.run(_serve(settings, device, torch_device, load))
     except (BundleError, SettingsError, DeviceOutOfMemory) as error:
         logger.error("refused to start: %s", error)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from bedplate import code
 from bedplate.bundle import Bundle
 from bedplate.document import BundleError
-from bedplate.engine import network
+from bedplate.engine import coded, network
 from bedplate.engine.cuda import Pipeline, to_numpy
 from bedplate.engine.form import Form
 from bedplate.engine.guard import guarded
@@ -52,21 +53,29 @@ class Model:
             self.weights_bytes += module.host_bytes
 
     @classmethod
-    def load(cls, bundle: Bundle, directory: Path, device: torch.device, form: Form = Form()) -> Model:  # noqa: B008
+    def load(
+        cls,
+        bundle: Bundle,
+        directory: Path,
+        device: torch.device,
+        form: Form = Form(),  # noqa: B008
+        allowed: Collection[str] = (),
+    ) -> Model:
         """Build the network and give it the weights, or load the native code that was built of both.
 
         Args:
             form: how to compute; inputs and outputs stay what bundle.yaml says.
+            allowed: sums of the programs of bundles that may run here.
 
         Raises:
             BundleError: layers that are not allowed or do not take the input; weights whose names, shapes or types
-                are not the network's.
+                are not the network's; a program that may not run, or does not.
             DeviceOutOfMemory: the weights do not fit.
         """
         if form.package:
             # Built of the same bundle, maybe by another version of this program.
             _empty_network(bundle, directory)
-        return cls.of(bundle, lambda: read_network(bundle, directory), device, form)
+        return cls.of(bundle, lambda: read_network(bundle, directory, allowed), device, form)
 
     @classmethod
     def of(cls, bundle: Bundle, network: Callable[[], nn.Module], device: torch.device, form: Form) -> Model:
@@ -153,7 +162,8 @@ class Model:
     def warm_up_with(self, inputs: Array) -> None:
         """One step of `warm_up`; raises what it raises."""
         self._check_answer(inputs)
-        if pipeline := self._pipeline:
+        # What a program does beside its tensors would be recorded once, and never done again.
+        if (pipeline := self._pipeline) and not self.bundle.code:
             guarded(lambda: pipeline.tune(inputs.shape))
 
     def _check_answer(self, inputs: Array) -> None:
@@ -162,16 +172,21 @@ class Model:
         try:
             result = self.run(inputs)
         except RuntimeError as error:
-            raise BundleError(f"{name}: network: fails on {items} items of shape {shape} ({error})") from None
+            raise BundleError(f"{name}: {self._part}: fails on {items} items of shape {shape} ({error})") from None
         if result.shape != (items, *self.bundle.output.shape):
             raise self._other_output(self.bundle.output.dtype, result.shape)
         if not self.bundle.output.finite(result).all():
-            raise BundleError(f"{name}: network gives values that are not finite; train or export it again")
+            raise BundleError(f"{name}: {self._part} gives values that are not finite; train or export it again")
+
+    @property
+    def _part(self) -> str:
+        """What a model that does not do is to be blamed on."""
+        return self.bundle.code or "network"
 
     def _other_output(self, dtype: str, shape: tuple[int, ...]) -> BundleError:
         bundle, spec = self.bundle, self.bundle.output
         return BundleError(
-            f"{bundle.name} {bundle.version}: outputs[0]: network gives {dtype} {shape}, "
+            f"{bundle.name} {bundle.version}: outputs[0]: {self._part} gives {dtype} {shape}, "
             f"bundle.yaml says {spec.dtype} {(shape[0], *spec.shape)}"
         )
 
@@ -194,14 +209,26 @@ class Compiled(nn.Module):
         return result
 
 
-def read_network(bundle: Bundle, directory: Path) -> nn.Module:
+def read_network(bundle: Bundle, directory: Path, allowed: Collection[str] = ()) -> nn.Module:
     """The bundle's network with its weights, float32 on the processor.
+
+    Args:
+        allowed: sums of the programs of bundles that may run here.
 
     Raises:
         BundleError: see `Model.load`.
     """
     manifest = _manifest_of(bundle, directory)
-    module = read_recommender(bundle, manifest) if bundle.recommendation else _chain(bundle, manifest)
+    code.require_allowed(manifest, bundle.name, bundle.programs, allowed)
+    if bundle.codec:
+        coded.require_codec(bundle.codec_source, directory / bundle.codec)
+    if bundle.recommendation:
+        module: nn.Module = read_recommender(bundle, manifest)
+    elif bundle.code:
+        module = guarded(lambda: coded.load(manifest, bundle.code, read_tensors(manifest, bundle.weights)))
+        check_tokenizer(bundle, None, str(directory / "bundle.yaml"))
+    else:
+        module = _chain(bundle, manifest)
     return module.requires_grad_(False).eval()
 
 

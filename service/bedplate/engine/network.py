@@ -1,4 +1,4 @@
-"""Networks as data: a chain of torch.nn layers from an allow-list. No code comes with a bundle.
+"""Networks as data: a chain of torch.nn layers from an allow-list, and no code.
 
 A layer's options carry torch's own names; each is checked for type and range before torch sees it.
 """

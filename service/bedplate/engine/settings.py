@@ -31,5 +31,7 @@ class EngineSettings:
     bundle_signers: Path | None = None
     # Where `bedplate bundle optimize` keeps what it found out about models on this host; None: nothing is known.
     prepared_dir: Path | None = None
+    # Sums (sha256) of the programs of bundles that may run here. One with another program is refused.
+    code: tuple[str, ...] = ()
     # What the weights of all loaded models may take together. None: no bound on a processor; on a GPU what is free.
     models_memory_bytes: int | None = field(default=None, metadata={"unit": "bytes", "min": 1, "max": 1 << 50})

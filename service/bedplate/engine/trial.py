@@ -27,13 +27,19 @@ def main(device: str, threads: int, cores: Sequence[int], directories: Sequence[
     """Say what a full batch is, then measure whatever is asked for until the asking ends."""
     os.sched_setaffinity(0, cores_of(device, threads, cores) or cores)
     torch.set_num_threads(threads)
-    models = [Model.load(read_bundle(directory), directory, torch.device("cpu")) for directory in directories]
+    models = [_loaded(directory) for directory in directories]
     for model in models:
         model.warm_up()
     _say({"ready": True})
     for line in sys.stdin:
         asked = json.loads(line)
         _say(measure(models, asked["full"], asked["begin_s"], asked["seconds"]))
+
+
+def _loaded(directory: Path) -> Model:
+    bundle = read_bundle(directory)
+    # Whoever started the trial was asked whether the bundle's programs may run.
+    return Model.load(bundle, directory, torch.device("cpu"), allowed=bundle.program_sums)
 
 
 def measure(models: Sequence[Model], full: bool, begin_s: float, seconds: float) -> dict[str, float]:

@@ -100,12 +100,13 @@ async def parse_items(
     kind = kind.lower()
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
-    if kind.startswith(MEDIA_TYPES):
+    is_form = kind == "multipart/form-data"
+    parts = _parts(body, options.get("boundary", ""), limits) if is_form else [(body, content_type)]
+    if model.codec:
+        return await _by_codec(parts, model, limits, decoders, terms)
+    if is_form or kind.startswith(MEDIA_TYPES):
         _check_charset(options.get("charset", ""))
-        return await decode_files([body], model, limits, decoders, terms)
-    if kind == "multipart/form-data":
-        files = _parts(body, options.get("boundary", ""), limits)
-        return await decode_files(files, model, limits, decoders, terms)
+        return await decode_files([file for file, _ in parts], model, limits, decoders, terms)
     if kind == "application/octet-stream":
         return Media([check_items(from_raw(body, spec, options.get("shape")), model, limits)])
     if kind == "application/json":
@@ -141,7 +142,21 @@ async def decode_files(files: list[bytes], model: Bundle, limits: Limits, decode
     return await decoders.decode(files, model, terms)
 
 
-def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:
+async def _by_codec(
+    parts: list[tuple[bytes, str]], model: Bundle, limits: Limits, decoders: Decoders, terms: Terms
+) -> Media:
+    """Whatever comes: what it is, the model's own `decode` says."""
+    check_count(len(parts), limits)
+    files, types = zip(*parts, strict=True)
+    media = await decoders.decode(files, model, terms, types)
+    check_count(sum(map(len, media.parts)), limits)
+    for part in media.parts:
+        check_items(part, model, limits)
+    return media
+
+
+def _parts(body: bytes, boundary: str, limits: Limits) -> list[tuple[bytes, str]]:
+    """Each file of a form, with its Content-Type."""
     options = MultipartParseOptions()
     options.max_body_part_buffer_size = limits.body_bytes
     # One more than allowed, so that the refusal can be ours, with value and limit.
@@ -151,14 +166,14 @@ def _parts(body: bytes, boundary: str, limits: Limits) -> list[bytes]:
         for part in MultipartForm(io.BytesIO(body), boundary.encode(), len(body), options):
             if part.name != "file":
                 raise UnknownField("a part of the form is not called 'file'", limit="file", next_step="rename the part")
-            files.append(part.get_data())
+            files.append((part.get_data(), part.content_type or ""))
     except MultipartParseError as error:
         if len(files) > limits.items:
             check_count(len(files), limits)
         raise MalformedMultipart(f"the form cannot be parsed: {error.description}") from None
     except UnicodeDecodeError:
         raise MalformedMultipart("the form's headers are not UTF-8") from None
-    if not files or not all(files):
+    if not files or not all(file for file, _ in files):
         raise EmptyBody("the form has no file, or an empty one", value=0, next_step="add parts called 'file'")
     return files
 

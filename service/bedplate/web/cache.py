@@ -138,7 +138,7 @@ class ResponseCache:
     async def _key(self, model: Bundle, content_type: str, body: bytes) -> str:
         how = [
             *(_RELEASE, model.name, model.version, model.digest),
-            *(self._limits.items, _how_it_is_read(content_type)),
+            *(self._limits.items, content_type if model.codec else _how_it_is_read(content_type)),
         ]
         digest = hashlib.sha256(json.dumps(how).encode())
         if len(body) > _INLINE_BYTES:
@@ -228,6 +228,8 @@ def _is_prediction(found: Any, model: Bundle) -> bool:
         return _is_recommended(found)
     if model.detection:
         return _is_boxes(found, model)
+    if model.codec:
+        return True  # whatever its author says
     return _is_named(found, model) if model.names_classes else _is_output(found, model.output)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -16,10 +17,12 @@ import numpy.typing as npt
 
 from bedplate import dtypes, errors, wire
 from bedplate.bundle import Bundle
-from bedplate.errors import DecoderBusy, DecoderUnavailable, ServiceError, UnreadableMedia
+from bedplate.errors import DecoderBusy, DecoderUnavailable, Internal, ServiceError, UnreadableMedia
+from bedplate.web import current
 from bedplate.web.terms import Terms, too_late
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
+_log = logging.getLogger("bedplate.web")
 _RETRY_AFTER_S = 1
 _READ_BYTES = 1 << 20
 
@@ -39,6 +42,10 @@ class Media:
         return items
 
 
+class _Ended(Exception):
+    """The connection ended without an answer: so did the process."""
+
+
 class _NotTaken(Exception):
     """A decoder cannot be asked right now; another may."""
 
@@ -53,29 +60,66 @@ class Decoders:
     def __init__(self, sockets: Sequence[Path]):
         self._waiting = dict.fromkeys(sockets, 0)
 
-    async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms) -> Media:
+    async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms, types: Sequence[str] = ()) -> Media:
         """Items of `files` for `model`, by the decoder that has the least to do.
+
+        Args:
+            types: of each file its Content-Type, where the model has a codec.
 
         Raises:
             InvalidRequest: see errors.py; also if the file was the end of the process that decoded it.
+            Internal: the bundle's own program failed.
             DecoderBusy, DecoderUnavailable, DeadlineExceeded.
         """
-        # The tokenizer goes along each time: a copy costs less than asking whether it is known.
-        sent = [model.tokenizer, *files]
+        # What the bundle brings for this goes along each time: a copy costs less than asking whether it is known.
+        sent = [model.codec_source or model.tokenizer, *files]
         meta = {"input": model.document["inputs"][0], "sizes": [len(file) for file in sent]}
-        body = files[0] if len(files) == 1 and not model.tokenizer else b"".join(sent)
-        question = wire.assemble(Type.DECODE, 1, wire.to_json(meta), body, terms.engine_deadline_ns, terms.priority)
-        try:
-            answer = await asyncio.wait_for(self._ask(question), terms.left_s)
-        except asyncio.TimeoutError:
-            raise too_late() from None
-        if answer.type is Type.ERROR:
-            raise errors.from_meta(answer.meta)
+        if model.codec:
+            meta |= {"types": types, **_told_of(model)}
+        body = b"".join(sent) if sent[0] or len(files) > 1 else files[0]
+        answer = await self._answer(Type.DECODE, meta, body, terms, _ended)
         shapes = [output["shape"] for output in answer.meta["outputs"]]
         numbers = dtypes.from_bytes(answer.meta["outputs"][0]["dtype"], answer.tensors)
         ends = list(accumulate(map(math.prod, shapes)))
         parts = [part.reshape(shape) for part, shape in zip(np.split(numbers, ends[:-1]), shapes, strict=True)]
         return Media(parts, answer.meta["files"])
+
+    async def encode(self, outputs: npt.NDArray[Any], items: Sequence[int], model: Bundle, terms: Terms) -> list[Any]:
+        """What the codec of `model` makes of its outputs, a prediction for each file.
+
+        Args:
+            outputs: (items, *output shape), as numbers.
+            items: of each file how many it became.
+
+        Raises:
+            Internal: the program failed.
+            DecoderBusy, DecoderUnavailable, DeadlineExceeded.
+        """
+        shown = {"dtype": outputs.dtype.name, "shape": outputs.shape}
+        sent = [model.codec_source, outputs.tobytes()]
+        meta = {"outputs": [shown], "items": items, "sizes": [len(part) for part in sent], **_told_of(model)}
+        answer = await self._answer(Type.ENCODE, meta, b"".join(sent), terms, _failed)
+        predictions: list[Any] = answer.meta["predictions"]
+        return predictions
+
+    async def _answer(
+        self,
+        kind: Type,
+        meta: dict[str, Any],
+        body: bytes | memoryview,
+        terms: Terms,
+        ended: Callable[[], ServiceError],
+    ) -> Frame:
+        question = wire.assemble(kind, 1, wire.to_json(meta), body, terms.engine_deadline_ns, terms.priority)
+        try:
+            answer = await asyncio.wait_for(self._ask(question), terms.left_s)
+        except asyncio.TimeoutError:
+            raise too_late() from None
+        except _Ended:
+            raise ended() from None
+        if answer.type is Type.ERROR:
+            raise errors.from_meta(answer.meta)
+        return answer
 
     async def _ask(self, question: list[bytes | memoryview]) -> Frame:
         is_busy = False
@@ -96,7 +140,7 @@ async def _ask(path: Path, question: list[bytes | memoryview]) -> Frame:
         writer.writelines(question)
         return await _answer(reader)
     except (OSError, FrameError):
-        raise _ended() from None
+        raise _Ended from None
     finally:
         writer.close()
 
@@ -117,7 +161,12 @@ async def _answer(reader: asyncio.StreamReader) -> Frame:
     while data := await reader.read(_READ_BYTES):
         if whole := frames.feed(data):
             return whole[0]
-    raise _ended()
+    raise _Ended
+
+
+def _told_of(model: Bundle) -> dict[str, Any]:
+    """Says that a codec comes along, and whom the decoder's log is to name."""
+    return {"codec": {"model": model.name, "version": model.version, "request_id": current.REQUEST_ID.get()}}
 
 
 def _ended() -> ServiceError:
@@ -126,6 +175,12 @@ def _ended() -> ServiceError:
         "the file was the end of the process that decoded it: it took too long, or broke the decoder",
         next_step="check that the file is complete; make it smaller or shorter",
     )
+
+
+def _failed() -> ServiceError:
+    """What goes into `encode` a model made, and no client."""
+    _log.error("encode was the end of its process", extra={"request_id": current.REQUEST_ID.get()})
+    return Internal("the model's own program failed; the operator finds why under the request id")
 
 
 def _refused(is_busy: bool) -> ServiceError:

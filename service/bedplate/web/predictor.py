@@ -32,7 +32,7 @@ class Prediction:
     model: str
     version: str
     digest: str  # of the bundle that the engine computed with
-    predictions: list[dict[str, Any]]
+    predictions: list[Any]  # of a model without a codec objects
     queue_ns: int
     compute_ns: int
     decode_ns: int = 0
@@ -77,10 +77,8 @@ class Predictor:
         media = await self.decode(parsing, terms)
         decode_ns = now_ns() - started_ns
         answer = await self.infer_all(model, media.parts, terms)
-        if model.detection:
-            # Of thousands of candidates, which others need not wait for.
-            return await asyncio.to_thread(_prediction, answer, model, media, decode_ns)
-        return _prediction(answer, model, media, decode_ns)
+        telling = predictions_for(_outputs_of(answer), model, media, self.decoders, terms)
+        return _prediction(answer, model, await self.decode(telling, terms), decode_ns)
 
     async def decode(self, decoding: Awaitable[T], terms: Terms) -> T:
         """What `decoding` gives; if nobody waits for it any more, that is counted."""
@@ -190,13 +188,25 @@ def checked(model: Bundle, answer: Frame) -> Frame:
     return answer
 
 
-def _prediction(answer: Frame, model: Bundle, media: Media, decode_ns: int) -> Prediction:
+async def predictions_for(
+    outputs: npt.NDArray[Any], model: Bundle, media: Media, decoders: Decoders, terms: Terms
+) -> list[Any]:
+    """What a client reads of the outputs of its files, (items, *output shape)."""
+    if model.codec:
+        return await decoders.encode(outputs, [file["items"] for file in media.files], model, terms)
+    if model.detection:
+        # Of thousands of candidates, which others need not wait for.
+        return await asyncio.to_thread(predictions_of, outputs, model, media)
+    return predictions_of(outputs, model, media)
+
+
+def _prediction(answer: Frame, model: Bundle, predictions: list[Any], decode_ns: int) -> Prediction:
     meta = answer.meta
     return Prediction(
         model=model.name,
         version=model.version,
         digest=meta["digest"],
-        predictions=predictions_of(_outputs_of(answer), model, media),
+        predictions=predictions,
         queue_ns=meta["queue_ns"],
         compute_ns=meta["compute_ns"],
         decode_ns=decode_ns,

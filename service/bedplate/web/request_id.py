@@ -8,6 +8,7 @@ import secrets
 
 from falcon.asgi import Request, Response
 
+from bedplate.web import current
 from bedplate.web.observer import observation
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -33,4 +34,5 @@ class RequestId:
 
     async def process_request(self, req: Request, resp: Response) -> None:
         req.context.request_id = observation(req).request_id = self._ids.of(req.get_header("X-Request-ID"))
+        current.REQUEST_ID.set(req.context.request_id)
         resp.set_header("X-Request-ID", req.context.request_id)

@@ -1,0 +1,106 @@
+"""A bundle's own decode and encode, run where strangers' files are decoded (docs/adr/0021).
+
+The front end brings the program; the decoder's settings say whether it may run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bedplate import code, dtypes
+from bedplate.code import CodeFault, Function
+from bedplate.decode.media import Decoded
+from bedplate.errors import Internal, UnreadableMedia
+from bedplate.tensor import Tensor
+
+_log = logging.getLogger("bedplate.decode")
+_MAX_ANSWER_BYTES = 512 << 10  # of JSON; a frame's metadata hold it
+
+
+class Codec:
+    """The functions of one program.
+
+    Args:
+        allowed: sums of what may run here.
+        seen: goes into each line of the log.
+
+    Raises:
+        Internal: it may not run, or does not.
+    """
+
+    def __init__(self, source: bytes, allowed: Collection[str], seen: dict[str, Any]):
+        self._seen = seen
+        digest = hashlib.sha256(source).hexdigest()
+        if digest not in allowed:
+            _log.error("a program that may not run here was asked for", extra={"sha256": digest, **seen})
+            raise _unable()
+        try:
+            self._decode, self._encode = code.functions_of(source, digest, code.CODEC, "codec")
+        except CodeFault as fault:
+            raise self._failed("a codec does not run", fault) from None
+
+    def decode(self, files: Sequence[bytes], types: Sequence[str], spec: Tensor) -> Decoded:
+        """Items of each file, with its Content-Type.
+
+        Raises:
+            UnreadableMedia: `decode` does not take one.
+            Internal: `decode` gives what is no tensor.
+        """
+        parts = [self._items(file, kind, spec) for file, kind in zip(files, types, strict=True)]
+        return Decoded(parts, [{"items": len(part)} for part in parts])
+
+    def encode(self, outputs: npt.NDArray[Any], items: Sequence[int]) -> list[Any]:
+        """A prediction for each file, of (items, *output shape) as many as it became.
+
+        Raises:
+            Internal: `encode` fails, or gives what is no JSON.
+        """
+        stops = np.cumsum(items)
+        try:
+            answers = [self._called(self._encode, part) for part in np.split(outputs, stops[:-1])]
+            text = json.dumps(answers, allow_nan=False)
+        except (CodeFault, ValueError, TypeError, RecursionError) as error:
+            raise self._failed("encode fails", error) from None
+        if len(text) > _MAX_ANSWER_BYTES:
+            raise self._failed("encode fails", CodeFault(f"gives {len(text)} bytes of JSON, {_MAX_ANSWER_BYTES} do"))
+        predictions: list[Any] = json.loads(text)
+        return predictions
+
+    def _items(self, file: bytes, kind: str, spec: Tensor) -> npt.NDArray[Any]:
+        try:
+            found = self._called(self._decode, file, kind)
+        except CodeFault as fault:
+            _log.info("decode does not take what a client sent", extra={"because": str(fault), **self._seen})
+            raise UnreadableMedia(
+                "the content is not what this model takes", next_step="see the model's description"
+            ) from None
+        if not isinstance(found, np.ndarray) or found.ndim != len(spec.shape) + 1 or not _becomes(found, spec):
+            shown = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
+            raise self._failed("decode fails", CodeFault(f"gives {shown}, wanted {spec.dtype} {spec.shown}"))
+        return dtypes.from_numbers(spec.dtype, found)
+
+    def _called(self, function: Function, *arguments: Any) -> Any:
+        return code.called(function, *arguments)
+
+    def _failed(self, event: str, error: Exception) -> Internal:
+        because = str(error) if isinstance(error, CodeFault) else type(error).__name__
+        _log.error(event, extra={"because": because, **self._seen})
+        return _unable()
+
+
+def _becomes(found: npt.NDArray[Any], spec: Tensor) -> bool:
+    """Whether numbers of one kind are given for numbers of that kind."""
+    if spec.is_floating:
+        return found.dtype.kind == "f"
+    return bool(np.can_cast(found.dtype, spec.numpy_dtype))
+
+
+def _unable() -> Internal:
+    return Internal("the model's own program failed; the operator finds why under the request id")

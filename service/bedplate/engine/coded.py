@@ -1,0 +1,78 @@
+"""A model that is code: its author's `load` makes a module of the weights, its `predict` asks it (docs/adr/0021)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bedplate import code
+from bedplate.code import CodeFault, Function
+from bedplate.document import BundleError
+from bedplate.manifest import Manifest
+
+_TRIAL_S = 30
+
+
+class Coded(nn.Module):
+    """The author's module, asked as he says."""
+
+    def __init__(self, module: nn.Module, predict: Function):
+        super().__init__()
+        self.module = module
+        self._predict = predict
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        # torch says by RuntimeError what is wrong with the device.
+        result = code.called(self._predict, self.module, batch, passing=(MemoryError, RuntimeError))
+        if not isinstance(result, torch.Tensor):
+            raise CodeFault(f"predict gives {_shown(result)}, wanted a tensor")
+        return result
+
+
+def load(manifest: Manifest, name: str, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """The model of the program `name`, on the processor.
+
+    Raises:
+        BundleError: it does not run, or makes no model.
+    """
+    path = manifest.directory / name
+    source = manifest.read(name, code.MAX_BYTES)
+    try:
+        load_, predict = code.functions_of(source, manifest.sums[name], code.MODEL, name)
+        module = code.called(load_, weights)
+    except CodeFault as error:
+        raise BundleError(f"{path}: fails ({error}); run it where its author works") from None
+    if not isinstance(module, nn.Module):
+        raise BundleError(f"{path}: load gives {_shown(module)}, wanted a torch.nn.Module")
+    return Coded(module, predict)
+
+
+def require_codec(source: bytes, path: Path) -> None:
+    """Try whether decoders will be able to run it, in a process of its own: no codec meets a model.
+
+    Raises:
+        BundleError: it does not run.
+    """
+    command = [sys.executable, "-m", "bedplate.code", hashlib.sha256(source).hexdigest()]
+    # This program, and no other of its name.
+    environment = {**os.environ, "PYTHONPATH": str(Path(code.__file__).parents[1])}
+    try:
+        done = subprocess.run(
+            command, input=source, capture_output=True, timeout=_TRIAL_S, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise BundleError(f"{path}: does not end within {_TRIAL_S} s; what it does at import is too much") from None
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2] or f"status {done.returncode}"
+        raise BundleError(f"{path}: fails ({said}); run it where its author works")
+
+
+def _shown(value: Any) -> str:
+    return type(value).__name__

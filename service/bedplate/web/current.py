@@ -1,0 +1,7 @@
+"""The id of the request that is being answered, for those deep inside who have something to tell about it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
