@@ -120,9 +120,7 @@ class _Verified(http.client.HTTPSConnection):
 def content_type_of(file: Path) -> str:
     """What a file is, the server looks at; here it is only said that it is one, text, or a tensor."""
     kind, _ = mimetypes.guess_type(file.name)
-    if kind in ("application/json", "text/csv", "text/plain") or (
-        kind and kind.split("/")[0] in ("image", "audio", "video")
-    ):
+    if kind == "application/json" or (kind and kind.split("/")[0] in ("image", "audio", "video", "text")):
         return kind
     return "application/octet-stream"
 

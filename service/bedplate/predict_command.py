@@ -15,7 +15,7 @@ import urllib.parse
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from bedplate import predict_work
 from bedplate.client import Answer, Deployment, Unusable, content_type_of, reason_of, with_progress
@@ -23,6 +23,7 @@ from bedplate.table import table
 
 KEY_VARIABLE = "BEDPLATE_API_KEY"
 _UNUSABLE = 2
+_LONGEST_ANSWER = 80  # characters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,15 +123,22 @@ def _rows(answer: Answer) -> Iterator[tuple[str, str, str, str]]:
         yield answer["file"], f"no answer: {answer['error']}", "", ""
         return
     for prediction in answer["predictions"]:
-        if "items" in prediction:
-            yield from ((answer["file"], one["item"], f"{one['score']:.4f}", "") for one in prediction["items"])
-            continue
-        label = prediction.get("label") or _counted(prediction)
-        score = f"{prediction['score']:.4f}" if "score" in prediction else ""
-        yield answer["file"], label, score, f"{answer['took_ms']:.1f}"
+        try:
+            told = _told(prediction)
+        except (KeyError, TypeError, AttributeError):
+            # What a bundle's own codec says may be anything.
+            text = json.dumps(prediction)
+            told = [(text if len(text) <= _LONGEST_ANSWER else text[: _LONGEST_ANSWER - 3] + "...", "")]
+        yield from ((answer["file"], label, score, f"{answer['took_ms']:.1f}") for label, score in told)
 
 
-def _counted(prediction: Answer) -> str:
+def _told(prediction: Any) -> list[tuple[str, str]]:
+    """Label and score; of what is recommended each."""
+    if "items" in prediction:
+        return [(one["item"], f"{one['score']:.4f}") for one in prediction["items"]]
+    if "label" in prediction:
+        return [(prediction["label"], f"{prediction['score']:.4f}")]
     if "boxes" in prediction:
-        return ", ".join(f"{box['label']} {box['score']:.2f}" for box in prediction["boxes"]) or "nothing"
-    return f"output of {len(prediction['output'])}"
+        shown = ", ".join(f"{box['label']} {box['score']:.2f}" for box in prediction["boxes"])
+        return [(shown or "nothing", "")]
+    return [(f"output of {len(prediction['output'])}", "")]

@@ -28,11 +28,10 @@ import json, os, time
 
 import numpy as np
 
-calls = []
-
 
 def decode(content, content_type):
-    calls.append(content)
+    # Where the next one would find it, in the same process.
+    json.calls = getattr(json, "calls", 0) + 1
     asked = json.loads(content)
     if asked == "raise":
         raise ValueError({SECRET!r})
@@ -48,7 +47,7 @@ def decode(content, content_type):
     if asked == "type":
         asked = [[len(content_type), 0, 0], [0, 0, 0]]
     if asked == "calls":
-        asked = [[len(calls), 0, 0], [0, 0, 0]]
+        asked = [[json.calls, 0, 0], [0, 0, 0]]
     if asked == "misfit":
         return np.zeros(3, np.float32)
     if asked == "list":
@@ -137,11 +136,10 @@ def test_each_file_of_a_form_has_its_prediction(served):
 
 def test_a_prediction_is_kept_by_its_content_and_its_type(served):
     asked = {"Cache_Control": "max-age=60"}
-    first, again = (served.ask(ROWS, "text/kept", **asked)[1] for _ in range(2))
-    other = served.ask("type", "text/kept", **asked)[1], served.ask("type", "text/other", **asked)[1]
+    # Elsewhere all pictures are read alike, whatever they are called.
+    first, again, other = (served.ask("type", kind, **asked)[1] for kind in ("image/png", "image/png", "image/jpeg"))
 
-    assert first["predictions"] == again["predictions"]
-    assert [one["predictions"][0]["sum"] for one in other] == [9, 10]
+    assert [one["predictions"][0]["sum"] for one in (first, again, other)] == [9, 9, 10]
 
 
 def test_the_open_inference_protocol_sends_and_gets_the_tensors_themselves(served):

@@ -121,14 +121,19 @@ def test_a_bar_on_a_terminal_tells_how_far_it_is(service, files):
     assert f"[{'#' * 30}] 2 of 2" in shown
 
 
+TWO_NUMBERS = {"output": [1, 2]}
+
+
 @contextlib.contextmanager
-def moody(*answers, tls=None):
+def moody(*answers, tls=None, prediction=TWO_NUMBERS):
     """A server that gives these (status, headers), one after another, and then 200; yields its address and times.
 
     Args:
         tls: certificate and key; without them it speaks plain HTTP.
+        prediction: what it says with 200.
     """
     left, asked_at = list(answers), []
+    answer = json.dumps({"predictions": [prediction]}).encode()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -137,7 +142,7 @@ def moody(*answers, tls=None):
             asked_at.append(time.monotonic())
             self.rfile.read(int(self.headers["Content-Length"]))
             status, headers = left.pop(0) if left else (200, {})
-            body = b"{}" if status != 200 else b'{"predictions": [{"output": [1, 2]}]}'
+            body = b"{}" if status != 200 else answer
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
@@ -173,6 +178,15 @@ def test_a_server_that_stays_busy_is_given_up(files):
 
     assert (done.returncode, len(asked_at)) == (1, 5)
     assert "no answer: 503" in done.stdout
+
+
+@pytest.mark.parametrize("prediction", [{"degrees": 90}, "ninety", 90, None, [90], {"items": [90]}, {"label": 90}])
+def test_what_a_codec_says_is_shown_as_it_is(files, prediction):
+    with moody(prediction=prediction) as (url, _):
+        done = predict(url, files["tensor"], "--model", "x")
+
+    assert done.returncode == 0, done.stderr
+    assert json.dumps(prediction) in done.stdout
 
 
 @pytest.fixture
