@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/bring-your-own.md").read_text()
 BLOCK = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = "=== end of a block"
-WITHIN_S = 180
+WITHIN_S = 500  # half a minute on two cores that nobody else uses
 
 
 def blocks(page):
@@ -72,6 +72,7 @@ def free_port():
         return sock.getsockname()[1]
 
 
+@pytest.mark.timeout(WITHIN_S + 60)
 def test_every_block_does_what_the_page_says(tmp_path):
     # Port 8000 may be somebody's here.
     page = PAGE.replace("8000", str(free_port()))
