@@ -1,4 +1,4 @@
-"""python -m tests.service.fuzz_media [MUTATIONS]: damaged files of every kind, 10,000 each unless told otherwise.
+"""python -m tests.service.fuzz_media [MUTATIONS [KIND…]]: damaged files of every kind, 10,000 each unless told else.
 
 To a decoder, and every tenth over HTTP to the whole service around it. Every file is decoded or refused, within its
 time, and no process is lost or grows; else it says what broke and ends with 1. The files are the same each time.
@@ -32,8 +32,7 @@ from tests.service.test_decode import GROWTH_BYTES, model_of
 
 MUTATIONS = 10_000
 OVER_HTTP = 10  # every tenth
-CAP_S = 10.0  # bedplate_decode_cpu_s
-ANSWERS = (200, 415, 422)
+ANSWERS = (200, 413, 415, 422)
 
 
 def files_of(kind: str, count: int) -> Iterator[bytes]:
@@ -88,8 +87,8 @@ def decode_all(kind: str, count: int, decoder: RunningDecoder) -> Iterator[str]:
         f"{took_s:.0f} s",
         flush=True,
     )
-    if slowest_s > CAP_S or "SIGPROF" in decoder.log:
-        yield f"{kind}: a file reached its time cap, {CAP_S:g} s"
+    if "SIGPROF" in decoder.log:
+        yield f"{kind}: a file reached its time cap"
     if "SIG" in decoder.log or decoder.program.poll() is not None:
         yield f"{kind}: a process was lost:\n{decoder.log}"
     if grown >= GROWTH_BYTES:
@@ -122,7 +121,7 @@ def send_all(kind: str, count: int, service: RunningService) -> Iterator[str]:
 def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else MUTATIONS
     broken: list[str] = []
-    for kind in media_tools.KINDS:
+    for kind in sys.argv[2:] or media_tools.KINDS:
         with running_decoder() as decoder:
             broken += decode_all(kind, count, decoder)
         with tempfile.TemporaryDirectory() as name:
