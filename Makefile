@@ -13,7 +13,7 @@ help: ## Show this list
 demo: setup bundles ## Build a fleet on this machine, predict over HTTPS, say what to try next
 	@$(BIN)/python -m tools.demo
 
-demo-all: setup ## Train and serve every example of examples/, and show answers of each through nginx; half an hour
+demo-all: setup examples ## Train and serve every example of examples/, and show answers of each through nginx; half an hour
 	@$(BIN)/python -m tools.demo_all
 
 demo-down: ## Remove the demo's hosts, mounts, bridge and firewall rules
@@ -31,7 +31,7 @@ check: setup ## Lint, types, service and template tests; needs no host
 
 test: check bundles ## Everything: check, then real hosts
 	@# Side by side, as each keeps one core busy at most.
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-damage test-parts
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-damage test-parts test-examples
 	@# A run that was cut off left hosts behind that molecule would take for converged.
 	@$(BIN)/molecule destroy --all
 	@$(BIN)/molecule test --all
@@ -42,6 +42,9 @@ test-damage:
 test-parts:
 	@$(BIN)/pytest tests/disposable
 	@$(BIN)/pytest tests/backup/test_steps.py
+
+test-examples: examples
+	@$(BIN)/pytest --timeout=1200 tests/trained
 
 VM_INVENTORY := .bedplate/vm/one-host
 test-vm: bundles ## One host as a virtual machine: memory, addresses, power; slow, no part of `make test`
@@ -67,7 +70,11 @@ faults: setup bundles ## Plant every fault of tests/faults on test hosts and see
 	@$(BIN)/molecule converge -s site
 	@$(BIN)/python -m tests.faults
 
-bundles: setup ## Train the examples that are not trained yet, and check them
+examples: setup ## Train every example that is not trained yet; minutes
+	@for script in examples/*/train.py; do \
+		name=$${script#examples/}; $(BIN)/python -m "examples.$${name%/train.py}.train" || exit 1; done
+
+bundles: setup ## Train what the demo serves, if it is not trained yet, and check it
 	@$(BIN)/python -m examples.digits.train
 	@$(BIN)/bedplate bundle check build/bundles/digits/1
 
@@ -77,4 +84,4 @@ $(VENV)/.complete: requirements.txt tools/setup
 	@tools/setup $(PYTHON) $(VENV)
 	@touch $@
 
-.PHONY: help demo demo-all demo-down check test test-damage test-parts test-vm fuzz faults bundles setup
+.PHONY: help demo demo-all demo-down check test test-damage test-parts test-examples test-vm fuzz faults examples bundles setup

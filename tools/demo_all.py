@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 from bedplate.bundle import Bundle, read_bundle
+from bedplate.client import content_type_of
 from bedplate.decode.container import SOUNDS, VIDEOS, opened
 from bedplate.table import table
 from PIL import Image
@@ -57,10 +58,6 @@ class Served:
 def main() -> int:
     started = time.monotonic()
     examples = sorted(file.parent for file in (ROOT / "examples").glob("*/deploy.yml"))
-    step(f"Training: {', '.join(example.name for example in examples)}")
-    for example in examples:
-        if (example / "train.py").exists():
-            run([sys.executable, "-m", f"examples.{example.name}.train"])
     settings = merged([yaml.safe_load((example / "deploy.yml").read_text()) for example in examples])
     SETTINGS.write_text(yaml.safe_dump(settings))
     step("Test hosts: real systemd in nspawn, own addresses on a bridge")
@@ -114,7 +111,11 @@ def show(demo: Deployment, served: Served) -> None:
         demo.authority,
     ]
     command = [sys.executable, "-m", "bedplate", "predict", f"https://{SERVER_NAME}", file.relative_to(ROOT), *asked]
-    print(f"\n{served.bundle.description}: {file.name}, {describe(served.bundle, file)}; in truth {truth}", flush=True)
+    asked_as = f"{served.bundle.name} as {served.alias}"
+    print(
+        f"\n{served.bundle.description} ({asked_as}): {file.name}, {describe(served.bundle, file)}; in truth {truth}",
+        flush=True,
+    )
     environment = {"BEDPLATE_API_KEY": demo.api_key, "PYTHONPATH": str(ROOT / "service")}
     done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, check=False)
     if done.returncode:
@@ -161,18 +162,13 @@ def ask_all(demo: Deployment, path: str, files: list[Path]) -> list[str]:
     def ask(file: Path) -> str:
         connection: HTTPSConnection = getattr(mine, "connection", None) or demo.connect()
         mine.connection = connection
-        answer = demo.ask(connection, "POST", path, file.read_bytes(), Content_Type=content_type(file))
+        answer = demo.ask(connection, "POST", path, file.read_bytes(), Content_Type=content_type_of(file))
         if answer.status != 200:
             sys.exit(f"demo-all: {file.name}: status {answer.status}: {answer.body.decode(errors='replace')[:500]}")
         return label_of(answer.json["predictions"][0])
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         return list(pool.map(ask, files))
-
-
-def content_type(file: Path) -> str:
-    """What a file is, its content says; text and JSON are no files."""
-    return {".json": "application/json", ".txt": "text/plain", ".csv": "text/csv"}.get(file.suffix, "image/*")
 
 
 def _labels(file: Path) -> dict[str, str]:
