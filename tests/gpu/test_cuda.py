@@ -184,7 +184,7 @@ def test_a_warm_up_leaves_a_model_that_answers(load):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_recommender_suggests_on_a_gpu_what_it_does_on_a_processor(tmp_path, precision):
     directory = write_shop(tmp_path)
-    models = [Model.load(read_bundle(directory), directory, device, precision) for device in (CPU, GPU)]
+    models = [Model.load(read_bundle(directory), directory, device, Form(precision)) for device in (CPU, GPU)]
     for model in models:
         model.warm_up()
     asked = questions([(user, 3, seen) for user in USERS for seen in (True, False)])
