@@ -181,7 +181,7 @@ class RunningEngine:
         self._stop = asyncio.Event()
         self.metrics = EngineMetrics()
         self.server = Server(Catalogue(self._models), self.loop, self._queue_limit, self.metrics)
-        await self.server.start()
+        assert not await self.server.start()
         listener = await self.loop.create_unix_server(self.server.connection, sock=endpoint.bind(self.path))
         self._listening.set()
         await self._stop.wait()

@@ -103,6 +103,22 @@ def test_an_engine_that_cannot_come_back_with_it_serves_its_settings(folder, sys
     assert not list(folder.glob("cpu0.state*"))
 
 
+def test_a_bundle_that_does_not_run_keeps_none_of_the_others_from_being_served(folder, systemd):
+    bundles = [str(folder / "models/lamp" / version) for version in "21"]
+    write_settings(folder, bundles=bundles, aliases=["lamp/default=2", "lamp/fast=1"])
+    break_the_promise(folder)
+
+    with process(folder, NOTIFY_SOCKET=systemd.address) as engine:
+        assert systemd.next()[0] == "READY=1"
+        served = loaded(folder)
+        engine.terminate()
+        _, stderr = engine.communicate(timeout=START_S)
+
+    assert served == {"1": ["default", "fast"]}
+    refused = next(event for event in events(stderr) if event.startswith("a bundle is refused: "))
+    assert "lamp 2: outputs[0]: network gives float32 (1, 4), bundle.yaml says float32 (1, 2)" in refused
+
+
 @pytest.fixture
 def settings(tmp_path):
     return EngineSettings(socket_dir=tmp_path, bundles=(tmp_path,))

@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bedplate import wire
+from bedplate.document import BundleError
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.intake import Question, understand
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.warm_up import warm_up_steps
-from bedplate.engine.work import PROBE, Work, key_of
+from bedplate.engine.work import PROBE, Key, Work, key_of
 from bedplate.errors import Internal, ServiceError
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
@@ -74,14 +75,19 @@ class Server:
     def connection(self) -> Connection:
         return Connection(self)
 
-    async def start(self) -> None:
-        """Start the device thread and warm every model up in it."""
-        await asyncio.wrap_future(self.batcher.start(self._warm_up))
+    async def start(self) -> dict[Key, BundleError]:
+        """Start the device thread and warm every model up in it; those that do not run, and why."""
+        refused: dict[Key, BundleError] = {}
+        await asyncio.wrap_future(self.batcher.start(lambda: self._warm_up(refused)))
+        return refused
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, refused: dict[Key, BundleError]) -> None:
         for model in self.catalogue.models:
-            for step in warm_up_steps(model, self.batcher):
-                step()
+            try:
+                for step in warm_up_steps(model, self.batcher):
+                    step()
+            except BundleError as error:
+                refused[key_of(model)] = error
 
     def probe(self) -> None:
         """Send one item of zeros through the queue and the device, as a request would go."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from bedplate.engine.prepared import Host, Shelf
 from bedplate.engine.server import Server
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.state import State
-from bedplate.engine.work import key_of
+from bedplate.engine.work import Key, key_of
 from bedplate.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -73,9 +73,15 @@ async def start(
     def keep(catalogue: Catalogue, origins: Origins) -> None:
         state.save([origins[key_of(model)].directory for model in catalogue.models], catalogue.aliases)
 
-    async def serve(models: Models, aliases: Aliases) -> tuple[Server, Loader]:
+    async def serve(models: Models, aliases: Aliases, refuse_some: bool = False) -> tuple[Server, Loader]:
         nonlocal is_starting
-        server = await _warm_server(list(models.values()), aliases, settings, metrics)
+        server, refused = await _warm_server(list(models.values()), aliases, settings, metrics)
+        if refused:
+            if len(refused) == len(models) or not refuse_some:
+                await server.drain()
+                raise next(iter(refused.values()))
+            models = await _without(refused, server, models, aliases)
+            memory.trim()
         # What is loaded later and ends the engine is not loaded again when it starts.
         is_starting = False
         trying.unlink(missing_ok=True)
@@ -104,7 +110,7 @@ async def start(
     refusals: dict[Path, BundleError] = {}
     models = load_models(settings.bundles, read, settings.models_memory_bytes, refusals)
     aliases: Aliases = parse_aliases(settings.aliases)
-    return await serve(models, _without_refused(aliases, models) if refusals else aliases)
+    return await serve(models, _without_refused(aliases, models) if refusals else aliases, refuse_some=True)
 
 
 def _shelf(settings: EngineSettings, device: torch.device, trying: Path) -> Shelf | None:
@@ -175,12 +181,23 @@ def _without_refused(aliases: Aliases, models: Models) -> Aliases:
 
 async def _warm_server(
     models: Sequence[Model], aliases: Aliases, settings: EngineSettings, metrics: EngineMetrics
-) -> Server:
+) -> tuple[Server, Mapping[Key, BundleError]]:
     loop = asyncio.get_running_loop()
     try:
         catalogue = Catalogue(models, aliases)
         server = Server(catalogue, loop, settings.queue_limit, metrics, settings.batch_wait_ms)
     except ModelsError as error:
         raise SettingsError(f"bundles and aliases: {error}") from None
-    await server.start()
-    return server
+    return server, await server.start()
+
+
+async def _without(refused: Mapping[Key, BundleError], server: Server, models: Models, aliases: Aliases) -> Models:
+    """Let `server` serve the rest of `models`, and free the memory of those that do not run."""
+    rest = {directory: model for directory, model in models.items() if key_of(model) not in refused}
+    server.serve(Catalogue(rest.values(), _without_refused(aliases, rest)))
+    for model in models.values():
+        if error := refused.get(key_of(model)):
+            logger.error("a bundle is refused: %s", error)
+            await asyncio.wrap_future(server.batcher.retire(key_of(model)))
+            model.release()
+    return rest
