@@ -35,9 +35,11 @@ def test_prometheus_is_told_of_every_hosts_backups(fleet, wait_until):
 def test_a_host_sees_its_own_folder_at_the_store_and_can_do_nothing_else(fleet):
     # One connection for both: the store's firewall holds off who comes too often.
     fleet.ssh("gpu1", f"ssh -F {STORE} -f -N -M store </dev/null >/dev/null 2>&1")
-    seen = fleet.ssh("gpu1", f"echo 'ls -1 /' | sftp -q -F {STORE} -b - store")
-    done = fleet.ssh("gpu1", f"timeout 20 ssh -F {STORE} store id 2>&1 </dev/null || true")
-    fleet.ssh("gpu1", f"ssh -F {STORE} -O exit store 2>&1")
+    try:
+        seen = fleet.ssh("gpu1", f"echo 'ls -1 /' | sftp -q -F {STORE} -b - store")
+        done = fleet.ssh("gpu1", f"timeout 20 ssh -F {STORE} store id 2>&1 </dev/null || true")
+    finally:
+        fleet.ssh("gpu1", f"ssh -F {STORE} -O exit store 2>&1")
     other = fleet.ssh("gpu1", f"ssh -F {STORE} -l store-lb1 store 2>&1 </dev/null || true")
 
     assert [line for line in seen.splitlines() if not line.startswith("sftp>")] == ["/repository"]
