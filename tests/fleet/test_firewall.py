@@ -108,6 +108,9 @@ def test_members_reach_what_is_declared_for_them_and_nothing_else(fleet, members
         reached |= {(caller, host, port): outcome != "dropped" for host, _, port, outcome in json.loads(said)}
 
     assert reached == declared
+    # Whatever is declared: no connection that was open before can hide it.
+    assert all(reached["ops1", host, 9100] for host in members if host != "ops1")
+    assert all(reached["lb1", host, 8001] for host in ("gpu1", "gpu2"))
 
 
 def test_what_was_opened_by_hand_is_closed_by_the_next_run(fleet, members):
