@@ -99,6 +99,11 @@ class Tensor:
         return bool(self.image or self.sound or self.clip or self.text)
 
     @property
+    def cuts_files(self) -> bool:
+        """Whether a file becomes several items: windows of a recording, pictures of a video."""
+        return bool(self.sound or self.clip)
+
+    @property
     def is_floating(self) -> bool:
         return self.dtype in dtypes.FLOATING
 

@@ -8,6 +8,7 @@ import struct
 
 import numpy as np
 import pytest
+from bedplate.bundle import Bundle
 from bedplate.errors import (
     BodyTooLarge,
     Internal,
@@ -30,8 +31,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tritonclient.http import InferResult
 
-from tests.service.lamp import png_of
+from tests.service.lamp import description, png_of
 from tests.service.oip_tools import DATATYPES, LIMITS, answer, model_of, request
+from tests.service.test_media import SOUND
 
 thoroughly = settings(max_examples=500, deadline=None)
 MODELS = {(dtype, varied): model_of(dtype, varied) for dtype in DATATYPES for varied in (False, True)}
@@ -356,6 +358,15 @@ def test_what_are_no_files_is_refused(kind, data, shape):
 def test_a_model_without_pictures_takes_no_files():
     with pytest.raises(WrongShape):
         parse(*bytes_request(elements(b"x"), [1]), MODELS["float32", True], LIMITS)
+
+
+def test_of_whole_numbers_there_is_no_mean_so_recordings_are_refused():
+    whole = Bundle.from_description(description(**SOUND, outputs=[{"name": "logits", "dtype": "int32", "shape": [2]}]))
+    renamed = {"name": "x", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 5}}
+    text = json.dumps({"inputs": [renamed]}).encode()
+
+    with pytest.raises(WrongShape):
+        parse(text + elements(b"x"), len(text), whole, LIMITS)
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])

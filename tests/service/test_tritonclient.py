@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import http.client
+import json
 import os
 import subprocess
 import sys
@@ -13,26 +15,40 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from tritonclient.http import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from tests.service import media_tools
 from tests.service.engine_tools import write_bundle, write_lamp
 from tests.service.lamp import lamp_logits, numbers, png_of
 from tests.service.oip_tools import DATATYPES
+from tests.service.test_media import SOUND, VIDEO, WINDOW, levels
 from tests.service.test_processes import SERVICE, free_port, status_of, wait_until
 
 KEY = "bp_triton-test"
+# Of a window's numbers the mean, as the lamp of its pixels.
+HEARD = {"1.weight": torch.tensor([[-1.0], [1.0]]).expand(2, WINDOW).contiguous() / WINDOW, "1.bias": torch.zeros(2)}
+HEARS = ["flatten", {"linear": {"in_features": WINDOW, "out_features": 2}}]
 BRIGHT = np.full((1, 1, 2, 2), 1, np.float32)
 MIXED = np.concatenate([BRIGHT, -BRIGHT, 0.5 * BRIGHT])
 
 
+def canary(kind, label, content):
+    return {"canary": {"file": f"canary.{kind}", "label": label}, "canary_bytes": base64.b64encode(content)}
+
+
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    """Where `bedplate serve` serves a lamp twice, and of each datatype a model that gives back what it took."""
+    """Where `bedplate serve` serves lamps, of sounds and videos too, and of each datatype what gives it back."""
     folder = tmp_path_factory.mktemp("triton")
     bundles = [write_lamp(folder / "1"), write_lamp(folder / "2", version="2")]
+    sound = canary("wav", "bright", levels(0.5))
+    bundles.append(write_lamp(folder / "sound", HEARD, **SOUND, name="sound", network=HEARS, **sound))
+    video = canary("mp4", "dark", media_tools.video("mp4", 2))
+    bundles.append(write_lamp(folder / "video", **VIDEO, name="video", **video))
     bundles += [write_bundle(folder / dtype, {}, numbers(dtype, name=f"same-{dtype}")) for dtype in DATATYPES]
     port = free_port()
     with (folder / "log").open("w") as log:
@@ -152,6 +168,8 @@ def test_the_repository_lists_what_is_served(client):
         ("lamp", "1", "READY"),
         ("lamp", "2", "READY"),
         *[(f"same-{dtype}", "1", "READY") for dtype in sorted(DATATYPES)],
+        ("sound", "1", "READY"),
+        ("video", "1", "READY"),
     ]
 
 
@@ -224,6 +242,31 @@ def test_a_picture_may_be_sent_as_a_file(client):
     result = client.infer("lamp", sent(files, datatype="BYTES"))
 
     np.testing.assert_allclose(result.as_numpy("logits"), lamp_logits(MIXED[:2]), rtol=1e-6)
+
+
+def test_of_recordings_sent_as_files_comes_the_mean_of_their_windows(client):
+    files = np.array([levels(0.5, -0.25, 0.5), levels(-0.5)], object)
+
+    result = client.infer("sound", sent(files, name="x", datatype="BYTES"), outputs=wanted())
+    named = client.infer("sound", sent(files, name="x", datatype="BYTES"), outputs=wanted(classes=1))
+
+    np.testing.assert_allclose(result.as_numpy("logits"), [[-0.25, 0.25], [0.5, -0.5]], atol=1e-3)
+    assert [text.split(b":")[2] for [text] in named.as_numpy("logits")] == [b"bright", b"dark"]
+
+
+def test_of_a_video_sent_as_a_file_come_the_scores_that_v1_has(client, port):
+    clip = media_tools.video("mp4", frames=12)
+
+    result = client.infer("video", sent(np.array([clip], object), name="x", datatype="BYTES"))
+
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "video/mp4"}
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("POST", "/v1/models/video/predict", clip, headers)
+        [told] = json.load(connection.getresponse())["predictions"]
+    assert len(told["frames"]) == 4
+    np.testing.assert_allclose(
+        result.as_numpy("logits"), [[told["scores"]["dark"], told["scores"]["bright"]]], atol=1e-6
+    )
 
 
 def test_urgency_time_and_parameters_of_ones_own_are_taken(client):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,19 @@ def predictions_of(outputs: Array, model: Bundle, media: Media) -> list[dict[str
     if not model.names_classes:
         return [{"output": one} for one in outputs.tolist()]
     scores = scores_of(outputs.astype(np.float64), model)  # (items, classes)
-    if not (model.input.sound or model.input.clip) or not files:
+    if not model.input.cuts_files or not files:
         return _named(scores, model)
-    predictions, start = [], 0
-    for file in files:
-        predictions.append(_of_file(scores[start : start + file["items"]], model, file))
-        start += file["items"]
-    return predictions
+    return [_of_file(some, model, file) for some, file in zip(_by_file(scores, files), files, strict=True)]
+
+
+def file_scores(outputs: Array, model: Bundle, files: Sequence[dict[str, Any]]) -> Array:
+    """outputs (items, labels) of files that are cut → (files, labels): of each the mean of its parts' scores."""
+    scores = scores_of(outputs.astype(np.float64), model)
+    return np.stack([some.mean(axis=0) for some in _by_file(scores, files)])
+
+
+def _by_file(scores: Array, files: Sequence[dict[str, Any]]) -> list[Array]:
+    return np.split(scores, list(accumulate(file["items"] for file in files))[:-1])
 
 
 def _recommended(outputs: Array, items: Array) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from bedplate.web.oip.datatypes import Datatype, datatype_of
 
 _MAX_PLANS = 32  # each keeps a bundle alive
 _MAX_SHAPES = 256
-_MAX_PICTURE_RATIO = 4
+_MAX_FILE_RATIO = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Plan:
         self.limits = replace(limits, items=min(limits.items, model.max_items))
         self.taken: Datatype = datatype_of(model.input)
         self.given: Datatype = datatype_of(model.output)
+        # The mean of a file's parts is no whole number.
+        self.takes_media = bool(model.input.image) or (model.input.cuts_files and model.output.is_floating)
         self.json_bytes = json_limit(model, self.limits)
         self.all_as_json = (Wanted(model.output.name),)
         self.all_as_binary = (Wanted(model.output.name, binary=True),)
@@ -50,9 +52,9 @@ class Plan:
     def inflated_bytes(self, sent_bytes: int) -> int:
         """What a compressed body of `sent_bytes` may hold: as much as a request of full size can need."""
         tensor_bytes = self.json_bytes + self.model.input.batch_bytes_of(self.model.max_cost)
-        # Files of pictures are compressed already, so what gets much smaller is none.
-        picture_bytes = sent_bytes * _MAX_PICTURE_RATIO if self.model.input.image else 0
-        return min(self.limits.body_bytes, max(tensor_bytes, picture_bytes))
+        # Files are compressed already, so what gets much smaller is none.
+        file_bytes = sent_bytes * _MAX_FILE_RATIO if self.takes_media else 0
+        return min(self.limits.body_bytes, max(tensor_bytes, file_bytes))
 
     def shape(self, sizes: tuple[int, ...]) -> Shape:
         """The shape of a request's tensor, items first.

@@ -35,7 +35,7 @@ _EXAMPLE = 'send {"inputs": [{"name": …, "shape": [items, …], "datatype": �
 class InferRequest:
     """What a client asks for, checked against the model.
 
-    Exactly one of `items` and `files` is there: encoded pictures and texts take time, and are left to the caller.
+    Exactly one of `items` and `files` is there: encoded files and texts take time, and are left to the caller.
     """
 
     items: Items | None  # (items, *shape) in the input's dtype, C-contiguous, read-only
@@ -234,17 +234,17 @@ def _refuse_rest(data: memoryview | None) -> None:
 
 
 def _files(tensor: dict[str, Any], data: memoryview | None, plan: Plan) -> list[bytes]:
-    """Encoded pictures or texts, one for each item; shape [items] or [items, 1]."""
+    """Encoded pictures, recordings, videos or texts; shape [files] or [files, 1]."""
     spec = plan.model.input
-    if not (spec.image or spec.text):
+    if not (plan.takes_media or spec.text):
         raise WrongShape(
-            f"this model does not take pictures or texts, only {plan.taken.name}",
+            f"this model does not take files or texts here, only {plan.taken.name}",
             limit=plan.taken.name,
             next_step=f"send {plan.taken.name}",
         )
     sizes = _sizes(tensor.get("shape"), plan)
     if not sizes or sizes[0] < 1 or sizes[1:] not in ((), (1,)):
-        raise WrongShape("the shape of files is not [items]", limit="[items]", next_step="send one text per item")
+        raise WrongShape("the shape of files is not [files]", limit="[files]", next_step="say how many there are")
     check_count(sizes[0], plan.limits)
     parameters = tensor.get("parameters")
     if parameters is not None and (size := _binary_size(parameters)) is not None:
@@ -253,7 +253,7 @@ def _files(tensor: dict[str, Any], data: memoryview | None, plan: Plan) -> list[
         _refuse_rest(data)
         elements = _texts(tensor.get("data"), sizes)
     else:
-        raise WrongShape("a picture is no text, so JSON cannot hold it", next_step="send the tensor as binary data")
+        raise WrongShape("a file is no text, so JSON cannot hold it", next_step="send the tensor as binary data")
     if not all(elements):
         raise WrongSize("an element has no bytes", value=0, next_step="send the whole file or text")
     return elements

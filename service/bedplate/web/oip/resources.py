@@ -10,13 +10,14 @@ from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
 from bedplate.errors import UnknownModel, WrongSize
-from bedplate.web.body import Items, Limits, decode_files, limits_of, read_body
+from bedplate.web.body import Limits, decode_files, limits_of, read_body
+from bedplate.web.decoders import Media
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import Inference, observation
 from bedplate.web.oip import encoding, metadata
 from bedplate.web.oip.plan import plan_of
 from bedplate.web.oip.request import InferRequest, parse
-from bedplate.web.oip.response import Reply, encode
+from bedplate.web.oip.response import Reply, encode, of_files
 from bedplate.web.oip.statistics import statistics
 from bedplate.web.pool import RETRY_AFTER_S, EnginePool
 from bedplate.web.predictor import Predictor
@@ -151,20 +152,22 @@ class Infer:
         asked = parse(body, json_bytes_of(req.get_header(HEADER)), model, self._limits)
         terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
-        parts = await self._parts(asked, model, terms)
+        media = await self._media(asked, model, terms)
         decode_ns = now_ns() - decoding_ns
-        frame = await self._predictor.infer_all(model, parts, terms)
-        observation(req).inference = inference_of(frame, sum(map(len, parts)), decode_ns)
+        frame = await self._predictor.infer_all(model, media.parts, terms)
+        observation(req).inference = inference_of(frame, sum(map(len, media.parts)), decode_ns)
+        if media.files and model.input.cuts_files:
+            frame = of_files(frame, model, media.files)
         return encode(frame, model, asked)
 
-    async def _parts(self, asked: InferRequest, model: Bundle, terms: Terms) -> list[Items]:
-        """Items of one shape each; of files what they are decoded to."""
+    async def _media(self, asked: InferRequest, model: Bundle, terms: Terms) -> Media:
+        """What is sent: tensors as they are, files decoded."""
         if asked.items is not None:
-            return [asked.items]
+            return Media([asked.items])
         assert asked.files is not None
         limits = plan_of(model, self._limits).limits
         decoding = decode_files(asked.files, model, limits, self._predictor.decoders, terms)
-        return (await self._predictor.decode(decoding, terms)).parts
+        return await self._predictor.decode(decoding, terms)
 
 
 def inference_of(frame: Frame, items: int, decode_ns: int) -> Inference:

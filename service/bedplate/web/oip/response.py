@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 from bedplate import dtypes
 from bedplate.bundle import Bundle
 from bedplate.errors import Internal
+from bedplate.web.naming import file_scores
 from bedplate.web.oip.datatypes import BYTES, Datatype, datatype_of
 from bedplate.web.oip.plan import Wanted
 from bedplate.web.oip.request import InferRequest
@@ -62,6 +64,15 @@ def encode(frame: Frame, model: Bundle, asked: InferRequest) -> Reply:
             "an output is NaN or infinite, which JSON cannot say", next_step="ask for the output as binary data"
         )
     return Reply(b'%b,"data":%b}]}' % (opening, numbers), None, JSON)
+
+
+def of_files(frame: Frame, model: Bundle, files: Sequence[dict[str, Any]]) -> Frame:
+    """A RESULT frame with a row for each recording or video, as /v1 scores it, in place of one for each part of it."""
+    spec = model.output
+    outputs = dtypes.to_numbers(spec.dtype, dtypes.from_bytes(spec.dtype, frame.tensors)).reshape(-1, *spec.smallest)
+    scores = dtypes.from_numbers(spec.dtype, file_scores(outputs, model, files))
+    meta = {**frame.meta, "outputs": [{**frame.meta["outputs"][0], "shape": list(scores.shape)}]}
+    return Frame(frame.type, frame.id, meta, scores.tobytes())
 
 
 def _with_data(form: bytes, opening: bytes, data: bytes | memoryview) -> Reply:
