@@ -54,7 +54,7 @@ def test_its_readme_says_what_it_gets_on_what_it_never_saw(example):
     said = [float(figure) / 100 for figure in re.findall(r"(\d+\.\d\d) %", readme)]
     for directory in bundles_of(example):
         bundle = read_bundle(directory)
-        if not bundle.names_classes:
+        if not (bundle.names_classes or bundle.detection):
             continue
         heldout = ROOT / "build" / "examples" / bundle.name / "heldout"
         truth, found = labels(heldout / "labels.csv"), labels(heldout / f"predictions-{bundle.version}.csv")
