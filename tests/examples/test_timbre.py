@@ -6,6 +6,7 @@ import torch
 from bedplate.decode.sound import samples_of
 
 from examples.common import training
+from examples.common.sets import chance_of
 from examples.timbre import train as timbre
 from examples.timbre.files import to_file
 from examples.timbre.sounds import HELD_OUT, INSTRUMENTS, TRAINING, recording
@@ -22,7 +23,7 @@ def test_an_instrument_sounds_and_never_beyond_full_scale(name):
 
 def test_a_seed_is_a_recording_and_no_two_sets_share_one():
     def drawn(part, number):
-        return recording("flute", 1, 16_000, TRAINING, timbre.chance_of(part, number))
+        return recording("flute", 1, 16_000, TRAINING, chance_of(timbre.SEED, part, number))
 
     assert np.array_equal(drawn("training", 0), drawn("training", 0))
     assert not np.array_equal(drawn("training", 0), drawn("held out", 0))
