@@ -8,17 +8,13 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from examples.common.sets import chance_of
 from examples.forensics import scenes
 from examples.forensics.files import PICTURES, to_clip, to_picture
 from examples.forensics.scenes import Chance, Scene
 
 SEED = 20260518
-SETS = ("training", "validation", "held out")
 FRAMES = 8  # of a clip
-
-
-def chance_of(part: str, number: int) -> Chance:
-    return np.random.default_rng([SEED, SETS.index(part), number])
 
 
 def scene_of(part: str, number: int, chance: Chance) -> Scene:
@@ -30,7 +26,7 @@ def scene_of(part: str, number: int, chance: Chance) -> Scene:
 
 def picture(part: str, number: int) -> tuple[str, bool, bytes]:
     """Kind, whether it is manipulated, and the file. Odd numbers are manipulated."""
-    chance = chance_of(part, number)
+    chance = chance_of(SEED, part, number)
     noise = _noise(chance)
     taken = _saved(scenes.middle(scenes.seen(scene_of(part, number // 2, chance), noise, chance)), chance)
     if number % 2:
@@ -44,7 +40,7 @@ def picture(part: str, number: int) -> tuple[str, bool, bytes]:
 
 def clip(part: str, number: int, kinds: tuple[str, ...]) -> tuple[str, bool, bytes]:
     """As `picture`: a camera that moves over a scene, and in odd numbers something in it that is not its own."""
-    chance = chance_of(part, 1_000_000 + number)
+    chance = chance_of(SEED, part, 1_000_000 + number)
     noise = _noise(chance)
     whole, other = scene_of(part, number // 2, chance), scenes.synthetic(chance)
     quiet = _other_noise(noise, chance)

@@ -7,6 +7,7 @@ import pytest
 from bedplate.decode.container import kind_of
 from PIL import Image
 
+from examples.common.sets import SETS
 from examples.forensics import data, scenes
 from examples.forensics import train as forensics
 
@@ -48,7 +49,7 @@ def test_no_piece_of_the_photo_that_is_asked_about_was_learnt_from(monkeypatch):
     asked = []
     monkeypatch.setattr(scenes, "photographed", lambda name, chance: asked.append(name))
 
-    for part in data.SETS:
+    for part in SETS:
         data.scene_of(part, 4, chance())
 
     assert asked == ["china.jpg", "china.jpg", "flower.jpg"]
