@@ -49,7 +49,7 @@ class ResNet18(nn.Sequential):
 
 
 class Transformer(nn.Module):
-    """(items, 1, 1, 128) token numbers as float32 → (items, 1000); 4 layers, width 256, 8 heads."""
+    """(items, 128) token numbers → (items, 1000); 4 layers, width 256, 8 heads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from benchmarks.peers.environment import ROOT, SHARED, isolated, python_of
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 FOLDER = ROOT / "build" / "benchmarks" / "peers" / "data"
 INPUT, OUTPUT = "x", "logits"
+DATATYPES = {"float32": "FP32", "int64": "INT64"}  # as the protocol calls them
 CHECKED = 32
 # Of the largest logit. Batches of other sizes round differently, by about a millionth.
 TOLERANCE = 1e-4
@@ -31,12 +32,13 @@ class Model:
     is_json: bool
     clients: tuple[int, ...]
     most_per_batch: int  # more does not help on a processor
+    dtype: str = "float32"  # of what goes in
 
 
 MODELS = {
     "tiny": Model("tiny", (64,), 10, 256, True, (1, 16, 64, 256), 64),
     "cnn": Model("cnn", (3, 224, 224), 1000, 32, False, (1, 16), 8),
-    "transformer": Model("transformer", (128,), 1000, 256, False, (1, 16), 8),
+    "transformer": Model("transformer", (128,), 1000, 256, False, (1, 16), 8, "int64"),
 }
 
 
@@ -58,12 +60,13 @@ class Case:
     inputs: Array  # (inputs, *shape)
     expected: Array  # (inputs, outputs)
     label_of_ones: int  # which logit is the largest where every number of the input is 1
+    folder: Path = FOLDER  # where the weights are, NAME.safetensors
 
     def body(self, number: int, dialect: Dialect) -> bytes:
         item = self.inputs[number]
         if self.model.is_json:
             return as_json(item)
-        raw = item.astype("<f4").tobytes()
+        raw = item.tobytes()
         return binary_head(self.model, len(raw)) + raw if dialect.protocol else raw
 
     def headers(self, dialect: Dialect) -> dict[str, str]:
@@ -71,7 +74,7 @@ class Case:
         if not self.model.is_json:
             given["Content-Type"] = "application/octet-stream"
             if dialect.protocol:
-                size = int(np.prod(self.model.shape)) * 4
+                size = self.inputs[0].nbytes
                 given["Inference-Header-Content-Length"] = str(len(binary_head(self.model, size)))
         return given
 
@@ -111,7 +114,8 @@ def as_json(item: Array) -> bytes:
 
 
 def binary_head(model: Model, size: int) -> bytes:
-    asked = {"name": INPUT, "shape": [1, *model.shape], "datatype": "FP32", "parameters": {"binary_data_size": size}}
+    parameters = {"binary_data_size": size}
+    asked = {"name": INPUT, "shape": [1, *model.shape], "datatype": DATATYPES[model.dtype], "parameters": parameters}
     wanted = {"name": OUTPUT, "parameters": {"binary_data": True}}
     return json.dumps({"inputs": [asked], "outputs": [wanted]}, separators=(",", ":")).encode()
 
@@ -123,15 +127,11 @@ def load(name: str) -> Case:
         subprocess.run(command, check=True, cwd=ROOT, env=isolated())
     with np.load(FOLDER / f"{name}.npz") as kept:
         case = Case(MODELS[name], kept["inputs"], kept["expected"], int(kept["label_of_ones"]))
-    _require_distinct(case)
+    require_distinct(case)
     return case
 
 
-def weights_file(name: str) -> Path:
-    return FOLDER / f"{name}.safetensors"
-
-
-def _require_distinct(case: Case) -> None:
+def require_distinct(case: Case) -> None:
     """Answers that hardly differ would not show that two requests were mixed up."""
     answers = case.expected[:CHECKED]
     for number, answer in enumerate(answers[1:], 1):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.peers import environment, processes
-from benchmarks.peers.cases import FOLDER, Case, Dialect, Model
+from benchmarks.peers.cases import Case, Dialect, Model
 from benchmarks.peers.checking import wait_until_ready
 from benchmarks.peers.processes import Tree
 
@@ -86,7 +86,7 @@ class Peer:
         variables = environment.isolated(
             PATH=f"{python.parent}:/usr/local/bin:/usr/bin:/bin",
             BENCH_MODEL=case.model.name,
-            BENCH_WEIGHTS=str(FOLDER),
+            BENCH_WEIGHTS=str(case.folder),
             BENCH_PORT=str(port),
             BENCH_WORKERS=str(setup.workers),
             BENCH_MAX_BATCH=str(setup.max_batch),

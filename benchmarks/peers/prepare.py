@@ -17,7 +17,7 @@ def inputs_of(model: Model) -> Array:
     random = np.random.default_rng(seed=len(model.name))
     shape = (model.inputs, *model.shape)
     if model.name == "transformer":
-        return random.integers(0, VOCABULARY, shape).astype(np.float32)
+        return random.integers(0, VOCABULARY, shape)
     # Four digits: what JSON carries is exactly what torch gets.
     return random.normal(size=shape).round(4).astype(np.float32)
 

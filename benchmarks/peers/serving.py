@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 from benchmarks.networks import NETWORKS
+from benchmarks.peers.cases import DATATYPES, MODELS
 
 MODEL = os.environ.get("BENCH_MODEL", "tiny")
 PORT = int(os.environ.get("BENCH_PORT", "18400"))  # and a few after it, where a server wants more than one
@@ -23,13 +24,15 @@ WAIT_MS = float(os.environ.get("BENCH_WAIT_MS", "0"))
 DEADLINE_MS = float(os.environ.get("BENCH_DEADLINE_MS", "0"))
 IS_JSON = MODEL == "tiny"
 MEDIA_TYPE = "application/json" if IS_JSON else "application/octet-stream"
+DTYPE = np.dtype(MODELS[MODEL].dtype)
+DATATYPE = DATATYPES[MODELS[MODEL].dtype]
 SHAPE = tuple(size for size in NETWORKS[MODEL][1] if size > 1)
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def load() -> Predict:
-    """(items, *shape) float32 → (items, outputs) float32, on one thread."""
+    """(items, *shape) → (items, outputs) float32, on one thread."""
     torch.set_num_threads(1)
     module = NETWORKS[MODEL][0]().requires_grad_(False).eval()
     folder = Path(os.environ["BENCH_WEIGHTS"])
@@ -41,7 +44,7 @@ def load() -> Predict:
         return answers
 
     for size in sorted({1, min(2, MAX_BATCH), MAX_BATCH}):
-        predict(np.zeros((size, *SHAPE), np.float32))
+        predict(np.zeros((size, *SHAPE), DTYPE))
     return predict
 
 
@@ -50,7 +53,7 @@ def decode(body: bytes) -> np.ndarray:
     if IS_JSON:
         return decode_document(orjson.loads(body))
     # Copied: torch wants memory that it may write to.
-    return np.frombuffer(body, np.float32).reshape(SHAPE).copy()
+    return np.frombuffer(body, DTYPE).reshape(SHAPE).copy()
 
 
 def decode_document(document: dict[str, Any]) -> np.ndarray:

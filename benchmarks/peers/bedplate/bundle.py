@@ -12,7 +12,7 @@ import yaml
 from bedplate.bundle import write_manifest
 from PIL import Image
 
-from benchmarks.peers.cases import INPUT, OUTPUT, Case, weights_file
+from benchmarks.peers.cases import INPUT, OUTPUT, Case
 
 # Items of a batch.
 MAX_ITEMS = {"tiny": 64, "cnn": 8, "transformer": 8}
@@ -27,7 +27,7 @@ def write_bundle(folder: Path, case: Case) -> Path:
     name, shape = case.model.name, list(case.model.shape)
     directory = folder / name
     directory.mkdir(parents=True)
-    tensor: dict[str, Any] = {"name": INPUT, "dtype": "float32", "shape": shape}
+    tensor: dict[str, Any] = {"name": INPUT, "dtype": case.model.dtype, "shape": shape}
     if name == "cnn":
         # A canary of so many numbers would be too long as JSON. White becomes ones.
         label = case.label_of_ones
@@ -44,8 +44,7 @@ def write_bundle(folder: Path, case: Case) -> Path:
     else:
         label = int(np.argmax(case.expected[0]))
         canary = "canary.json"
-        numbers = [round(float(number), 4) for number in case.inputs[0]]
-        (directory / canary).write_text(json.dumps({"inputs": [numbers]}))
+        (directory / canary).write_text(json.dumps({"inputs": [case.inputs[0].round(4).tolist()]}))
     document = {
         "format": 1,
         "name": name,
@@ -62,7 +61,7 @@ def write_bundle(folder: Path, case: Case) -> Path:
         "network": _TINY if name == "tiny" else ["flatten"],
         "canary": {"file": canary, "label": str(label)},
     }
-    shutil.copy(weights_file(name), directory / "weights.safetensors")
+    shutil.copy(case.folder / f"{name}.safetensors", directory / "weights.safetensors")
     (directory / "bundle.yaml").write_text(yaml.safe_dump(document))
     write_manifest(directory)
     return directory

@@ -23,7 +23,7 @@ class Runtime(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         data = payload.inputs[0].data.root
-        items = np.frombuffer(data, np.float32).copy() if isinstance(data, bytes) else np.array(data, np.float32)
+        items = np.frombuffer(data, serving.DTYPE).copy() if isinstance(data, bytes) else np.array(data, np.float32)
         logits = self.network(items.reshape(-1, *serving.SHAPE))
         answer: Any = logits.ravel().tolist() if serving.IS_JSON else logits.tobytes()
         output = ResponseOutput(name="logits", shape=list(logits.shape), datatype="FP32", data=answer)
@@ -32,7 +32,7 @@ class Runtime(MLModel):
     @custom_handler(rest_path="/raw")
     async def raw(self, body: Annotated[bytes, Body(media_type="application/octet-stream")]) -> Response:
         # Bytes and not the Request: arguments go to another process.
-        tensor = RequestInput(name="x", shape=[1, *serving.SHAPE], datatype="FP32", data=body)
+        tensor = RequestInput(name="x", shape=[1, *serving.SHAPE], datatype=serving.DATATYPE, data=body)
         answer = await self.predict(InferenceRequest(inputs=[tensor]))
         return Response(answer.outputs[0].data.root, media_type=serving.MEDIA_TYPE)
 

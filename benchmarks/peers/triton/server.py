@@ -42,7 +42,7 @@ def main() -> None:
         triton.bind(
             model_name=serving.MODEL,
             infer_func=[Instance() for _ in range(serving.WORKERS)],
-            inputs=[Tensor(name="x", dtype=np.float32, shape=serving.SHAPE)],
+            inputs=[Tensor(name="x", dtype=serving.DTYPE, shape=serving.SHAPE)],
             outputs=[Tensor(name="logits", dtype=np.float32, shape=(-1,))],
             config=ModelConfig(max_batch_size=serving.MAX_BATCH, batcher=batcher),
         )
