@@ -1,5 +1,6 @@
 """An inference host after the role bedplate: what runs, what answers, who may touch what."""
 
+import contextlib
 import json
 import time
 
@@ -234,6 +235,20 @@ assert sum(line.startswith("version:") for line in lines) == 1
 document.write_text("\\n".join('version: "2"' if line.startswith("version:") else line for line in lines) + "\\n")
 write_manifest(two)
 """
+# Copies digits 1 as version 2, which brings a program in place of its layers.
+MAKE_TWO_OF_CODE = """
+import pathlib, shutil, yaml
+from bedplate.manifest import write_manifest
+
+one, two = (pathlib.Path("/var/lib/bedplate/models/digits") / version for version in "12")
+shutil.copytree(one, two)
+document = yaml.safe_load((two / "bundle.yaml").read_text()) | {"version": "2", "code": "model.py"}
+del document["network"]
+(two / "bundle.yaml").write_text(yaml.safe_dump(document))
+(two / "model.py").write_text("import torch\n\n\ndef load(weights):\n    return weights\n\n\n"
+                              "def predict(weights, batch):\n    return torch.zeros(len(batch), 10)\n")
+write_manifest(two)
+"""
 # Sends zeros to the engine as a front end would; prints which version of digits answers.
 PREDICT = """
 import math, socket
@@ -271,10 +286,10 @@ def loaded(host):
     return {model["version"]: model["aliases"] for model in models if model["name"] == "digits"}
 
 
-@pytest.fixture
-def version_two(host):
+@contextlib.contextmanager
+def signed_version_two(host, program):
     """On the host as an operator would put it there, signed by somebody new; in the end all is as it was."""
-    python(host, MAKE_TWO)
+    python(host, program)
     host.check_output("mkdir -m 0700 /run/signer && ssh-keygen -q -t ed25519 -N '' -f /run/signer/key")
     host.check_output(f"cp --archive {SIGNERS} /run/signer/before")
     host.check_output(
@@ -283,12 +298,34 @@ def version_two(host):
     host.check_output(f"echo tester $(cat /run/signer/key.pub) >> {SIGNERS}")
     host.check_output("chown -R root:bedplate-engine /var/lib/bedplate/models/digits/2")
     host.check_output("chmod -R u=rwX,g=rX,o= /var/lib/bedplate/models/digits/2")
-    yield
+    try:
+        yield
+    finally:
+        take_version_two_back(host)
+
+
+def take_version_two_back(host):
     host.run(f"{MODELS} load digits/1; {MODELS} promote digits 1; {MODELS} unload digits 2")
     # Started anew, so that the engine is not older than the directory that the version is gone from.
     host.check_output(f"cp --archive /run/signer/before {SIGNERS} && rm -r /run/signer")
     host.check_output(f"rm -r /var/lib/bedplate/models/digits/2 && systemctl restart {ENGINE}")
     wait_until_ready(host, ENGINE_BACK_S)
+
+
+@pytest.fixture
+def version_two(host):
+    with signed_version_two(host, MAKE_TWO):
+        yield
+
+
+@pytest.fixture
+def version_two_of_code(host):
+    settings = "/etc/bedplate/engine.yaml"
+    host.check_output(f"cp --archive {settings} /run/engine.yaml")
+    with signed_version_two(host, MAKE_TWO_OF_CODE):
+        yield settings
+        # Before the engine is started anew; the time of the file is that of before, too.
+        host.check_output(f"cp --archive /run/engine.yaml {settings} && rm /run/engine.yaml")
 
 
 def test_an_operator_sees_what_is_loaded(host):
@@ -320,6 +357,21 @@ def test_a_bundle_that_a_stranger_made_is_refused_and_the_old_version_goes_on_an
     assert refused.rc == 1
     assert "no good signature of anybody in" in refused.stderr
     assert loaded(host) == {"1": ["default"]}
+    assert python(host, PREDICT) == "RESULT 1"
+
+
+def test_a_program_in_a_bundle_runs_where_the_settings_name_its_sum_and_nowhere_else(host, version_two_of_code):
+    refused = host.run(f"{OPERATOR} {MODELS} load digits/2")
+    still = loaded(host)
+    [found] = host.check_output("sha256sum /var/lib/bedplate/models/digits/2/model.py").split()[:1]
+    host.check_output(f"echo 'code: [{found}]' >> {version_two_of_code} && systemctl restart {ENGINE}")
+    wait_until(lambda: host.run(f"{MODELS} list").rc == 0, ENGINE_BACK_S)
+    host.check_output(f"{OPERATOR} {MODELS} load digits/2")
+
+    assert refused.rc == 1
+    assert "bedplate_bundles_with_code" in refused.stderr
+    assert still == {"1": ["default"]}
+    assert loaded(host) == {"1": ["default"], "2": []}
     assert python(host, PREDICT) == "RESULT 1"
 
 
