@@ -236,7 +236,7 @@ document.write_text("\\n".join('version: "2"' if line.startswith("version:") els
 write_manifest(two)
 """
 # Copies digits 1 as version 2, which brings a program in place of its layers.
-MAKE_TWO_OF_CODE = """
+MAKE_TWO_OF_CODE = r"""
 import pathlib, shutil, yaml
 from bedplate.manifest import write_manifest
 
