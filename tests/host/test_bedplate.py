@@ -245,8 +245,8 @@ shutil.copytree(one, two)
 document = yaml.safe_load((two / "bundle.yaml").read_text()) | {"version": "2", "code": "model.py"}
 del document["network"]
 (two / "bundle.yaml").write_text(yaml.safe_dump(document))
-(two / "model.py").write_text("import torch\n\n\ndef load(weights):\n    return weights\n\n\n"
-                              "def predict(weights, batch):\n    return torch.zeros(len(batch), 10)\n")
+(two / "model.py").write_text("import torch\n\n\ndef load(weights):\n    return torch.nn.Identity()\n\n\n"
+                              "def predict(module, batch):\n    return torch.zeros(len(batch), 10)\n")
 write_manifest(two)
 """
 # Sends zeros to the engine as a front end would; prints which version of digits answers.
