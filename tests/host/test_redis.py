@@ -74,13 +74,13 @@ def say(host, request, secrets):
     return said
 
 
-@pytest.mark.parametrize("command", ["PING", "GET bedplate:cache:test", "INFO", "ACL LIST"])
 def test_it_has_none_of_the_powers_of_root(host):
     process = host.check_output(f"systemctl show --property=MainPID --value {UNIT}")
 
     assert "CapBnd:\t0000000000000000" in host.file(f"/proc/{process}/status").content_string
 
 
+@pytest.mark.parametrize("command", ["PING", "GET bedplate:cache:test", "INFO", "ACL LIST"])
 def test_nobody_is_let_in_without_a_password(say, command):
     assert say(None, command).startswith("NOAUTH")
 
