@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import shlex
-import socket
 import ssl
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from bedplate.client import VerifiedConnection
 
 ROOT = Path(__file__).resolve().parent.parent
 INVENTORIES = {"molecule": ROOT / "molecule/inventory", "demo": ROOT / "inventory/demo"}  # by fleet
@@ -81,7 +81,7 @@ class Deployment:
     def connect(self) -> http.client.HTTPSConnection:
         """Goes to the balancer's address, but asks for and verifies the server name, which no resolver knows."""
         context = ssl.create_default_context(cafile=str(self.authority))
-        return _Connection(self.address, context)
+        return VerifiedConnection(SERVER_NAME, None, self.address, 60, context)
 
     def ask(
         self,
@@ -147,16 +147,3 @@ class Deployment:
         # molecule names its own roles and configuration there; those of `tree` are wanted.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-
-
-class _Connection(http.client.HTTPSConnection):
-    def __init__(self, address: str, context: ssl.SSLContext):
-        super().__init__(SERVER_NAME, context=context, timeout=60)
-        self._address = address
-        self._tls = context
-
-    def connect(self) -> None:
-        plain = socket.create_connection((self._address, self.port), self.timeout)
-        # Header and body are two writes; without this the second would wait for an acknowledgement.
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)

@@ -36,18 +36,13 @@ def train(
         vary: what a batch of inputs might as well have been, drawn anew each time it is learnt from.
     """
     inputs, targets = training
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
     steps = epochs * -(-len(inputs) // batch_items)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    learn = learner(module, steps, learning_rate, weight_decay)
     best_loss, best_weights = float("inf"), module.state_dict()
     for epoch in range(1, epochs + 1):
         module.train()
         for batch in torch.split(torch.randperm(len(inputs)), batch_items):
-            loss = nn.functional.cross_entropy(module(vary(inputs[batch])), targets[batch], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+            learn(nn.functional.cross_entropy(module(vary(inputs[batch])), targets[batch], label_smoothing=0.05))
         loss_now, right = measure(module, validation)
         if loss_now < best_loss:
             best_loss = loss_now
@@ -56,6 +51,23 @@ def train(
             print(f"epoch {epoch} of {epochs}: validation loss {loss_now:.4f}, {right:.2%} right", flush=True)
     module.load_state_dict(best_weights)
     module.eval()
+
+
+def learner(
+    module: nn.Module, steps: int, learning_rate: float, weight_decay: float = 1e-2
+) -> Callable[[torch.Tensor], float]:
+    """One step of learning for each loss that it is given, which it tells as a number."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+
+    def learn(loss: torch.Tensor) -> float:
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        return float(loss.detach())
+
+    return learn
 
 
 @torch.inference_mode()

@@ -95,9 +95,7 @@ def truth_of(scenes: list[Scene]) -> torch.Tensor:
 def train(module: nn.Sequential, scenes: list[Scene], epochs: int) -> None:
     """Of each cell: whether a shape's centre is in it or nearly so, and which one; of those that have one, its box."""
     inputs, (wanted, places) = to_tensors(scenes), cells_of(scenes)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=4e-3, weight_decay=1e-3)
-    steps = epochs * -(-len(inputs) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    learn = training.learner(module, epochs * -(-len(inputs) // BATCH), learning_rate=4e-3, weight_decay=1e-3)
     module.train()
     for epoch in range(1, epochs + 1):
         total = 0.0
@@ -109,12 +107,7 @@ def train(module: nn.Sequential, scenes: list[Scene], epochs: int) -> None:
             scores = nn.functional.binary_cross_entropy_with_logits(candidates[..., 4:], cells, reduction="sum")
             has_one = cells.any(dim=2)
             apart = nn.functional.l1_loss(candidates[..., :4][has_one], boxes[has_one], reduction="sum")
-            loss = (scores + 20 * apart) / len(batch)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(batch)
+            total += learn((scores + 20 * apart) / len(batch)) * len(batch)
         if epoch % 3 == 0:
             print(f"epoch {epoch} of {epochs}: loss {total / len(inputs):.3f}", flush=True)
     module.eval()

@@ -79,20 +79,14 @@ def train(module: nn.Module, tokenizer: Tokenizer, sentences: Sentences, epochs:
     """Sentences of one length together, as the engine computes them. Now and then a word is forgotten, so that one
     that is unknown is no surprise."""
     batches = by_length(tokenizer, sentences, batch_items=64)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=4e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * len(batches))
+    learn = training.learner(module, epochs * len(batches), learning_rate=4e-3)
     module.train()
     for epoch in range(1, epochs + 1):
         total = 0.0
         for number in torch.randperm(len(batches)).tolist():
             ids, labels = batches[number]
             ids = torch.where(torch.rand(ids.shape) < 0.03, 0, ids)
-            loss = nn.functional.cross_entropy(module(ids), labels)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
+            total += learn(nn.functional.cross_entropy(module(ids), labels))
         if epoch % 2 == 0:
             print(f"epoch {epoch} of {epochs}: loss {total / len(batches):.4f}", flush=True)
     module.eval()

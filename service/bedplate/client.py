@@ -98,11 +98,11 @@ class Deployment:
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._context:
-            return _Verified(self._host, self._port, self._address, self._timeout_s, self._context)
+            return VerifiedConnection(self._host, self._port, self._address, self._timeout_s, self._context)
         return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
 
 
-class _Verified(http.client.HTTPSConnection):
+class VerifiedConnection(http.client.HTTPSConnection):
     """Goes to an address, and wants the certificate of a name there."""
 
     def __init__(self, host: str, port: int | None, address: str, timeout_s: float, context: ssl.SSLContext):

@@ -301,15 +301,11 @@ def signed_version_two(host, program):
     try:
         yield
     finally:
-        take_version_two_back(host)
-
-
-def take_version_two_back(host):
-    host.run(f"{MODELS} load digits/1; {MODELS} promote digits 1; {MODELS} unload digits 2")
-    # Started anew, so that the engine is not older than the directory that the version is gone from.
-    host.check_output(f"cp --archive /run/signer/before {SIGNERS} && rm -r /run/signer")
-    host.check_output(f"rm -r /var/lib/bedplate/models/digits/2 && systemctl restart {ENGINE}")
-    wait_until_ready(host, ENGINE_BACK_S)
+        host.run(f"{MODELS} load digits/1; {MODELS} promote digits 1; {MODELS} unload digits 2")
+        # Started anew, so that the engine is not older than the directory that the version is gone from.
+        host.check_output(f"cp --archive /run/signer/before {SIGNERS} && rm -r /run/signer")
+        host.check_output(f"rm -r /var/lib/bedplate/models/digits/2 && systemctl restart {ENGINE}")
+        wait_until_ready(host, ENGINE_BACK_S)
 
 
 @pytest.fixture

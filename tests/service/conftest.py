@@ -58,9 +58,15 @@ def decoder_of() -> Iterator[Callable[..., Path]]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The whole service around the lamp, for all tests of a module."""
-    with running_service(tmp_path_factory.mktemp("service")) as running:
+def served() -> Path | None:
+    """The bundle that `service` serves; a module that wants another than the lamp says so."""
+    return None
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, served: Path | None) -> Iterator[RunningService]:
+    """The whole service, for all tests of a module."""
+    with running_service(tmp_path_factory.mktemp("service"), bundle=served) as running:
         yield running
 
 

@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 
 from tests.service.detection_tools import WEIGHTS, lamps
 from tests.service.engine_tools import write_bundle
-from tests.service.running_service import running_service
 
 DESCRIBED = Draft202012Validator({"$ref": "#/components/schemas/Prediction", **json.loads(openapi.document())})
 SPEC = Detection("xyxy", score_threshold=0.5, iou_threshold=0.5, max_boxes=10)
@@ -153,14 +152,8 @@ def test_each_label_counts_the_same():
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+def served(tmp_path_factory):
     return write_bundle(tmp_path_factory.mktemp("lamps") / "1", WEIGHTS, lamps())
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory, bundle):
-    with running_service(tmp_path_factory.mktemp("service"), bundle=bundle) as running:
-        yield running
 
 
 @pytest.fixture
@@ -272,8 +265,8 @@ def test_the_protocol_tells_the_candidates(post):
     assert output["data"][6:12] == pytest.approx([0.75, 0.25, 0.5, 0.5, 4, -9])
 
 
-def test_the_answer_is_the_one_of_the_model_offline(post, bundle):
-    known, model = check.load(bundle, "float32")
+def test_the_answer_is_the_one_of_the_model_offline(post, served):
+    known, model = check.load(served, "float32")
     random = np.random.default_rng(3)
     pictures = [quarters(random.integers(0, 256, (2, 2)), (50 + number, 70)) for number in range(20)]
 
@@ -379,8 +372,8 @@ def test_an_answer_of_another_kind_is_none(found):
         Bundle.from_description(lamps()).canary.found_in(found)
 
 
-def test_a_description_over_the_wire_gives_the_same_bundle(bundle):
-    known = read_bundle(bundle)
+def test_a_description_over_the_wire_gives_the_same_bundle(served):
+    known = read_bundle(served)
 
     assert Bundle.from_description(json.loads(json.dumps(describe(known)))) == known
 

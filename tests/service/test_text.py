@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 
 from tests.service.engine_tools import write_bundle
 from tests.service.media_tools import damaged
-from tests.service.running_service import running_service
 from tests.service.text_tools import FEWEST, MAX_CHARACTERS, MOST, WEIGHTS, WORDS, moods
 
 MUTATIONS = 1_000
@@ -25,21 +24,15 @@ TEXTS = ["A very good day", "bad", "not a good day", "good good bad", "Ünknown 
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+def served(tmp_path_factory):
     return write_bundle(tmp_path_factory.mktemp("moods") / "1", WEIGHTS, moods())
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory, bundle):
-    with running_service(tmp_path_factory.mktemp("service"), bundle=bundle) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def offline(bundle):
+def offline(served):
     """The label and the score of a text, without the service."""
-    known = read_bundle(bundle)
-    model = Model.load(known, bundle, torch.device("cpu"))
+    known = read_bundle(served)
+    model = Model.load(known, served, torch.device("cpu"))
 
     def ask(text):
         ids = ids_of(text.encode(), known.input, known.input.text, known.tokenizer)

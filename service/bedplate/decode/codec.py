@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bedplate import code, dtypes
-from bedplate.code import CodeFault, Function
+from bedplate.code import CodeFault
 from bedplate.decode.media import Decoded
 from bedplate.errors import Internal, UnreadableMedia
 from bedplate.tensor import Tensor
@@ -64,7 +64,7 @@ class Codec:
         """
         stops = np.cumsum(items)
         try:
-            answers = [self._called(self._encode, part) for part in np.split(outputs, stops[:-1])]
+            answers = [code.called(self._encode, part) for part in np.split(outputs, stops[:-1])]
             text = json.dumps(answers, allow_nan=False)
         except (CodeFault, ValueError, TypeError, RecursionError) as error:
             raise self._failed("encode fails", error) from None
@@ -75,7 +75,7 @@ class Codec:
 
     def _items(self, file: bytes, kind: str, spec: Tensor) -> npt.NDArray[Any]:
         try:
-            found = self._called(self._decode, file, kind)
+            found = code.called(self._decode, file, kind)
         except CodeFault as fault:
             _log.info("decode does not take what a client sent", extra={"because": str(fault), **self._seen})
             raise UnreadableMedia(
@@ -85,9 +85,6 @@ class Codec:
             shown = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
             raise self._failed("decode fails", CodeFault(f"gives {shown}, wanted {spec.dtype} {spec.shown}"))
         return dtypes.from_numbers(spec.dtype, found)
-
-    def _called(self, function: Function, *arguments: Any) -> Any:
-        return code.called(function, *arguments)
 
     def _failed(self, event: str, error: Exception) -> Internal:
         because = str(error) if isinstance(error, CodeFault) else type(error).__name__
