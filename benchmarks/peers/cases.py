@@ -33,11 +33,12 @@ class Model:
     clients: tuple[int, ...]
     most_per_batch: int  # more does not help on a processor
     dtype: str = "float32"  # of what goes in
+    convolves: bool = False
 
 
 MODELS = {
     "tiny": Model("tiny", (64,), 10, 256, True, (1, 16, 64, 256), 64),
-    "cnn": Model("cnn", (3, 224, 224), 1000, 32, False, (1, 16), 8),
+    "cnn": Model("cnn", (3, 224, 224), 1000, 32, False, (1, 16), 8, convolves=True),
     "transformer": Model("transformer", (128,), 1000, 256, False, (1, 16), 8, "int64"),
 }
 

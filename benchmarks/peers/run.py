@@ -56,12 +56,16 @@ def _turns(order: Order, case: Case) -> Sequence[_Turn]:
     clients = order.clients[case.model.name]
     turns: list[_Turn] = []
     if order.with_bare:
-        turns.append((bare.TITLE, lambda number: bare.visit(case, number, clients, order.times)))
+        turns += [(label, _bare_visit_of(label, case, clients, order)) for label in bare.labels_of(case)]
     for peer in order.peers:
         for setup in peer.setups[case.model.name]:
             if counts := setup.counts(clients, order.briefly):
                 turns.append((peer.label(setup), _visit_of(peer, setup, case, counts, order)))
     return turns
+
+
+def _bare_visit_of(label: str, case: Case, clients: Sequence[int], order: Order) -> Callable[[int], list[Measured]]:
+    return lambda number: bare.visit(case, label, number, clients, order.times)
 
 
 def _visit_of(

@@ -22,6 +22,8 @@ MAX_BATCH = int(os.environ.get("BENCH_MAX_BATCH", "1"))
 WAIT_MS = float(os.environ.get("BENCH_WAIT_MS", "0"))
 # Clients give up after this long. 0: never.
 DEADLINE_MS = float(os.environ.get("BENCH_DEADLINE_MS", "0"))
+# Only the bare loop is asked to, for comparison.
+CHANNELS_LAST = bool(os.environ.get("BENCH_CHANNELS_LAST"))
 IS_JSON = MODEL == "tiny"
 MEDIA_TYPE = "application/json" if IS_JSON else "application/octet-stream"
 DTYPE = np.dtype(MODELS[MODEL].dtype)
@@ -37,6 +39,8 @@ def load() -> Predict:
     module = NETWORKS[MODEL][0]().requires_grad_(False).eval()
     folder = Path(os.environ["BENCH_WEIGHTS"])
     module.load_state_dict(safetensors.torch.load_file(folder / f"{MODEL}.safetensors"))
+    if CHANNELS_LAST:
+        module = module.to(memory_format=torch.channels_last)
 
     def predict(items: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

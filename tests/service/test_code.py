@@ -46,6 +46,24 @@ def test_its_weights_are_computed_with_in_half_the_bits_where_the_engine_does_so
     assert model.run(bright()).dtype == np.float32
 
 
+def test_its_tensors_lie_in_memory_as_it_laid_them(tmp_path):
+    """`view` takes no picture that lies pixel by pixel, as engines lay those of their own networks."""
+    program = """
+from torch import nn
+
+def load(weights):
+    return nn.Conv2d(1, 3, 1)
+
+def predict(module, batch):
+    return module(batch).view(len(batch), -1)[:, :2]
+"""
+
+    model = loaded(write_coded(tmp_path / "lamp", program))
+
+    assert model.run(bright(2)).shape == (2, 2)
+    assert model.form == "float32"
+
+
 def test_a_dataclass_in_it_finds_its_module(tmp_path):
     program = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n  a: int\n" + LAMP

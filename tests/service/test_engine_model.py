@@ -83,6 +83,19 @@ def test_a_network_that_pools_computes_every_shape(tmp_path, shape):
     assert np.allclose(result, wanted, atol=1e-5)
 
 
+def test_a_processor_computes_convolutions_pixel_by_pixel(tmp_path):
+    directory = write_pooled(tmp_path / "pooled")
+    model = load(directory)
+    by_channel = Model.load(read_bundle(directory), directory, CPU, Form(channels_last=False))
+
+    assert (model.form, by_channel.form) == ("float32-channels-last", "float32")
+    assert np.allclose(model.run(noise(3, 1, 8, 6)), by_channel.run(noise(3, 1, 8, 6)), atol=1e-6)
+
+
+def test_without_convolutions_nothing_lies_otherwise(tmp_path):
+    assert load(write_lamp(tmp_path / "lamp")).form == "float32"
+
+
 def test_a_warm_up_runs_the_smallest_and_the_largest_shape_up_to_a_full_batch(tmp_path):
     model = load(write_pooled(tmp_path / "pooled", batch={"max_items": 6, "max_cost": 100}))
 

@@ -185,7 +185,7 @@ def test_the_command_remembers(run):
 def test_what_was_kept_is_what_engines_look_for(run):
     _, shelf, bundle, _ = run
 
-    assert Shelf(shelf, HERE).form_of(bundle) == Form()
+    assert Shelf(shelf, HERE).form_of(bundle) == Form(channels_last=False)
 
 
 def test_a_candidate_that_dies_is_refused_and_the_others_are_measured(tmp_path):

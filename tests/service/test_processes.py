@@ -149,6 +149,38 @@ def test_what_one_web_answered_the_next_one_takes_from_redis(web_settings, tmp_p
     ]
 
 
+@pytest.mark.parametrize("instance", [1, 2])
+def test_webs_that_know_nothing_of_one_another_ask_different_engines_and_decoders(web_settings, tmp_path, instance):
+    """On a quiet host each of them has nothing outstanding: asking the same one, they would wait for each other."""
+    lamps = [GatedLamp(), GatedLamp()]
+    sockets = [f"{tmp_path}/cpu0.sock", f"{tmp_path}/cpu1.sock"]
+    settings = yaml.safe_load(web_settings.read_text())
+    own = instance - 1
+    decoders = [f"{tmp_path}/nobody.sock"] * 2
+    decoders[own] = settings["decoders"][0]
+    web_settings.write_text(yaml.safe_dump(settings | {"engines": sockets, "decoders": decoders}))
+    port = free_port()
+
+    with (
+        socket.socket(socket.AF_UNIX) as silent,
+        running_engine(Path(sockets[0]), lamps[0]),
+        running_engine(Path(sockets[1]), lamps[1]),
+        program(
+            *("web", "--settings", web_settings, "--bind", f"127.0.0.1:{port}", "--instance", instance),
+            CREDENTIALS_DIRECTORY=str(tmp_path),
+        ),
+    ):
+        silent.bind(f"{tmp_path}/nobody.sock")
+        silent.listen()
+        wait_until(lambda: status_of(port, "/health/ready") == 200)
+        before = [lamp.begun.qsize() for lamp in lamps]
+        status, _, _ = ask(port, "POST", "/v1/models/lamp/predict", BRIGHT)
+        asked = [lamp.begun.qsize() - count for lamp, count in zip(lamps, before, strict=True)]
+
+    assert status == 200
+    assert asked == [own == 0, own == 1]
+
+
 @pytest.mark.parametrize("password", [None, ""])
 def test_a_web_without_the_password_of_its_cache_does_not_start(web_settings, tmp_path, password):
     web_settings.write_text(f"{web_settings.read_text()}\ncache_socket: /nowhere.sock\n")

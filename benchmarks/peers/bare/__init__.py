@@ -16,6 +16,7 @@ from benchmarks.peers.results import Measured
 from benchmarks.peers.visit import Times
 
 TITLE = "bare torch loop"
+CHANNELS_LAST = "bare torch loop, channels last"
 # How long each size of batch is tried before the best one is measured.
 _TRY_S = 0.25
 
@@ -38,22 +39,26 @@ class Loop:
         return float(per_s), float(cpu_ms), {int(value): int(count) for value, _, count in split}
 
 
-def visit(case: Case, turn: int, clients: Sequence[int], times: Times) -> list[Measured]:
+def labels_of(case: Case) -> list[str]:
+    """As the module was made, and where there are convolutions also as Bedplate computes those."""
+    return [TITLE, CHANNELS_LAST] if case.model.convolves else [TITLE]
+
+
+def visit(case: Case, label: str, turn: int, clients: Sequence[int], times: Times) -> list[Measured]:
     """One process and single items for one client; as many as there are cores, and the best batch, for more."""
     cores = os.cpu_count() or 1
     with contextlib.ExitStack() as stack:
-        loops = [stack.enter_context(_loop(case)) for _ in range(cores)]
-        return [_measure(case, turn, count, times, loops[: min(cores, count)]) for count in clients]
+        loops = [stack.enter_context(_loop(case, label == CHANNELS_LAST)) for _ in range(cores)]
+        return [_measure(case, label, turn, count, times, loops[: min(cores, count)]) for count in clients]
 
 
-def _measure(case: Case, turn: int, clients: int, times: Times, loops: Sequence[Loop]) -> Measured:
+def _measure(case: Case, label: str, turn: int, clients: int, times: Times, loops: Sequence[Loop]) -> Measured:
     most = min(case.model.most_per_batch, max(1, clients // len(loops)))
     sizes = sorted({1} | {1 << power for power in range(most.bit_length())})
     size = max(sizes, key=lambda batch: _run(loops, batch, _TRY_S)[0])
     per_s, cpu_ms, histogram = _run(loops, size, times.seconds)
     says = f"{len(loops)} process{'es' if len(loops) > 1 else ''} of one thread, batches of {size}"
     pss_mb = Tree([loop.process.pid for loop in loops]).pss_mb()
-    label = TITLE
     return Measured("bare", label, says, case.model.name, turn, clients, per_s, cpu_ms, pss_mb, in_classes(histogram))
 
 
@@ -67,9 +72,11 @@ def _run(loops: Sequence[Loop], batch: int, seconds: float) -> tuple[float, floa
 
 
 @contextlib.contextmanager
-def _loop(case: Case) -> Iterator[Loop]:
+def _loop(case: Case, channels_last: bool) -> Iterator[Loop]:
     python = environment.python_of(environment.SHARED)
     variables = environment.isolated(BENCH_MODEL=case.model.name, BENCH_WEIGHTS=str(FOLDER))
+    if channels_last:
+        variables["BENCH_CHANNELS_LAST"] = "1"
     command = ["setpriv", "--pdeathsig", "KILL", str(python), "-m", "benchmarks.peers.bare.loop"]
     processes.LOGS.mkdir(parents=True, exist_ok=True)
     with (

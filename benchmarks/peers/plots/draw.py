@@ -16,7 +16,7 @@ from benchmarks.peers.plots import series
 from benchmarks.peers.results import BUSY, TITLES
 
 _OURS = "Bedplate"
-_BARE = "bare torch loop"
+_BARE = {"bare torch loop": "grey", "bare torch loop, channels last": "silver"}
 
 
 def main(results: Path, folder: Path) -> None:
@@ -90,9 +90,9 @@ def _keep(figure: Any, axes: list[Any], path: Path) -> None:
 
 
 def _colours(labels: list[str]) -> dict[str, Any]:
-    others = [label for label in labels if label not in (_OURS, _BARE)]
+    others = [label for label in labels if label != _OURS and label not in _BARE]
     palette = plt.get_cmap("tab20")
-    return {_OURS: "black", _BARE: "grey"} | {label: palette(number % 20) for number, label in enumerate(others)}
+    return {_OURS: "black", **_BARE} | {label: palette(number % 20) for number, label in enumerate(others)}
 
 
 def _style(label: str, colours: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _style(label: str, colours: dict[str, Any]) -> dict[str, Any]:
         "label": label,
         "color": colours.get(label, "black"),
         "linewidth": 2.2 if label == _OURS else 1.2,
-        "linestyle": "--" if label == _BARE else "-",
+        "linestyle": "--" if label in _BARE else "-",
         "marker": "o",
         "markersize": 3,
     }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -11,15 +14,22 @@ class Form:
     """
     Args:
         precision: what numbers it computes with: float32, bfloat16; of native code also int8.
-        channels_last: pictures lie in memory pixel by pixel, not channel by channel; convolutions may be faster so.
+        channels_last: pictures lie in memory pixel by pixel, not channel by channel. None: where that mostly pays.
         package: native code for all of it, built on this host; None: torch's layers one after another.
     """
 
     precision: str = "float32"
-    channels_last: bool = False
+    channels_last: bool | None = None
     package: Path | None = None
 
     @property
     def name(self) -> str:
         layout = "-channels-last" if self.channels_last else ""
         return f"{self.precision}{layout}{'-compiled' if self.package else ''}"
+
+    def settled(self, module: nn.Module, device: torch.device) -> Form:
+        """With the layout that this network is computed in: processors take convolutions of pictures pixel by pixel."""
+        if self.channels_last is not None:
+            return self
+        convolves = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+        return replace(self, channels_last=convolves and device.type == "cpu")

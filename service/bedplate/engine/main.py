@@ -14,7 +14,7 @@ import uvloop
 
 from bedplate import endpoint, garbage, log, notify
 from bedplate.bundle import BundleError
-from bedplate.engine import watchdog
+from bedplate.engine import allocator, watchdog
 from bedplate.engine.admin import Admin
 from bedplate.engine.cores import cores_of
 from bedplate.engine.faults import DeviceOutOfMemory
@@ -42,6 +42,7 @@ def run(settings: EngineSettings, device: str, load: Load | None = None) -> int:
         torch_device = choose_device(device)
         keep_to_cores(settings, device)
         torch.set_num_threads(settings.threads)
+        allocator.keep_memory()
         load = load or functools.partial(Model.load, allowed=settings.code)
         uvloop.run(_serve(settings, device, torch_device, load))
     except (BundleError, SettingsError, DeviceOutOfMemory) as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from bedplate.engine import allocator
 from bedplate.engine.model import Model
 
 
@@ -37,7 +38,8 @@ class Memory:
         return max(0, min(bounds)) if bounds else None
 
     def trim(self) -> None:
-        """After a model was released: what held it in a circle goes, and torch keeps nothing of it for later."""
+        """After a model was released: what held it in a circle goes, and nothing of it is kept for later."""
         gc.collect()
+        allocator.give_back()
         if self._device_free_bytes is not None:
             torch.cuda.empty_cache()

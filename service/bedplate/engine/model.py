@@ -84,7 +84,9 @@ class Model:
             package = form.package
             return guarded(lambda: cls(bundle, Compiled(package), device, form))
         module = network()
-        return guarded(lambda: cls(bundle, formed(module, form).to(device), device, form))
+        # A program of the bundle's own may rely on how its tensors lie.
+        settled = form if bundle.code else form.settled(module, device)
+        return guarded(lambda: cls(bundle, formed(module, settled).to(device), device, settled))
 
     def require_known(self, items: Array) -> None:
         """Raises: UnknownUser, OutOfRange: a model that recommends is asked for what it does not know."""

@@ -19,6 +19,7 @@ import torch
 
 from bedplate import dtypes
 from bedplate.bundle import read_bundle
+from bedplate.engine import allocator
 from bedplate.engine.cores import cores_of
 from bedplate.engine.model import Array, Model
 
@@ -27,6 +28,7 @@ def main(device: str, threads: int, cores: Sequence[int], directories: Sequence[
     """Say what a full batch is, then measure whatever is asked for until the asking ends."""
     os.sched_setaffinity(0, cores_of(device, threads, cores) or cores)
     torch.set_num_threads(threads)
+    allocator.keep_memory()
     models = [_loaded(directory) for directory in directories]
     for model in models:
         model.warm_up()

@@ -21,6 +21,7 @@ from torch import nn
 from bedplate import check, dtypes
 from bedplate.bundle import Bundle, read_bundle
 from bedplate.document import BundleError
+from bedplate.engine import allocator
 from bedplate.engine.cores import cores_of
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.form import Form
@@ -40,6 +41,7 @@ def main(network: Network = read_network) -> int:
     asked = json.loads(sys.stdin.readline())
     os.sched_setaffinity(0, cores_of(asked["device"], asked["threads"], asked["cores"]) or asked["cores"])
     torch.set_num_threads(asked["threads"])
+    allocator.keep_memory()
     try:
         said = {"build": _build, "measure": _measure}[asked["do"]](asked, network, begun_s)
     except (BundleError, CannotBuild, DeviceOutOfMemory) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bedplate.exposition import Exposition
+from bedplate.instance import by_preference
 from bedplate.web import openapi, problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
 from bedplate.web.body import Limits
@@ -32,6 +33,7 @@ def create_app(
     metrics_socket: Path | None = None,
     notify_address: str | None = None,
     cache_password: str = "",
+    instance: int = 1,
 ) -> ObservedApp:
     """The ASGI application of one web instance.
 
@@ -39,9 +41,10 @@ def create_app(
         metrics_socket: where the figures are told; nowhere if None.
         notify_address: systemd's notification socket, told READY when the lifespan has started.
         cache_password: of Redis, where settings.cache_socket is set.
+        instance: its number.
     """
     limits = Limits(settings.max_body_bytes, settings.max_items)
-    predictor = Predictor(engines, Decoders(settings.decoders), limits, metrics.cancelled)
+    predictor = Predictor(engines, Decoders(by_preference(settings.decoders, instance)), limits, metrics.cancelled)
     probe = ReadinessProbe(engines, predictor)
     shared = _shared_cache(settings, cache_password, metrics)
     cache = ResponseCache(

@@ -35,7 +35,7 @@ def run(settings_file: Path, bind: str | None = None, instance: str | None = Non
     metrics_socket = _metrics_socket(web, instance)
     # Taken from gunicorn, which would announce READY before the application is imported.
     notify_address = os.environ.pop("NOTIFY_SOCKET", None)
-    _Gunicorn(web, keys, metrics_socket, notify_address, cache_password, bind).run()
+    _Gunicorn(web, keys, metrics_socket, notify_address, cache_password, bind, int(instance or 1)).run()
     return 0
 
 
@@ -48,6 +48,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         notify_address: str | None,
         cache_password: str,
         bind: str | None,
+        instance: int,
     ):
         self._web = web
         self._keys = keys
@@ -55,6 +56,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._notify_address = notify_address
         self._cache_password = cache_password
         self._bind = bind
+        self._instance = instance
         super().__init__()
 
     def load_config(self) -> None:
@@ -66,12 +68,13 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         metrics = WebMetrics()
         return create_app(
             self._web,
-            EnginePool(self._web.engines, metrics.engine_retry),
+            EnginePool(self._web.engines, metrics.engine_retry, self._instance),
             self._keys,
             metrics,
             self._metrics_socket,
             self._notify_address,
             self._cache_password,
+            self._instance,
         )
 
 

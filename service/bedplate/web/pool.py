@@ -14,6 +14,7 @@ from typing import Any
 from bedplate import errors
 from bedplate.bundle import Bundle
 from bedplate.errors import Draining, EngineBusy, EngineUnavailable, UnknownModel
+from bedplate.instance import by_preference
 from bedplate.web.engine import Engine
 from bedplate.web.link import EngineLink, EngineLost, Waiting
 from bedplate.web.served import Served, find, together
@@ -33,10 +34,14 @@ class EnginePool:
 
     Args:
         on_retry: told why each second attempt was made: lost, draining, busy, stale.
+        instance: the number of this front end, which tells whom it asks of those that are equally busy.
     """
 
-    def __init__(self, sockets: Sequence[Path], on_retry: Callable[[str], None] = lambda reason: None):
+    def __init__(
+        self, sockets: Sequence[Path], on_retry: Callable[[str], None] = lambda reason: None, instance: int = 1
+    ):
         self.engines = [Engine(socket) for socket in sockets]
+        self._by_preference = by_preference(self.engines, instance)
         self._on_retry = on_retry
         self._pace = Pace()
         self._open: dict[tuple[int, int, int], Group] = {}  # by link, metadata and priority
@@ -108,7 +113,7 @@ class EnginePool:
         nobody to ask.
         """
         version = (meta["model"], meta["version"])
-        links = [(engine, engine.link) for engine in self.engines if engine.link and not engine.link.lost]
+        links = [(engine, engine.link) for engine in self._by_preference if engine.link and not engine.link.lost]
         if len(links) < len(self.engines):
             return None
         free = [pair for pair in links if not pair[1].congested and version in pair[0].served.bundles]
@@ -220,7 +225,7 @@ class EnginePool:
         """
         while True:
             attempts = [attempt for engine in self.engines if (attempt := engine.connecting())]
-            serving = [engine for engine in self.engines if engine.serves(version)]
+            serving = [engine for engine in self._by_preference if engine.serves(version)]
             fresh = [engine for engine in serving if engine.socket not in tried]
             if fresh or (serving and not attempts):
                 return _choose(fresh or serving)
