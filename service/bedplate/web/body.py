@@ -337,7 +337,9 @@ def _wrong_shape(found: str, spec: Tensor) -> InvalidRequest:
 
 def limits_of(model: Bundle, limits: Limits) -> Limits:
     """The operator's, or the bundle's where they are lower."""
-    return replace(limits, body_bytes=min(limits.body_bytes, model.max_body_bytes or limits.body_bytes))
+    if model.max_body_bytes is None or model.max_body_bytes >= limits.body_bytes:
+        return limits
+    return replace(limits, body_bytes=model.max_body_bytes)
 
 
 def _refuse_length(found: int, allowed: int) -> NoReturn:

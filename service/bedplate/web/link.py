@@ -72,7 +72,7 @@ class EngineLink(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         transport.set_write_buffer_limits(high=_UNSENT_BYTES)
 
     def pause_writing(self) -> None:
@@ -115,7 +115,7 @@ class EngineLink(asyncio.Protocol):
         """
         if self._transport is None or self.lost:
             raise EngineLost
-        waiting: asyncio.Future[Frame] = self._loop.create_future()
+        waiting: asyncio.Future[Frame] = self.loop.create_future()
         request_id = self.begin(kind, meta, tensors, terms, waiting)
         # Not wait_for: it would cost a task, and on Python 3.11 it can swallow a cancellation.
         try:
@@ -156,7 +156,7 @@ class EngineLink(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = deadline_ns
-        self._timer = self._loop.call_later((deadline_ns - now_ns) / 1e9, self._expire)
+        self._timer = self.loop.call_later((deadline_ns - now_ns) / 1e9, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
@@ -178,7 +178,7 @@ class EngineLink(asyncio.Protocol):
 
     def _write(self, frame: Frame) -> None:
         if not self._unsent:
-            self._loop.call_soon(self.flush)
+            self.loop.call_soon(self.flush)
         self._unsent += wire.encode(frame)
 
     def flush(self) -> None:

@@ -138,7 +138,7 @@ class EnginePool:
             items, *shape = meta["inputs"][0]["shape"]
             most = bundle.input.most_items(shape, bundle.max_items, bundle.max_cost) // items
             group = self._open[key] = Group(link, meta, terms, most, lambda sent: self._close(key, sent))
-            asyncio.get_running_loop().call_soon(group.send)
+            link.loop.call_soon(group.send)
         group.add(member, terms)
 
     def _close(self, key: tuple[int, int, int], sent: Group) -> None:
