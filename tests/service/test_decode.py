@@ -398,8 +398,8 @@ def test_more_files_than_may_wait_are_refused_at_once(tmp_path):
     assert set(outcomes) == {DeadlineExceeded, DecoderBusy}
 
 
-def test_a_file_whose_client_left_is_not_decoded(decoder):
-    """It waited behind another one; the processor's time it would have taken is not spent."""
+def test_files_whose_clients_left_are_not_decoded(decoder):
+    """They waited behind another one; the processor's time they would have taken is not spent."""
     small, large = media_tools.picture("png"), media_tools.picture("png", (7_000, 7_000))
 
     async def scenario():
@@ -413,15 +413,17 @@ def test_a_file_whose_client_left_is_not_decoded(decoder):
         large_s = await decode(large)
         first = asyncio.create_task(decode(large))
         await asyncio.sleep(0.05)
-        left = asyncio.create_task(decode(large))
+        left = [asyncio.create_task(decode(large)) for _ in range(6)]
         await asyncio.sleep(0.05)
-        left.cancel()
+        for one in left:
+            one.cancel()
         await first
         return large_s, await decode(small)
 
     large_s, small_s = asyncio.run(scenario())
 
-    assert small_s < large_s / 2
+    # Decoded, they took six times as long; on a busy machine a small one takes longer, too.
+    assert small_s < 3 * large_s
 
 
 @pytest.mark.parametrize("kind", media_tools.KINDS)
