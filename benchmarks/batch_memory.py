@@ -18,8 +18,18 @@ import sys
 import threading
 import time
 
+import torch
+from bedplate.engine import allocator
+
+from benchmarks.networks import NETWORKS
+
 BATCHES = (1, 8, 32)
-VARIANTS = ("as torch makes it", "memory kept", "memory kept, channels last")
+# Whether memory is kept, and whether pictures lie channels last.
+VARIANTS = {
+    "as torch makes it": (False, False),
+    "memory kept": (True, False),
+    "memory kept, channels last": (True, True),
+}
 _SECONDS = 2.0
 
 
@@ -29,7 +39,7 @@ def main() -> int:
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.variant:
-        print(json.dumps(measured(arguments.variant)))
+        print(json.dumps(measured(*VARIANTS[arguments.variant])))
         return 0
     runs: dict[str, list[list[tuple[float, float]]]] = {variant: [] for variant in VARIANTS}
     for _ in range(arguments.rounds):
@@ -46,18 +56,13 @@ def main() -> int:
     return 0
 
 
-def measured(variant: str) -> list[tuple[float, float]]:
+def measured(keep_memory: bool, channels_last: bool) -> list[tuple[float, float]]:
     """For each size of batch: milliseconds of processor, and pages mapped, for one item."""
-    import torch  # noqa: PLC0415 - the process that starts the others does without
-    from bedplate.engine import allocator  # noqa: PLC0415
-
-    from benchmarks.networks import NETWORKS  # noqa: PLC0415
-
     torch.set_num_threads(1)
-    if variant != VARIANTS[0]:
+    if keep_memory:
         allocator.keep_memory()
     network = NETWORKS["cnn"][0]().requires_grad_(False).eval()
-    if variant == VARIANTS[2]:
+    if channels_last:
         network = network.to(memory_format=torch.channels_last)
     found = []
 

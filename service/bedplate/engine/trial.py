@@ -26,9 +26,7 @@ from bedplate.engine.model import Array, Model
 
 def main(device: str, threads: int, cores: Sequence[int], directories: Sequence[Path]) -> None:
     """Say what a full batch is, then measure whatever is asked for until the asking ends."""
-    os.sched_setaffinity(0, cores_of(device, threads, cores) or cores)
-    torch.set_num_threads(threads)
-    allocator.keep_memory()
+    compute_as_engine(device, threads, cores)
     models = [_loaded(directory) for directory in directories]
     for model in models:
         model.warm_up()
@@ -36,6 +34,13 @@ def main(device: str, threads: int, cores: Sequence[int], directories: Sequence[
     for line in sys.stdin:
         asked = json.loads(line)
         _say(measure(models, asked["full"], asked["begin_s"], asked["seconds"]))
+
+
+def compute_as_engine(device: str, threads: int, cores: Sequence[int]) -> None:
+    """From now on this process has the cores, the threads and the memory that an engine would have."""
+    os.sched_setaffinity(0, cores_of(device, threads, cores) or cores)
+    torch.set_num_threads(threads)
+    allocator.keep_memory()
 
 
 def _loaded(directory: Path) -> Model:

@@ -6,7 +6,6 @@ Started by `trials.py`, which writes one line of JSON to its standard input and 
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import time
@@ -15,19 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from bedplate import check, dtypes
 from bedplate.bundle import Bundle, read_bundle
 from bedplate.document import BundleError
-from bedplate.engine import allocator
-from bedplate.engine.cores import cores_of
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.form import Form
 from bedplate.engine.main import choose_device
 from bedplate.engine.model import Model, read_network
-from bedplate.engine.trial import full_batch, measure
+from bedplate.engine.trial import compute_as_engine, full_batch, measure
 from bedplate.optimize.build import CannotBuild, build
 
 # torch says a page where a line would do. Unit: characters.
@@ -39,9 +35,7 @@ Network = Callable[[Bundle, Path], nn.Module]
 def main(network: Network = read_network) -> int:
     begun_s = time.monotonic()
     asked = json.loads(sys.stdin.readline())
-    os.sched_setaffinity(0, cores_of(asked["device"], asked["threads"], asked["cores"]) or asked["cores"])
-    torch.set_num_threads(asked["threads"])
-    allocator.keep_memory()
+    compute_as_engine(asked["device"], asked["threads"], asked["cores"])
     try:
         said = {"build": _build, "measure": _measure}[asked["do"]](asked, network, begun_s)
     except (BundleError, CannotBuild, DeviceOutOfMemory) as error:
