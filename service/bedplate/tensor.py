@@ -21,6 +21,8 @@ MAX_DIMENSION = 1 << 20  # of a tensor: half a minute of sound
 # pixel.
 MAX_SIDE = 16384
 _MAX_CHARACTERS = 1_000_000  # of one text: some 170,000 words
+DROP, REFUSE = "drop", "refuse"  # in place of a ground
+_BACKGROUND = rf"#[0-9A-Fa-f]{{6}}|{DROP}|{REFUSE}"
 _FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
@@ -45,6 +47,9 @@ class Picture:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    # What a transparent picture is put on, as #rrggbb; DROP takes the colours under the transparency, REFUSE no picture
+    # that is transparent anywhere. Black, as what surrounds the digits that examples/digits learns from.
+    background: str = "#000000"
 
     @property
     def channels(self) -> int:
@@ -280,5 +285,7 @@ def _picture(section: Section) -> Picture:
         mean=section.numbers("mean", len(mode), -1e9, 1e9),
         std=section.numbers("std", len(mode), 1e-9, 1e9),
     )
+    if section.has("background"):
+        picture = replace(picture, background=section.text("background", _BACKGROUND))
     section.done()
     return picture

@@ -23,7 +23,10 @@ VALIDATION = {"file": "validation.safetensors", "metric": "accuracy", "threshold
 RGB = {"mode": "RGB", "height": 2, "width": 2, "scale": 1, "mean": [0, 0, 0], "std": [1, 1, 1]}
 DOCUMENTS = [
     description(),
-    description(validation=VALIDATION, inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "image": RGB}]),
+    description(
+        validation=VALIDATION,
+        inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "image": RGB | {"background": "#FFFFFF"}}],
+    ),
     description(network=["flatten", {"linear": {"in_features": 4, "out_features": [2, 2.5, "x", True]}}]),
     description(
         task="audio-classification",
@@ -31,7 +34,9 @@ DOCUMENTS = [
     ),
     description(
         task="video-classification",
-        inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "video": {"frames": 2, **RGB}}],
+        inputs=[
+            {"name": "x", "dtype": "float32", "shape": [3, 2, 2], "video": {"frames": 2, "background": "drop", **RGB}}
+        ],
     ),
     tabular(),
     recommending(),
@@ -70,9 +75,12 @@ VALUES += [
     "accuracy",
     "agreement",
     "1",
+    "#ffffff",
+    "refuse",
 ]
 ADDABLE = [
     "extra",
+    "background",
     "code",
     "codec",
     "content_type",
@@ -201,6 +209,8 @@ CLASSES, PICTURE, NUMBERS = varying(), description()["inputs"][0], numbers("floa
         _with(CLASSES, "network", ["relu"] * 1001),
         _with(CLASSES, "network", [{"relu": {}, "flatten": {}}]),
         _with(description(), "inputs", 0, "image", "mean", [-1e10]),
+        _with(description(), "inputs", 0, "image", "background", "#fff"),
+        _with(description(), "inputs", 0, "image", "background", "#ffffff\n"),
         _with(moods(), "inputs", 0, "text", "max_characters", 1_000_001),
         _with(moods(), "inputs", 0, "dtype", "float32"),
         _with(moods(), "detection", lamps()["detection"]),

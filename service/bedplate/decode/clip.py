@@ -8,9 +8,11 @@ import av
 import av.container
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import Type as SideData
+from PIL import Image
 
 from bedplate.decode.container import VIDEOS, codec_of, opened, require_length
-from bedplate.decode.image import scaled
+from bedplate.decode.image import scaled, to_tensor
 from bedplate.errors import TooManyPixels, UnreadableMedia
 from bedplate.tensor import MAX_SIDE, Clip
 
@@ -81,6 +83,36 @@ def _require_size(picture: av.VideoCodecContext | av.VideoFrame, max_pixels: int
 
 
 def _tensor(frame: av.VideoFrame, spec: Clip) -> npt.NDArray[np.float32]:
-    picture = spec.picture
-    same = frame.reformat(picture.width, picture.height, _FORMATS[picture.mode], interpolation="BILINEAR")
-    return scaled(np.asarray(same.to_ndarray(), np.uint8), picture)
+    picture, matrix = spec.picture, _matrix(frame)
+    if any(component.is_alpha for component in frame.format.components):
+        whole = np.asarray(frame.reformat(format="rgba", threads=1).to_ndarray(), np.uint8)
+        return to_tensor(Image.fromarray(_turned(whole, matrix)), picture)
+    width, height = (picture.height, picture.width) if _is_on_its_side(matrix) else (picture.width, picture.height)
+    # Of one thread, as this process is on one core.
+    same = frame.reformat(width, height, _FORMATS[picture.mode], interpolation="BILINEAR", threads=1)
+    return scaled(_turned(np.asarray(same.to_ndarray(), np.uint8), matrix), picture)
+
+
+def _matrix(frame: av.VideoFrame) -> npt.NDArray[np.int32] | None:
+    """How players turn and mirror it: where x and y of the file go on the screen."""
+    found = frame.side_data.get(SideData.DISPLAYMATRIX)  # type: ignore[call-overload]
+    return None if found is None else np.frombuffer(found, np.int32).reshape(3, 3)[:2, :2]
+
+
+def _is_on_its_side(matrix: npt.NDArray[np.int32] | None) -> bool:
+    """Whether x becomes y. Of turns between two quarters the nearer one counts."""
+    if matrix is None:
+        return False
+    [[xx, xy], [yx, yy]] = np.abs(matrix.astype(np.int64))
+    return bool(xy + yx > xx + yy)
+
+
+def _turned(picture: npt.NDArray[np.uint8], matrix: npt.NDArray[np.int32] | None) -> npt.NDArray[np.uint8]:
+    """(height, width) or (height, width, channels), as it is seen."""
+    if matrix is None:
+        return picture
+    [[xx, xy], [yx, yy]] = matrix
+    if _is_on_its_side(matrix):
+        picture, xx, yy = picture.swapaxes(0, 1), yx, xy
+    picture = picture[:, ::-1] if xx < 0 else picture
+    return np.ascontiguousarray(picture[::-1] if yy < 0 else picture)

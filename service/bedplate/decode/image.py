@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bedplate.errors import ServiceError, TooManyPixels, UnreadableMedia, UnsupportedMediaType
-from bedplate.tensor import MAX_SIDE, Picture
+from bedplate.tensor import DROP, MAX_SIDE, REFUSE, Picture
 
 # Pillow knows dozens of formats; what is not listed here is never parsed.
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -20,6 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
 _ORIENTATION = 0x0112  # EXIF
+_OPAQUE = 255
 
 # Our own limit comes first and is lower; Pillow's would only warn.
 Image.MAX_IMAGE_PIXELS = None
@@ -74,22 +75,56 @@ def upright(image: Image.Image) -> Image.Image:
         UnreadableMedia: truncated or damaged.
     """
     with _reading():
-        return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+        return ImageOps.exif_transpose(image) if _is_turned(image) else image
 
 
 def to_tensor(image: Image.Image, spec: Picture) -> npt.NDArray[np.float32]:
-    """Decode, resize and scale.
+    """Decode, resize, put what is transparent on the ground that `spec` names, and scale.
 
     Returns: (channels, height, width) float32.
 
     Raises:
-        UnreadableMedia: truncated or damaged.
+        UnreadableMedia: truncated or damaged, or transparent where `spec` refuses that.
     """
     with _reading():
-        picture = image.convert(spec.mode)
-        if picture.size != (spec.width, spec.height):
-            picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+        if image.has_transparency_data and spec.background != DROP:
+            picture = _on_ground(image.convert("RGBA"), spec)
+        else:
+            picture = _resized(image.convert(spec.mode), spec)
     return scaled(np.asarray(picture), spec)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return bool(image.getexif().get(_ORIENTATION, 1) != 1)
+    except MemoryError:
+        raise
+    except Exception:  # whatever Pillow makes of an EXIF that is broken: browsers do without it
+        return False
+
+
+def _on_ground(image: Image.Image, spec: Picture) -> Image.Image:
+    if spec.background == REFUSE:
+        _require_opaque(image)
+        return _resized(image.convert(spec.mode), spec)
+    # Pillow weighs colours by their alpha where it resizes, so that those under the transparency stay out of it.
+    picture = _resized(image, spec)
+    return Image.alpha_composite(Image.new("RGBA", picture.size, spec.background), picture).convert(spec.mode)
+
+
+def _require_opaque(image: Image.Image) -> None:
+    least = int(image.getchannel("A").getextrema()[0])  # type: ignore[arg-type]
+    if least < _OPAQUE:
+        raise UnreadableMedia(
+            "the picture is transparent in parts, which this model does not take",
+            value=least, limit=_OPAQUE, next_step="put it on a ground of one colour, and save it without alpha",
+        )  # fmt: skip
+
+
+def _resized(image: Image.Image, spec: Picture) -> Image.Image:
+    if image.size == (spec.width, spec.height):
+        return image
+    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
 
 
 def scaled(picture: npt.NDArray[np.uint8], spec: Picture) -> npt.NDArray[np.float32]:
