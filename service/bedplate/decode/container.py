@@ -11,6 +11,7 @@ import av
 import av.container
 import av.logging
 
+from bedplate.decode import riff
 from bedplate.errors import MediaTooLong, UnreadableMedia, UnsupportedMediaType
 
 SOUNDS = ("wav", "flac", "mp3")
@@ -24,8 +25,10 @@ av.logging.set_level(None)  # its words may quote the file
 def kind_of(data: bytes | memoryview) -> str | None:
     """wav, flac, mp3, avi, mp4 or mov, by the first bytes; None of anything else."""
     head = bytes(data[:16])
-    if head.startswith(b"RIFF"):
-        return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12])
+    if head.startswith(riff.FORMS) and head[8:12] == b"WAVE":
+        return "wav"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return "avi"
     if head.startswith(b"fLaC"):
         return "flac"
     if head[4:8] == b"ftyp":
@@ -52,6 +55,8 @@ def opened(data: bytes | memoryview, kinds: tuple[str, ...]) -> Iterator[av.cont
             limit=", ".join(kinds),
             next_step="send one of these formats",
         )
+    if kind == "wav":
+        data = riff.plain(data)
     try:
         with av.open(io.BytesIO(data), "r", format=_DEMUXERS[kind]) as container:
             yield container
