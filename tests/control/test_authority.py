@@ -31,6 +31,14 @@ def test_it_gives_out_certificates_of_servers_and_makes_no_other_authority(certi
     assert (usage.critical, usage.value.key_cert_sign, usage.value.digital_signature) == (True, True, False)
 
 
+def test_without_a_balancer_it_may_give_out_nothing(certificate):
+    constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints)
+
+    assert constraints.critical
+    assert constraints.value.permitted_subtrees is None
+    assert x509.DNSName("") in constraints.value.excluded_subtrees
+
+
 def test_it_lasts_as_long_as_declared(certificate):
     lasts = certificate.not_valid_after_utc - certificate.not_valid_before_utc
 
