@@ -10,7 +10,7 @@ import sys
 
 from benchmarks.engine import report
 
-NAMES = ("overload", "poisoned", "killed", "stopped", "promoted", "churn", "device", "memory", "request_cost")
+NAMES = ("overload", "crowd", "poisoned", "killed", "stopped", "promoted", "churn", "device", "memory", "request_cost")
 
 
 def main() -> int:

@@ -49,6 +49,7 @@ class Type(IntEnum):
 _TYPES = {int(known): known for known in Type}
 INTERACTIVE = 0
 BATCH = 1
+PROBE = 2  # asks whether the device still answers; no client has it
 
 
 class FrameError(Exception):

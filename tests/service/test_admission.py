@@ -1,5 +1,7 @@
 """Only a request whose answer will be in time comes in, and none that makes another one late."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from bedplate.engine.admission import Admission
@@ -7,7 +9,7 @@ from bedplate.engine.lane import Lanes
 from bedplate.engine.schedule import Schedule
 from bedplate.engine.work import Work
 from bedplate.errors import DeadlineExceeded, EngineBusy
-from bedplate.wire import BATCH
+from bedplate.wire import BATCH, INTERACTIVE, PROBE
 
 from tests.service.engine_tools import GatedLamp
 
@@ -24,6 +26,7 @@ class Desk:
         self.schedule = Schedule(lambda work: self.lanes.of(work.model).room_for(work))
         self._admission = Admission(self.schedule, self.lanes)
         self._number = 0
+        self.now = NOW
         for items in (1, 2, 4, 8):
             self.learn(self.lamp, items, 20 + 10 * items)
 
@@ -36,14 +39,20 @@ class Desk:
         work = Work(
             model or self.lamp,
             np.zeros((items, 1, 2, 2), np.float32),
-            deadline_ns=NOW + int(timeout_ms * MS) if timeout_ms else 0,
-            submitted_ns=NOW,
-            number=self._number,
+            deadline_ns=self.now + int(timeout_ms * MS) if timeout_ms else 0,
             **options,
         )
-        self._admission.refuse_if_late(work, NOW, NOW + free_in_ms * MS)
+        work.come(self.now, self._number)
+        self._admission.refuse_if_late(work, self.now, self.now + free_in_ms * MS)
         self.schedule.add(work)
         return work
+
+    def wait(self, timeout_ms, priority=INTERACTIVE):
+        """Somebody who was let in, rightly or not."""
+        items = np.zeros((8, 1, 2, 2), np.float32)
+        work = Work(self.lamp, items, deadline_ns=self.now + timeout_ms * MS, priority=priority)
+        work.come(self.now, 0)
+        self.schedule.add(work)
 
     def come_until_refused(self, **options):
         for accepted in range(1000):
@@ -75,9 +84,9 @@ def test_a_batch_that_can_still_fill_up_is_foreseen_full(desk):
 
 
 def test_the_refused_learn_when_to_come_back(desk):
-    desk.come(timeout_ms=0, items=8, priority=-1)
+    desk.come(timeout_ms=0, items=8, priority=PROBE)
     for _ in range(20):
-        desk.come(timeout_ms=0, items=8, priority=-1)
+        desk.come(timeout_ms=0, items=8, priority=PROBE)
 
     with pytest.raises(EngineBusy) as refusal:
         desk.come(timeout_ms=500)
@@ -134,15 +143,13 @@ def test_jobs_do_not_keep_people_out(desk):
 
 
 def test_who_is_late_already_keeps_nobody_out(desk):
-    doomed = Work(desk.lamp, np.zeros((8, 1, 2, 2), np.float32), deadline_ns=NOW + MS, submitted_ns=NOW)
-    desk.schedule.add(doomed)
+    desk.wait(timeout_ms=1)
 
     desk.come(timeout_ms=500)
 
 
 def test_a_job_that_is_late_already_keeps_no_person_out(desk):
-    late = Work(desk.lamp, np.zeros((8, 1, 2, 2), np.float32), NOW + 450 * MS, priority=BATCH, submitted_ns=NOW)
-    desk.schedule.add(late)
+    desk.wait(timeout_ms=450, priority=BATCH)
 
     desk.come(timeout_ms=2000, free_in_ms=400)
 
@@ -155,11 +162,30 @@ def test_a_person_in_no_hurry_does_not_come_in_at_the_cost_of_a_job_that_is(desk
         desk.come(timeout_ms=60_000)
 
 
+def test_four_who_name_500_ms_leave_one_who_names_nothing_its_turn_and_are_answered_all_the_same(desk):
+    patient = desk.come(timeout_ms=0, items=8)
+    turns, hurried = 0, 0
+    wait_for = {desk.come(items=8, free_in_ms=0) for _ in range(4)}
+
+    while patient in desk.schedule:
+        [done] = desk.schedule.take().works
+        desk.now += 100 * MS
+        assert not done.is_late(desk.now)
+        turns += 1
+        if done in wait_for:
+            hurried += 1
+            with contextlib.suppress(EngineBusy):
+                wait_for.add(desk.come(items=8, free_in_ms=0))
+
+    assert desk.now - NOW <= 1000 * MS
+    assert hurried == turns - 1
+
+
 def test_requests_of_another_model_count_with_their_own_times(desk):
     slow = GatedLamp("slow")
     for items in (1, 2, 4, 8):
         desk.learn(slow, items, 1000 * items)
-    desk.come(timeout_ms=0, items=1, model=slow, priority=-1)
+    desk.come(timeout_ms=0, items=1, model=slow, priority=PROBE)
 
     with pytest.raises(EngineBusy) as refusal:
         desk.come(timeout_ms=500)

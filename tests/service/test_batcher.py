@@ -8,7 +8,7 @@ import pytest
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
 from bedplate.engine.metrics import EngineMetrics
-from bedplate.engine.work import PROBE, Work
+from bedplate.engine.work import Work
 from bedplate.errors import (
     DeadlineExceeded,
     Draining,
@@ -18,7 +18,7 @@ from bedplate.errors import (
     OutOfMemory,
     UnknownModel,
 )
-from bedplate.wire import now_ns
+from bedplate.wire import PROBE, now_ns
 
 from tests.service.engine_tools import DEADLINE_S, GatedLamp, bright, wait_until
 from tests.service.lamp import lamp_logits

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 from bedplate.engine.schedule import Room, Schedule
 from bedplate.engine.work import Work
-from bedplate.wire import BATCH, INTERACTIVE
+from bedplate.wire import BATCH, INTERACTIVE, PROBE
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.service.engine_tools import GatedLamp
 
 LAMP, OTHER = GatedLamp(), GatedLamp("other")
+MS = 1_000_000
+S = 1000 * MS
 
 
 @pytest.fixture
@@ -16,9 +20,9 @@ def schedule():
     return Schedule(lambda work: Room(8, 100))
 
 
-def put(schedule, *works):
+def put(schedule, *works, at_ns=0):
     for number, work in enumerate(works, start=len(schedule) + 1):
-        work.number = number
+        work.come(at_ns, number)
         schedule.add(work)
     return works
 
@@ -46,6 +50,63 @@ def test_interactive_requests_go_before_those_of_jobs(schedule):
     )
 
     assert taken(schedule) == [[person], [job]]
+
+
+def test_who_names_little_time_goes_before_who_came_a_moment_earlier_but_not_a_second(schedule):
+    [patient] = put(schedule, request(8))
+    [hurried] = put(schedule, request(8, deadline_ns=900 * MS), at_ns=400 * MS)
+    [too_late] = put(schedule, request(8, deadline_ns=1100 * MS), at_ns=600 * MS)
+
+    assert taken(schedule) == [[hurried], [patient], [too_late]]
+
+
+def test_a_job_stands_where_a_person_would_who_comes_nine_seconds_later(schedule):
+    [job] = put(schedule, request(8, priority=BATCH))
+    [sooner] = put(schedule, request(8), at_ns=8 * S)
+    [later] = put(schedule, request(8), at_ns=10 * S)
+
+    assert taken(schedule) == [[sooner], [job], [later]]
+
+
+def test_a_probe_goes_before_all_others_whenever_it_comes(schedule):
+    [person] = put(schedule, request(8, deadline_ns=MS))
+    [probe] = put(schedule, request(8, priority=PROBE), at_ns=60 * S)
+
+    assert taken(schedule) == [[probe], [person]]
+
+
+comers = st.tuples(
+    st.integers(0, 30_000), st.sampled_from([0, 1, 50, 500, 2000, 60_000]), st.sampled_from([INTERACTIVE, BATCH])
+)
+
+
+@given(st.lists(comers, max_size=40))
+def test_nobody_is_overtaken_by_who_comes_more_than_ten_seconds_later_and_no_person_by_who_comes_a_second_later(found):
+    schedule = Schedule(lambda work: Room(8, 100))
+    for number, (at_ms, timeout_ms, priority) in enumerate(sorted(found)):
+        work = request(8, deadline_ns=timeout_ms and (at_ms + timeout_ms) * MS, priority=priority)
+        work.come(at_ms * MS, number)
+        schedule.add(work)
+
+    order = [work for [work] in taken(schedule)]
+
+    for place, work in enumerate(order):
+        overtaken_by_ns = max((work.submitted_ns, *(earlier.submitted_ns for earlier in order[:place])))
+        assert overtaken_by_ns - work.submitted_ns <= (S if work.priority == INTERACTIVE else 10 * S)
+
+
+def test_a_batch_is_no_larger_than_the_one_with_the_least_time_in_it_allows():
+    schedule = Schedule(lambda work: Room(64, 3 if work.deadline_ns else 64))
+    patient, hurried, third, fourth = put(schedule, *(request(deadline_ns=ns) for ns in (0, 2 * S, 0, 0)))
+
+    assert taken(schedule) == [[patient, hurried, third], [fourth]]
+
+
+def test_who_has_too_little_time_for_a_batch_goes_with_the_next():
+    schedule = Schedule(lambda work: Room(64, 3 if work.deadline_ns else 64))
+    patient, hurried, third = put(schedule, request(3), request(deadline_ns=2 * S), request())
+
+    assert taken(schedule) == [[patient], [hurried, third]]
 
 
 def test_jobs_fill_the_room_that_interactive_requests_leave(schedule):
@@ -109,7 +170,7 @@ def test_the_batches_that_are_foreseen_are_those_that_are_taken(schedule):
         request(7),
     )
     newcomer = request(2)
-    newcomer.number = 99
+    newcomer.come(0, 99)
 
     foreseen = [batch.works for batch in schedule.batches(newcomer)]
 

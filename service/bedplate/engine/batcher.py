@@ -22,9 +22,9 @@ from bedplate.engine.device import Device, DeviceObserver
 from bedplate.engine.jobs import Jobs
 from bedplate.engine.lane import Lanes
 from bedplate.engine.schedule import Schedule
-from bedplate.engine.work import PROBE, Key, Runnable, Work, key_of
+from bedplate.engine.work import Key, Runnable, Work, key_of
 from bedplate.errors import ServiceError
-from bedplate.wire import now_ns
+from bedplate.wire import PROBE, now_ns
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -106,8 +106,8 @@ class Batcher:
             DeadlineExceeded: its deadline has passed already, or would even on an idle device.
             Draining: the engine is stopping.
         """
-        work.submitted_ns = now = self._clock()
-        work.number = next(self._numbers)
+        now = self._clock()
+        work.come(now, next(self._numbers))
         with self._lock:
             try:
                 self._admit(work, now)

@@ -13,8 +13,9 @@ from bedplate.engine.containment import Containment, NotFiniteOutput, Outcome, R
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.lane import Lane, Lanes
 from bedplate.engine.schedule import Batch
-from bedplate.engine.work import PROBE, Array, Runnable, Work
+from bedplate.engine.work import Array, Runnable, Work
 from bedplate.errors import Internal, NotFinite, OutOfMemory, ServiceError
+from bedplate.wire import PROBE
 
 logger = logging.getLogger(__name__)
 # Batches on a device that takes the next one while it computes: more would only wait there instead of in the queue.

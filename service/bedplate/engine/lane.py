@@ -28,11 +28,10 @@ class Lane:
         self.out_of_memory = 0  # times
 
     def room_for(self, work: Work) -> Room:
-        """The batch that begins with `work`: as large as the device takes, small enough for its deadline."""
+        """The batch that `work` may be in: as large as the device takes, small enough for its deadline."""
         cost: float = self.max_cost
         if work.deadline_ns and self.curve.is_known:
-            allowed_ns = _BATCH_SHARE * (work.deadline_ns - work.submitted_ns)
-            cost = min(cost, self.curve.largest_cost_within(allowed_ns))
+            cost = min(cost, self.curve.largest_cost_within(_BATCH_SHARE * work.time_ns))
         return Room(self.max_items, cost)
 
     def expect_ns(self, cost: float) -> float:

@@ -19,15 +19,20 @@ class Room:
     cost: float
 
 
-# How much a batch may hold that begins with this request.
+# How much a batch may hold that this request is in.
 RoomFor = Callable[[Work], Room]
 
 
 @dataclass(eq=False)
 class Batch:
-    """Requests of one bucket that go to the device together; the first is always taken, however large."""
+    """Requests of one bucket that go to the device together; the first is always taken, however large.
 
-    room: Room
+    It is as large as the one with the least time allows.
+    """
+
+    room_for: RoomFor
+    room: Room = field(init=False)
+    time_ns: float = math.inf  # that the one with the least had when it came
     works: list[Work] = field(default_factory=list)
     items: int = 0
     cost: int = 0
@@ -36,7 +41,7 @@ class Batch:
     @property
     def is_full(self) -> bool:
         """True if not even one more like the last would fit."""
-        return not self.is_open or not self.fits(self.works[-1])
+        return not self.is_open or not self._holds(self.room, self.works[-1])
 
     @property
     def oldest_ns(self) -> int:
@@ -49,15 +54,24 @@ class Batch:
             return self.cost
         return max(self.cost, min(self.room.cost, self.room.items * self.cost / self.items))
 
-    def fits(self, work: Work) -> bool:
+    def join(self, work: Work) -> bool:
+        """False if it does not fit; then nothing has changed."""
         if not self.works:
-            return True
-        return self.items + work.items <= self.room.items and self.cost + work.cost <= self.room.cost
-
-    def add(self, work: Work) -> None:
+            self.room, self.time_ns = self.room_for(work), work.time_ns
+        elif work.time_ns < self.time_ns:
+            room = self.room_for(work)
+            if not self._holds(room, work):
+                return False
+            self.room, self.time_ns = room, work.time_ns
+        elif not self._holds(self.room, work):
+            return False
         self.works.append(work)
         self.items += work.items
         self.cost += work.cost
+        return True
+
+    def _holds(self, room: Room, work: Work) -> bool:
+        return self.items + work.items <= room.items and self.cost + work.cost <= room.cost
 
 
 class Schedule:
@@ -111,13 +125,8 @@ class Schedule:
         return next((work for work in self._works if not self._is_held(work)), None)
 
     def comes_last(self, work: Work) -> bool:
-        """True if no request that waits would go to the device after `work`."""
-        if not self._works:
-            return True
-        last = self._works[-1]
-        # What nearly always holds, first: tuples take longer.
-        alike = last.priority == work.priority and 0 < last.deadline_ns < work.deadline_ns
-        return alike or last.urgency <= work.urgency
+        """True if no request that waits would go to the device after `work`, which comes now."""
+        return not self._works or self._works[-1].due_ns <= work.due_ns
 
     def take_all(self, key: Key | None = None) -> list[Work]:
         """All requests, or those of one model, which then wait no longer."""
@@ -139,15 +148,13 @@ class Schedule:
         first = self.first()
         if first is None:
             return None
-        batch = Batch(self._room_for(first))
+        batch = Batch(self._room_for)
         model, shape = first.bucket
         left: list[Work] = []
         for place, work in enumerate(self._works):
             if work.model is not model or work.shape != shape:
                 left.append(work)
-            elif batch.fits(work):
-                batch.add(work)
-            else:
+            elif not batch.join(work):
                 left += self._works[place:]
                 break
         self._works = left
@@ -165,17 +172,18 @@ class Schedule:
             if self._is_held(work):
                 continue
             batch = open_batches.get(work.bucket)
-            if batch is None or not batch.fits(work):
-                if batch is not None:
-                    batch.is_open = False
-                batch = open_batches[work.bucket] = Batch(self._room_for(work))
-                batches.append(batch)
-            batch.add(work)
+            if batch is not None and batch.join(work):
+                continue
+            if batch is not None:
+                batch.is_open = False
+            batch = open_batches[work.bucket] = Batch(self._room_for)
+            batch.join(work)
+            batches.append(batch)
         return batches
 
     def _is_held(self, work: Work) -> bool:
         return bool(self.held) and key_of(work.model) in self.held
 
 
-def _urgency(work: Work) -> tuple[int, float, int]:
+def _urgency(work: Work) -> tuple[int, int]:
     return work.urgency

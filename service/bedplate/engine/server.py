@@ -18,9 +18,9 @@ from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.intake import Question, understand
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.warm_up import warm_up_steps
-from bedplate.engine.work import PROBE, Key, Work, key_of
+from bedplate.engine.work import Key, Work, key_of
 from bedplate.errors import Internal, ServiceError
-from bedplate.wire import Frame, FrameError, FrameReader, Type
+from bedplate.wire import PROBE, Frame, FrameError, FrameReader, Type
 
 logger = logging.getLogger(__name__)
 # How long the last answers may take to leave, once everything is computed. A peer that reads takes milliseconds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,10 +10,13 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from bedplate.errors import ServiceError
-from bedplate.wire import INTERACTIVE
+from bedplate.wire import BATCH, INTERACTIVE, PROBE
 
-# A priority that no caller has: an item of zeros that tells whether the device still answers.
-PROBE = -1
+# A request is due when its deadline ends, and this long after it came at the latest: who names little time may go
+# before who names much, but not for ever.
+_DUE_WITHIN_NS = 1_000_000_000
+# What else may be put off. A job stands where a person's request would that comes so much later.
+_PUT_OFF_NS = {INTERACTIVE: 0, BATCH: 9_000_000_000}
 Key = tuple[str, str]  # name and version of a model
 Array = npt.NDArray[Any]  # in the dtype of the bundle's input or output (bedplate/dtypes.py)
 Finish = Callable[[], Array]
@@ -52,6 +56,7 @@ class Work:
     cancelled: bool = False
     submitted_ns: int = 0
     number: int = 0  # in the order of arrival
+    due_ns: int = 0  # what sorts those that wait; 0 is before all others
 
     outputs: Array | None = None  # (items, *output shape); None until settled, and with an error
     error: ServiceError | None = None
@@ -70,10 +75,24 @@ class Work:
         """Requests of one bucket may share a batch: one model, one shape."""
         return self.model, self.shape
 
+    def come(self, now_ns: int, number: int) -> None:
+        """It begins to wait. When it is due is settled now: whoever is due later stays behind it."""
+        self.submitted_ns, self.number = now_ns, number
+        if self.priority != PROBE:
+            due_ns = now_ns + _DUE_WITHIN_NS
+            if 0 < self.deadline_ns < due_ns:
+                due_ns = self.deadline_ns
+            self.due_ns = due_ns + _PUT_OFF_NS[self.priority]
+
     @property
-    def urgency(self) -> tuple[int, float, int]:
-        """Sorts what goes first: interactive before batch, then the earlier deadline, then who came first."""
-        return self.priority, self.deadline_ns or float("inf"), self.number
+    def time_ns(self) -> float:
+        """That it had when it came."""
+        return self.deadline_ns - self.submitted_ns if self.deadline_ns else math.inf
+
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """Sorts what goes first: who is due sooner, then who came first."""
+        return self.due_ns, self.number
 
     def is_late(self, now_ns: float) -> bool:
         return 0 < self.deadline_ns <= now_ns
