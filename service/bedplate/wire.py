@@ -172,7 +172,7 @@ class FrameReader:
             _HEADER.unpack_from(data, start)
         )
         kind = _TYPES.get(number)
-        if magic != MAGIC or version != VERSION or reserved or priority > BATCH or kind is None:
+        if magic != MAGIC or version != VERSION or reserved or priority > PROBE or kind is None:
             raise _broken_header(magic, version, number, priority, reserved)
         if meta_bytes > MAX_META_BYTES or tensor_bytes > self._max_tensor_bytes:
             raise _too_long(meta_bytes, tensor_bytes, self._max_tensor_bytes)
@@ -195,8 +195,8 @@ def _broken_header(magic: bytes, version: int, kind: int, priority: int, reserve
         return FrameError("frame does not start with the magic bytes")
     if version != VERSION:
         return FrameError(f"frame version {version}, this program speaks {VERSION}")
-    if reserved != 0 or priority not in (INTERACTIVE, BATCH):
-        return FrameError(f"priority {priority} and reserved byte {reserved}; wanted 0 or 1, and 0")
+    if reserved != 0 or priority > PROBE:
+        return FrameError(f"priority {priority} and reserved byte {reserved}; wanted 0 to {PROBE}, and 0")
     return FrameError(f"frame type {kind} is not known")
 
 

@@ -27,6 +27,7 @@ class Peer:
         self.seen: list[Frame] = []
         self.models = [description()]
         self.aliases: dict[str, dict[str, str]] | None = None
+        self.probes = True  # what this release's engines say
         self.connections: set[asyncio.Task[None] | None] = set()
         self.writer: asyncio.StreamWriter
 
@@ -52,7 +53,7 @@ class Peer:
 
     def describe(self, request_id: int = 0) -> None:
         aliases = {} if self.aliases is None else {"aliases": self.aliases}
-        self.send(Frame(Type.DESCRIPTION, request_id, {"models": self.models, **aliases}))
+        self.send(Frame(Type.DESCRIPTION, request_id, {"models": self.models, "probes": self.probes, **aliases}))
 
     def send(self, frame: Frame) -> None:
         self.writer.writelines(wire.encode(frame))

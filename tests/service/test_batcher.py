@@ -385,6 +385,19 @@ def test_a_probe_comes_in_past_a_full_queue_and_goes_first(batcher_of, settled, 
     assert [settled.next(), settled.next()] == [[probe], [person]]
 
 
+def test_probes_past_a_full_queue_have_a_bound_too(batcher_of, lamp):
+    batcher = batcher_of(queue_limit=1)
+    occupy(batcher, lamp)
+    batcher.submit(Work(lamp, bright(8)))
+    for _ in range(64):
+        batcher.submit(Work(lamp, bright(), priority=PROBE))
+
+    with pytest.raises(EngineBusy) as refusal:
+        batcher.submit(Work(lamp, bright(), priority=PROBE))
+
+    assert (refusal.value.value, refusal.value.limit) == (65, 65)
+
+
 def test_after_running_out_of_memory_batches_are_half_as_large(batcher_of, settled, lamp):
     class Small(GatedLamp):
         def run(self, items):

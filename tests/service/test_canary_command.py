@@ -18,6 +18,12 @@ class FrontEnd(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append((self.headers["Content-Type"], body))
+        if self.server.busy:
+            self.server.busy -= 1
+            self.send_response(429)
+            self.send_header("Retry-After", self.server.retry_after)
+            self.end_headers()
+            return
         answer = json.dumps({"model": "lamp", "version": "1", "predictions": [self.server.prediction]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
@@ -32,6 +38,7 @@ class FrontEnd(BaseHTTPRequestHandler):
 def front_end():
     with HTTPServer(("127.0.0.1", 0), FrontEnd) as server:
         server.asked = []
+        server.busy, server.retry_after = 0, "0.01"
         server.prediction = {"label": "bright"}
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -48,6 +55,24 @@ def test_a_canary_is_sent_as_what_it_is(front_end, make, content_type):
 
     assert finding["ok"], finding
     assert front_end.asked == [(content_type, bundle.canary.content)]
+
+
+def test_a_busy_front_end_is_asked_again(front_end):
+    front_end.busy = 2
+
+    finding = ask(f"http://127.0.0.1:{front_end.server_port}", Bundle.from_description(description()), "bp_key", 10)
+
+    assert finding["ok"], finding
+    assert len(front_end.asked) == 3
+
+
+def test_one_that_is_busy_for_longer_than_there_is_time_is_told_as_that(front_end):
+    front_end.busy, front_end.retry_after = 1, "30"
+
+    finding = ask(f"http://127.0.0.1:{front_end.server_port}", Bundle.from_description(description()), "bp_key", 10)
+
+    assert finding["found"].startswith("no answer: HTTP Error 429")
+    assert len(front_end.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ frames = st.builds(
     meta=st.dictionaries(texts, st.one_of(texts, st.integers(), st.none(), st.lists(texts, max_size=3)), max_size=4),
     tensors=st.binary(max_size=300),
     deadline_ns=st.integers(0, 2**64 - 1),
-    priority=st.sampled_from([wire.INTERACTIVE, wire.BATCH]),
+    priority=st.sampled_from([wire.INTERACTIVE, wire.BATCH, wire.PROBE]),
 )
 
 
@@ -59,7 +59,7 @@ def header(magic=b"BEDP", version=1, kind=1, priority=0, reserved=0, meta=2, ten
         header(version=2),
         header(kind=0),
         header(kind=99),
-        header(priority=2),
+        header(priority=3),
         header(reserved=1),
         header(meta=wire.MAX_META_BYTES + 1),
         header(tensors=wire.MAX_TENSOR_BYTES + 1),

@@ -33,7 +33,7 @@ frames = st.builds(
     meta=st.sampled_from([{}, {"a": 1}, {"model": "lämp", "inputs": [{"shape": [1, 2]}]}, {"{": '"}\\'}]),
     tensors=st.binary(max_size=40),
     deadline_ns=numbers,
-    priority=st.sampled_from([wire.INTERACTIVE, wire.BATCH]),
+    priority=st.sampled_from([wire.INTERACTIVE, wire.BATCH, wire.PROBE]),
 )
 FOLLOWER = Frame(Type.RESULT, 1, {"model": "lamp"}, b"12345678")
 

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # What may be computed outside of the device thread, at a time: its caller does nothing else meanwhile.
 _SHORT_NS = 1_000_000
+# Probes that may wait beside a full queue. A front end has one of each model at a time, the watchdog one.
+_PROBES = 64
 
 
 class Observer(DeviceObserver, Protocol):
@@ -161,9 +163,11 @@ class Batcher:
             raise refusals.draining()
         if work.is_late(now):
             raise refusals.too_late(work, now)
-        if len(self._schedule) >= self._queue_limit and work.priority != PROBE:
-            free_in_ns = self._device.free_ns(now) - now + self._admission.waiting_ns()
-            raise refusals.full(len(self._schedule), self._queue_limit, free_in_ns)
+        if len(self._schedule) >= self._queue_limit:
+            limit = self._queue_limit + (_PROBES if work.priority == PROBE else 0)
+            if len(self._schedule) >= limit:
+                free_in_ns = self._device.free_ns(now) - now + self._admission.waiting_ns()
+                raise refusals.full(len(self._schedule), limit, free_in_ns)
         # An idle device refuses nobody: what was learned may be wrong, and is put right only by computing.
         if work.priority != PROBE and (self._busy or len(self._schedule)):
             self._admission.refuse_if_late(work, now, self._device.free_ns(now))

@@ -110,7 +110,7 @@ class Decoders:
         terms: Terms,
         ended: Callable[[], ServiceError],
     ) -> Frame:
-        question = wire.assemble(kind, 1, wire.to_json(meta), body, terms.engine_deadline_ns, terms.priority)
+        question = wire.assemble(kind, 1, wire.to_json(meta), body, terms.engine_deadline_ns)
         try:
             answer = await asyncio.wait_for(self._ask(question), terms.left_s)
         except asyncio.TimeoutError:

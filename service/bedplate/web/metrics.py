@@ -134,6 +134,11 @@ class WebMetrics:
         found = self._models.get(model.digest)
         return int(found.last_s * 1e3) if found else 0
 
+    def computed_s(self, model: Bundle) -> float:
+        """When an engine answered a client of it last, on the monotonic clock; 0 if never."""
+        found = self._models.get(model.digest)
+        return found.computed_s if found else 0.0
+
     def engine_retry(self, reason: str) -> None:
         """lost, draining, busy or stale."""
         self._retries.labels(reason).inc()
@@ -176,6 +181,7 @@ class _OfVersion:
         self.total_s = total_s.labels(*version)
         self.parts_s = {part: histogram.labels(*version) for part, histogram in parts_s.items()}
         self.last_s = 0.0  # since 1970
+        self.computed_s = 0.0  # on the monotonic clock; what was remembered does not count
         shown = model.labels if model.names_classes and len(model.labels) <= _MAX_LABELS else ()
         self._by_label = {label: predictions.labels(*version, label) for label in shown}
         self._any_label = predictions.labels(*version, "*")
@@ -185,6 +191,7 @@ class _OfVersion:
         self.last_s = time.time()
 
     def did(self, parts_ns: Mapping[str, int]) -> None:
+        self.computed_s = time.monotonic()
         for part, part_ns in parts_ns.items():
             self.parts_s[part].observe(part_ns / 1e9)
 

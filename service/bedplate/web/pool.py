@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bedplate.web.link import EngineLink, EngineLost, Waiting
 from bedplate.web.served import Served, find, together
 from bedplate.web.terms import Terms, too_late
 from bedplate.web.together import MAX_BYTES, Group, Member, Pace
-from bedplate.wire import FixedMeta, Frame, Type
+from bedplate.wire import INTERACTIVE, PROBE, FixedMeta, Frame, Type
 
 # Long enough for systemd to start the engine again and for torch to load.
 RETRY_AFTER_S = 5
@@ -201,6 +202,8 @@ class EnginePool:
         if reason:
             self._on_retry(reason)
         tried.add(engine.socket)
+        if terms.priority == PROBE and not engine.served.knows_probes:
+            terms = replace(terms, priority=INTERACTIVE)
         return await self._judged(engine, await link.ask(Type.PREDICT, meta, tensors, terms), terms)
 
     async def _judged(self, engine: Engine, came: Frame | Exception, terms: Terms) -> Frame:
