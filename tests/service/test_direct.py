@@ -225,11 +225,17 @@ def through_engines(tmp_path, faults, *requests, leave_after_s=None):
         else:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(sent(app, app.direct, *requests), leave_after_s)
-            await asyncio.sleep(0.2)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(cancelled(peers[0]), 5)
         seen.extend(peers)
 
     run(tmp_path, faults, check)
     return seen
+
+
+async def cancelled(peer):
+    while peer.seen[-1].type is not Type.CANCEL:
+        await asyncio.sleep(0.01)
 
 
 def plain(**headers):

@@ -1,13 +1,14 @@
 """One client's connection: requests are parsed by llhttp, answered one after the other in their order.
 
 A connection ends after an answer that says so, after a request that cannot be read in one way only, after a request
-that takes too long to arrive, and when nothing comes for a while.
+that takes too long to arrive, when its client does not take what it is sent, and when nothing comes for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,12 @@ from bedplate.web.http.reply import render_fields, render_head
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 << 20
 _SWEEP_S = 1.0
+# What the parser is given at once. A longer read may hold thousands of requests, each a hundred times as large as text.
+_PIECE_BYTES = 64 << 10
+# A client has `send_s` and the time that its answer takes at this rate.
+_SLOWEST_BYTES_PER_S = 1 << 20
+# When a client that sends no more is told that its answer takes time, and how often it is then looked for.
+_PROCESSING_S = 0.25
 
 Direct = Callable[[Exchange], bool]
 
@@ -37,6 +44,7 @@ class Listener:
         idle_s: how long a connection may rest between two requests.
         receive_s: how long a request may take to arrive.
         max_connections: more are refused with 503.
+        send_s: how long a client may take nothing of what it is sent.
     """
 
     app: Asgi
@@ -44,6 +52,7 @@ class Listener:
     idle_s: float
     receive_s: float
     max_connections: int
+    send_s: float = 30.0
     state: dict[str, Any] = field(default_factory=dict)
     is_draining: bool = False
     connections: set[Connection] = field(default_factory=set)
@@ -73,7 +82,11 @@ class Connection(asyncio.Protocol):
         self._lingering_bytes: int | None = None  # not None: nothing is read any more, only dropped
         self._transport: asyncio.Transport | None = None
         self._is_paused = False  # nothing is read
+        self._unparsed = memoryview(b"")  # read, and left until there is room
+        self._base_bytes = 0  # of the head that a chunked body follows; its trailers count with it
         self._drained: asyncio.Future[None] | None = None  # not None: the client does not take what it is sent
+        self._taken_by_s: float | None = None  # when the client must have taken it
+        self._is_half_closed = False  # the client sends no more
 
     @property
     def is_draining(self) -> bool:
@@ -99,16 +112,89 @@ class Connection(asyncio.Protocol):
             return
         if self._refusal is not None:
             return  # told once those before it are answered
-        self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-            if self._incoming is None and self._arriving:
-                self._check_head_bytes(self._head_bytes)
-        except BadRequest as error:
-            self._refusal = error
-        except httptools.HttpParserError:
-            self._refusal = self._refusal or BadRequest(400, "this is no HTTP request")
+        self._unparsed = memoryview(data)  # nothing is left of the last: it was not read on
         self._go_on()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. It may have left; or it has only said that this was all, and waits.
+
+        Returns: whether the connection stays open for the answers.
+        """
+        if self._lingering_bytes is not None:
+            return False
+        if self._arriving:
+            self._break_off(BadRequest(400, "the connection ended before the request did"))
+        self._is_half_closed = True
+        self._go_on()
+        if not self._exchanges:
+            return False
+        self.loop.call_later(_PROCESSING_S, self._tell_processing)
+        return True
+
+    def _tell_processing(self) -> None:
+        """Say something, once: the system of a client that has left, which looks the same until then, refuses it."""
+        if self._transport is not None and self._exchanges:
+            self._exchanges[0].tell_processing()
+            self.loop.call_later(_PROCESSING_S, self._end_if_refused)
+
+    def _end_if_refused(self) -> None:
+        if self._transport is None or not self._exchanges:
+            return
+        # Nothing is read any more, so the loop does not see this by itself.
+        if self._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.abort()
+        else:
+            self.loop.call_later(_PROCESSING_S, self._end_if_refused)
+
+    @property
+    def _has_room(self) -> bool:
+        """For another request, or for more of a body."""
+        return self._drained is None and len(self._exchanges) <= 1 and not self._is_flooded()
+
+    def _parse(self) -> None:
+        while self._unparsed and self._refusal is None and self._has_room:
+            piece, self._unparsed = self._unparsed[:_PIECE_BYTES], self._unparsed[_PIECE_BYTES:]
+            self._head_bytes += len(piece)
+            try:
+                self._feed(piece)
+                if self._arriving:
+                    self._check_head_bytes(self._head_bytes)
+            except BadRequest as error:
+                self._break_off(error)
+            except httptools.HttpParserError:
+                self._break_off(self._refusal or BadRequest(400, "this is no HTTP request"))
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                # The parser took the body for the other protocol. Nobody must take an offer up: it reads the head again
+                # without it.
+                data, head = data[offer.args[0] :], self._head_without_offer()
+                self._parser = httptools.HttpRequestParser(self)
+                self._parser.feed_data(head)
+
+    def _head_without_offer(self) -> bytes:
+        version = self._parser.get_http_version().encode()
+        fields = render_fields(field for field in self._fields if field[0] != b"upgrade")
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (self._parser.get_method(), self._target, version, fields)
+
+    def _break_off(self, error: BadRequest) -> None:
+        """What is arriving will never be whole: it is refused, once those before it are answered."""
+        self._refusal = error
+        self._arriving = False
+        self._unparsed = memoryview(b"")
+        broken, self._incoming = self._incoming, None
+        if broken is None:
+            return
+        self._exchanges.pop()  # it is the last
+        if not self._exchanges:
+            self._is_answering = False
+            broken.disconnect()
+            if broken.is_answer_under_way:
+                self.abort()  # in the middle of an answer no other can be given
 
     # What the parser calls. An exception from one of these stops it for good.
 
@@ -128,8 +214,9 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         try:
             if parser.should_upgrade():
-                # llhttp would take what follows for the other protocol, the body of this request included.
-                raise BadRequest(400, "no other protocol is spoken here")
+                if parser.get_method() == b"CONNECT":
+                    raise BadRequest(400, "no tunnel begins here")
+                return  # read again, see _feed
             if self._head_bytes > MAX_HEAD_BYTES:  # maybe of the body, in part
                 self._check_head_bytes(len(self._target) + sum(len(name) + len(value) for name, value in self._fields))
             head = checked_head(parser.get_method(), self._target, parser.get_http_version(), self._fields)
@@ -138,14 +225,20 @@ class Connection(asyncio.Protocol):
             raise
         self._incoming = Exchange(self, head, parser.should_keep_alive() and head.version == "1.1")
         self._exchanges.append(self._incoming)
-        self._head_bytes = 0
+        if b"transfer-encoding" in head.by_name:
+            self._base_bytes = len(self._target) + sum(len(name) + len(value) for name, value in self._fields)
+        else:
+            self._base_bytes = 0
+        self._head_bytes = self._base_bytes
 
     def on_body(self, data: bytes) -> None:
         assert self._incoming is not None
+        self._head_bytes = self._base_bytes  # what comes between two pieces of a body counts as the head does
         self._incoming.add_body(data)
 
     def on_message_complete(self) -> None:
-        assert self._incoming is not None
+        if self._incoming is None:
+            return  # of a head that is read again
         self._incoming.complete()
         self._incoming = None
         self._head_bytes = 0
@@ -153,19 +246,26 @@ class Connection(asyncio.Protocol):
 
     def _check_head_bytes(self, count: int) -> None:
         if count > MAX_HEAD_BYTES:
-            raise BadRequest(431, f"the head has more than {MAX_HEAD_BYTES} bytes")
+            raise BadRequest(431, f"the head, or what stands beside the body, has more than {MAX_HEAD_BYTES} bytes")
 
     def _go_on(self) -> None:
-        """Answer what is next, unless an answer is under way."""
-        if self._transport is None:
+        """Read on and answer what is next, unless an answer is under way or the client has not taken the last one."""
+        if self._transport is None or self._lingering_bytes is not None:
             return
+        self._parse()
         if self._exchanges:
-            if not self._is_answering:
+            if not self._is_answering and self._drained is None:
                 self._begin(self._exchanges[0])
         elif self._refusal is not None:
             self._refuse(self._refusal)
-        if len(self._exchanges) > 1 or self._is_flooded():
+            return
+        elif self._is_half_closed and not self._unparsed:
+            self.close()
+            return
+        if self._unparsed or not self._has_room:
             self._pause_receiving()
+        else:
+            self.resume_receiving()
 
     def _is_flooded(self) -> bool:
         return self._incoming is not None and self._incoming.is_full
@@ -174,8 +274,6 @@ class Connection(asyncio.Protocol):
         self._is_answering = True
         if exchange.received and self._listener.direct(exchange):
             return
-        if not exchange.received and exchange.head.expects_continue:
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         exchange.answer_with(exchange.run(self._listener.app))
 
     @property
@@ -196,7 +294,7 @@ class Connection(asyncio.Protocol):
         self._since_s = self.loop.time()
         if close:
             self._hang_up(exchange)
-        elif self._exchanges or self._refusal is not None:
+        elif self._exchanges or self._unparsed or self._refusal is not None or self._is_half_closed:
             # Not at once: a client that sends a thousand requests in one piece must not make a tower of calls.
             self.loop.call_soon(self._go_on)
         else:
@@ -222,13 +320,15 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._lingering_bytes = 0
+        self._unparsed = memoryview(b"")
         for exchange in self._exchanges:
             exchange.disconnect()
         self._exchanges.clear()
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._is_paused = False
-        self._transport.resume_reading()
+        if not self._is_half_closed:
+            self._transport.resume_reading()
         self.loop.call_later(_LINGER_S, self.close)
 
     def _drop(self, count: int) -> None:
@@ -239,15 +339,15 @@ class Connection(asyncio.Protocol):
 
     def end_if_overdue(self, now_s: float) -> None:
         """Asked once a second."""
+        if self._taken_by_s is not None and now_s > self._taken_by_s:
+            self.abort()
+            return
         if self._lingering_bytes is not None:
             return
         rested_s = now_s - self._since_s
         if self._arriving and rested_s > self._listener.receive_s:
-            self._refusal = BadRequest(408, f"the request was not here after {self._listener.receive_s:g} s")
-            self._arriving = False
-            if not self._exchanges or not self._exchanges[0].received:
-                # Whoever answers a request that is not even whole gives up. One that is whole is answered first.
-                self._refuse(self._refusal)
+            self._break_off(BadRequest(408, f"the request was not here after {self._listener.receive_s:g} s"))
+            self._go_on()
         elif not self._arriving and not self._exchanges and rested_s > self._listener.idle_s:
             self.close()
 
@@ -258,13 +358,21 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self._drained is None:
             self._drained = self.loop.create_future()
+            self._expect_taken()
             self._pause_receiving()
 
     def resume_writing(self) -> None:
         if self._drained is not None:
             self._drained.set_result(None)
             self._drained = None
-            self.resume_receiving()
+            if self._transport is not None and not self._transport.is_closing():
+                self._taken_by_s = None
+            self.loop.call_soon(self._go_on)
+
+    def _expect_taken(self) -> None:
+        if self._transport is not None:
+            left_s = self._transport.get_write_buffer_size() / _SLOWEST_BYTES_PER_S
+            self._taken_by_s = self.loop.time() + self._listener.send_s + left_s
 
     async def writable(self) -> None:
         """Waits while the client does not take what it was sent."""
@@ -277,15 +385,19 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_receiving(self) -> None:
-        if not self._is_paused or self._transport is None:
+        if not self._is_paused or self._transport is None or not self._has_room:
             return
-        if self._drained is not None or len(self._exchanges) > 1 or self._is_flooded():
+        if self._unparsed:
+            self.loop.call_soon(self._go_on)
             return
         self._is_paused = False
-        self._transport.resume_reading()
+        if not self._is_half_closed:
+            self._transport.resume_reading()
 
     def close(self) -> None:
-        if self._transport is not None:
+        """Once the client has taken what it was sent; it has as long for that as for an answer."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._expect_taken()
             self._transport.close()
 
     def abort(self) -> None:

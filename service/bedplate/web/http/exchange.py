@@ -30,6 +30,8 @@ class Exchange:
     __slots__ = (
         "_chunked",
         "_gone",
+        "_is_continued",
+        "_is_opened",
         "_started",
         "_told_end",
         "_waiting",
@@ -54,6 +56,8 @@ class Exchange:
         self.on_gone: Callable[[], None] = _nothing  # told that the client is gone, where no task answers
         self._started: tuple[int, Fields] | None = None  # told by the application, not sent yet
         self._chunked: bool | None = None  # None until the head was sent
+        self._is_opened = False  # the application has heard of it
+        self._is_continued = False  # it has asked for a body of which nothing had come
         self._told_end = False
         self._gone = False
         self._waiting: asyncio.Future[None] | None = None
@@ -85,6 +89,16 @@ class Exchange:
     @property
     def is_full(self) -> bool:
         return len(self.body) > _UNREAD_BYTES and not self.received
+
+    @property
+    def is_answer_under_way(self) -> bool:
+        """Its head was sent, or all of it."""
+        return self.answered or self._chunked is not None
+
+    def tell_processing(self) -> None:
+        """Say that the answer takes time, where something may still be said before it."""
+        if not self.is_answer_under_way and self.head.version == "1.1":
+            self.connection.write(b"HTTP/1.1 102 Processing\r\n\r\n")
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -156,7 +170,18 @@ class Exchange:
         }
 
     async def receive(self) -> dict[str, Any]:
-        """ASGI: the next piece of the body, or that the client is gone."""
+        """ASGI: the next piece of the body, or that the client is gone.
+
+        The first piece may be empty, so that an application which wants one first sees the head at once; who expects to
+        be told sends the body when the application asks for more.
+        """
+        if not (self._is_opened or self.body or self.received or self._gone):
+            self._is_opened = True
+            return {"type": "http.request", "body": b"", "more_body": True}
+        if not (self._is_continued or self.body or self.received or self._gone or self.answered):
+            self._is_continued = True
+            if self.head.expects_continue and not self.is_answer_under_way:
+                self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self.body or (self.received and not self._told_end) or self._gone or self.answered):
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting

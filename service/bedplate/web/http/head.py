@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
@@ -10,6 +11,8 @@ from urllib.parse import unquote_to_bytes
 MAX_HEAD_BYTES = 32 << 10
 MAX_FIELDS = 100
 _MAX_TARGET_BYTES = 8 << 10
+# Name or address, and port (RFC 3986 without userinfo; without the comma, with which proxies join two fields to one).
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?")
 
 Fields = list[tuple[bytes, bytes]]  # names in lower case, in the order of arrival
 
@@ -65,6 +68,8 @@ def checked_head(method: bytes, target: bytes, version: str, fields: Fields) -> 
     by_name = dict(fields)
     if len(by_name) < len(fields) or b"host" not in by_name or b"transfer-encoding" in by_name:
         _check_framing(fields, version)
+    if not _is_host(by_name.get(b"host", b"")):
+        raise BadRequest(400, "Host is no name or address, with a port or without")
     return Head(method.decode("ascii"), *_parts_of(target), version, fields, by_name)
 
 
@@ -84,6 +89,12 @@ def _check_framing(fields: Fields, version: str) -> None:
 
 
 @lru_cache(maxsize=256)
+def _is_host(value: bytes) -> bool:
+    """Most requests of a process are for a few hosts."""
+    return _HOST.fullmatch(value) is not None
+
+
+@lru_cache(maxsize=256)
 def _parts_of(target: bytes) -> tuple[str, bytes, bytes]:
     """Path, as text and as it came, and query. Most requests of a process are for a few targets."""
     raw_path, _, query = _origin_form(target).partition(b"?")
@@ -94,7 +105,8 @@ def _origin_form(target: bytes) -> bytes:
     if target.startswith(b"/"):
         return target
     scheme, separator, rest = target.partition(b"://")
-    if separator and scheme.lower() in (b"http", b"https") and rest[:1] not in (b"", b"/", b"?"):
+    authority = re.split(rb"[/?]", rest, maxsplit=1)[0]
+    if separator and scheme.lower() in (b"http", b"https") and authority and _is_host(authority):
         _, slash, path = rest.partition(b"/")
         return slash + path or b"/"
     raise BadRequest(400, "the target is no path")

@@ -43,6 +43,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
             idle_s=self.cfg.keepalive,
             receive_s=self.cfg.graceful_timeout,
             max_connections=self.cfg.worker_connections,
+            send_s=self.cfg.graceful_timeout,
             state=self.state,
         )
 
