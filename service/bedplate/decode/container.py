@@ -18,13 +18,30 @@ SOUNDS = ("wav", "flac", "mp3")
 VIDEOS = ("mp4", "avi", "mov")
 # FFmpeg knows hundreds of formats, some of which open other files: what is not listed here is never parsed.
 _DEMUXERS = {"wav": "wav", "flac": "flac", "mp3": "mp3", "mp4": "mov", "mov": "mov", "avi": "avi"}
+_ID3_BYTES, _HAS_FOOTER = 10, 0x10  # of the head of a tag, and of what may end one
 _FIRST_ATOMS = {b"moov", b"mdat", b"wide", b"free", b"skip"}  # of a QuickTime file that does not say what it is
 av.logging.set_level(None)  # its words may quote the file
 
 
 def kind_of(data: bytes | memoryview) -> str | None:
     """wav, flac, mp3, avi, mp4 or mov, by the first bytes; None of anything else."""
-    head = bytes(data[:16])
+    content = untagged(data)
+    return _kind_of(bytes(content[:16])) or ("mp3" if len(content) < len(data) else None)
+
+
+def untagged(data: bytes | memoryview) -> memoryview:
+    """What comes after the ID3 tags that some programs put before files of any kind."""
+    content = memoryview(data)
+    while bytes(content[:3]) == b"ID3" and len(content) > _ID3_BYTES:
+        flags, *sizes = content[5:_ID3_BYTES]
+        if max(sizes) > 0x7F:  # seven bits each
+            break
+        size = sum(value << 7 * place for place, value in enumerate(reversed(sizes)))
+        content = content[_ID3_BYTES + size + (_ID3_BYTES if flags & _HAS_FOOTER else 0) :]
+    return content
+
+
+def _kind_of(head: bytes) -> str | None:
     if head.startswith(riff.FORMS) and head[8:12] == b"WAVE":
         return "wav"
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
@@ -35,9 +52,9 @@ def kind_of(data: bytes | memoryview) -> str | None:
         return "mov" if head[8:12] == b"qt  " else "mp4"
     if head[4:8] in _FIRST_ATOMS:
         return "mov"
-    # An ID3 tag, or the first frame: eleven bits set, and neither the reserved version nor the reserved layer.
+    # Of a frame eleven bits are set, and it has neither the reserved version nor the reserved layer.
     is_frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x18 != 0x08 and head[1] & 6
-    return "mp3" if head.startswith(b"ID3") or is_frame else None
+    return "mp3" if is_frame else None
 
 
 @contextlib.contextmanager
@@ -55,10 +72,9 @@ def opened(data: bytes | memoryview, kinds: tuple[str, ...]) -> Iterator[av.cont
             limit=", ".join(kinds),
             next_step="send one of these formats",
         )
-    if kind == "wav":
-        data = riff.plain(data)
+    content = riff.plain(untagged(data)) if kind == "wav" else untagged(data)
     try:
-        with av.open(io.BytesIO(data), "r", format=_DEMUXERS[kind]) as container:
+        with av.open(io.BytesIO(content), "r", format=_DEMUXERS[kind]) as container:
             yield container
     except MemoryError:
         raise

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from bedplate.decode import png
 from bedplate.errors import ServiceError, TooManyPixels, UnreadableMedia, UnsupportedMediaType
 from bedplate.tensor import DROP, MAX_SIDE, REFUSE, Picture
 
@@ -34,17 +35,18 @@ def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
         TooManyPixels: the header announces more than `max_pixels`, or a side over MAX_SIDE.
         UnreadableMedia: the header or a sum is broken, or it has more than 8 bits a channel.
     """
+    kind = _kind_of(bytes(data[:16]))
+    if kind is None:
+        raise UnsupportedMediaType(
+            "the content is no picture of a known kind",
+            limit=", ".join(FORMATS),
+            next_step="send one of these formats",
+        )
+    content = png.bare(data) if kind == "PNG" else data
     with _reading():
-        try:
-            # Checks the sums of a PNG, which decoding passes over; it spoils the object, hence twice.
-            Image.open(io.BytesIO(data), formats=FORMATS).verify()
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError:
-            raise UnsupportedMediaType(
-                "the content is no picture of a known kind",
-                limit=", ".join(FORMATS),
-                next_step="send one of these formats",
-            ) from None
+        # Checks the sums of a PNG, which decoding passes over; it spoils the object, hence twice.
+        Image.open(io.BytesIO(content), formats=[kind]).verify()
+        image = Image.open(io.BytesIO(content), formats=[kind])
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise TooManyPixels(
@@ -66,6 +68,15 @@ def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
             next_step="convert the picture to 8 bits a channel",
         )  # fmt: skip
     return image
+
+
+def _kind_of(head: bytes) -> str | None:
+    """One of FORMATS; None of anything else."""
+    if head.startswith(png.SIGNATURE):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    return "WEBP" if head.startswith(b"RIFF") and head[8:12] == b"WEBP" else None
 
 
 def upright(image: Image.Image) -> Image.Image:

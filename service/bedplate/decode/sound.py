@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import av
+import av.container
 import numpy as np
 import numpy.typing as npt
 
@@ -34,7 +35,7 @@ def samples_of(data: bytes | memoryview, rate_hz: int, max_s: float) -> npt.NDAr
         if stream.duration and stream.time_base and container.format.name != "mp3":
             require_length(float(stream.duration * stream.time_base), max_s)
         pieces, length = [], 0
-        for piece in _resampled(container.decode(stream), rate_hz):
+        for piece in _resampled(_frames(container, stream), rate_hz):
             pieces.append(piece)
             length += len(piece)
             require_length(length / rate_hz, max_s)
@@ -62,6 +63,18 @@ def _require_format(rate_hz: int, channels: int) -> None:
             next_step="convert the recording to a common rate, such as 44100",
         )
     require_channels(channels)
+
+
+def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """Of an mp3 without the pieces that are none, as where one was put behind another; else a broken piece ends it."""
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            if container.format.name != "mp3":
+                raise
+            continue
+        yield from frames
 
 
 def _resampled(frames: Iterator[av.AudioFrame], rate_hz: int) -> Iterator[npt.NDArray[np.float32]]:
