@@ -21,6 +21,7 @@ options:
     required: true
 """
 
+import contextlib
 import grp
 import os
 import pwd
@@ -66,8 +67,11 @@ class Entry:
     def _read(self):
         if not os.path.isfile(self.path) or os.path.islink(self.path):
             return None
-        with open(self.path, "rb") as file:
-            return file.read()
+        try:
+            with open(self.path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None  # removed meanwhile, by a task that another host delegated to this one
 
     @property
     def new_content(self):
@@ -179,10 +183,12 @@ class Entry:
             self._own(self.path)
 
     def _remove(self):
+        # A task that another host delegated to this one may be quicker.
         if os.path.isdir(self.path) and not os.path.islink(self.path):
             shutil.rmtree(self.path)
         else:
-            os.unlink(self.path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
 
     def _replace(self):
         os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)

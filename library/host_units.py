@@ -29,10 +29,12 @@ options:
     default: []
 """
 
+import contextlib
 import glob
 import json
 import os
 import subprocess
+import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -251,7 +253,8 @@ def apply(wanted, patterns, check_mode):
 def recorded():
     """The units that earlier runs declared."""
     names = sorted(os.listdir(RECORDS)) if os.path.isdir(RECORDS) else []
-    names = [name for name in names if not name.endswith(".new")]
+    # What a run that was cut off, or one of an earlier version, left beside them.
+    names = [name for name in names if not name.startswith(".") and not name.endswith(".new")]
     units = []
     for name in names:
         with open(os.path.join(RECORDS, name)) as file:
@@ -263,11 +266,14 @@ def record(wanted, strays):
     os.makedirs(RECORDS, mode=0o755, exist_ok=True)
     for unit in wanted:
         path = os.path.join(RECORDS, unit["name"])
-        with open(path + ".new", "w") as file:
+        # A name of its own: tasks of several hosts may be delegated to this one at once.
+        handle, temporary = tempfile.mkstemp(dir=RECORDS, prefix=".")
+        with os.fdopen(handle, "w") as file:
+            os.fchmod(file.fileno(), 0o644)
             json.dump(unit, file)
-        os.rename(path + ".new", path)
+        os.rename(temporary, path)
     for name in strays:
-        if os.path.exists(os.path.join(RECORDS, name)):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(RECORDS, name))
 
 

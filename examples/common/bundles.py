@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ def write_bundle(
         validation: inputs and what is expected, which `bedplate bundle check` computes.
         files: the rest by name: the canary.
     """
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: another run may train the same.
+    partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    partial.chmod(0o755)
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     save_file(weights, partial / document["weights"])
     inputs, expected = (tensor.contiguous() for tensor in validation)

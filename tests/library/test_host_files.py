@@ -4,6 +4,7 @@ import grp
 import os
 import pwd
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import host_files
 import pytest
@@ -177,3 +178,18 @@ def test_a_drop_in_is_checked_with_its_unit(tmp_path, monkeypatch):
 
     with pytest.raises(host_files.Refused, match=r"bedplate\.conf.*Unknown key"):
         host_files.apply([unit, wanted(drop_in, "[Service]\nRestrat=always\n")], check_mode=False)
+
+
+def test_several_hosts_may_delegate_the_same_files_to_one_at_once(tmp_path):
+    """As every host does with the configuration of the store's sshd."""
+    old = tmp_path / "old"
+
+    def write(number):
+        old.write_text("x")
+        gone = {"path": str(old), "state": "absent"}
+        return host_files.apply([gone, wanted(tmp_path / "new" / "one.conf", f"{number}\n")], check_mode=False)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(write, range(400)))
+
+    assert os.listdir(tmp_path / "new") == ["one.conf"]

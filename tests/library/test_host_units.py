@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import host_units
 import pytest
@@ -146,3 +147,23 @@ def test_what_was_declared_is_remembered(tmp_path, monkeypatch):
 def test_a_misspelt_key_is_refused():
     with pytest.raises(host_units.Failed, match="restrat_for"):
         host_units.Unit({"name": "a.service", "restrat_for": []})
+
+
+def test_several_hosts_may_delegate_the_same_unit_to_one_at_once(tmp_path, monkeypatch):
+    """As every host does with the sshd of the store of backups."""
+    monkeypatch.setattr(host_units, "RECORDS", str(tmp_path))
+    wanted = [{"name": "ssh.service", "reload_for": ["/etc/ssh/sshd_config.d"]}]
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: host_units.record(wanted, strays=["old.service"]), range(400)))
+
+    assert os.listdir(tmp_path) == ["ssh.service"]
+    assert host_units.recorded() == wanted
+
+
+@pytest.mark.parametrize("name", [".x7f3", "ssh.service.new"])
+def test_what_a_run_that_was_cut_off_left_is_no_unit(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(host_units, "RECORDS", str(tmp_path))
+    (tmp_path / name).write_text("{")
+
+    assert host_units.recorded() == []

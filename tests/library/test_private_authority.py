@@ -1,4 +1,4 @@
-"""What the authority signs: what the control machine wrote, for a key that its host has, and for its own names alone."""
+"""What the authority signs: what the control machine wrote, for a key that its host has, for its own names alone."""
 
 from __future__ import annotations
 

@@ -98,3 +98,27 @@ def test_a_set_for_gpus_has_what_torch_names_of_cuda_too(pip_that_tells, wheelho
     assert "--no-deps" not in command
     assert pins == f"torch=={pins_in(PINS)['torch'].removesuffix('+cpu')}\n"
     assert any(option.startswith("--constraint=") for option in command)
+
+
+def test_two_runs_at_once_make_their_sets_one_after_the_other(tmp_path, monkeypatch):
+    (tmp_path / "stub/pip").mkdir(parents=True)
+    (tmp_path / "stub/pip/__init__.py").write_text("")
+    # Downloads nothing, but takes its time, and tells when it is not alone.
+    (tmp_path / "stub/pip/__main__.py").write_text(
+        "import pathlib, sys, time\n"
+        f"busy = pathlib.Path({str(tmp_path / 'busy')!r})\n"
+        "try:\n"
+        "    busy.touch(exist_ok=False)\n"
+        "except FileExistsError:\n"
+        "    sys.exit('another run is at it')\n"
+        "time.sleep(0.3)\n"
+        "busy.unlink()\n"
+        "sys.exit('wheel' in sys.argv)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
+    command = [sys.executable, str(REPOSITORY / "tools/wheelhouse"), f"--directory={tmp_path / 'wheelhouse'}"]
+
+    runs = [subprocess.Popen([*command, "cp311-cpu"], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+
+    said = [run.communicate()[1] for run in runs]
+    assert [text for text in said if "another run" in text] == []

@@ -29,6 +29,7 @@ SECRET = re.compile(r"secret_\w+|_passwords?\b(?=[ |}])|backup_s3_key\b|__nginx_
 SHOWN_BY_NOBODY = [
     "bundle_signatures",
     "community.crypto.",
+    "private_authority",
     "ansible.builtin.debug",
     "ansible.builtin.assert",
     "ansible.builtin.fail",

@@ -72,7 +72,8 @@ def place_of(shelf: Path, bundle: Bundle, host: Host) -> Path:
 
 def write_record(place: Path, record: Record) -> None:
     """Last of all: what has no record was not finished, and counts for nothing."""
-    beside = place / f"{RECORD}.new"
+    # A name of its own: engines of the same kind may prepare the same.
+    beside = place / f"{RECORD}.{os.getpid()}"
     beside.write_text(json.dumps(asdict(record), indent=1) + "\n")
     os.replace(beside, place / RECORD)
 
