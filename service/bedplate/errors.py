@@ -9,7 +9,7 @@ ServiceError                    code, value, limit, next step
 │   ├── BodyTooLarge  TooManyItems  TooManyPixels  MediaTooLong  TooMuchMemory
 │   ├── UnsupportedMediaType
 │   └── UnknownField  WrongShape  WrongSize  UnreadableMedia  NotFinite  OutOfRange  WrongValue
-├── EngineBusy  DecoderBusy                 worth retrying
+├── EngineBusy  DecoderBusy  ServerBusy     worth retrying
 ├── EngineUnavailable  DecoderUnavailable   worth retrying
 ├── Draining                    worth retrying
 ├── OutOfMemory                 worth retrying with less
@@ -231,6 +231,13 @@ class DecoderBusy(ServiceError):
 
     code = "decoder-busy"
     title = "Decoder busy"
+
+
+class ServerBusy(ServiceError):
+    """The bodies of other requests fill the memory that there is for them; worth retrying after `retry_after_s`."""
+
+    code = "server-busy"
+    title = "Server busy"
 
 
 class DecoderUnavailable(ServiceError):

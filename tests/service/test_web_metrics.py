@@ -6,6 +6,7 @@ import falcon.testing
 import pytest
 from bedplate.bundle import Bundle
 from bedplate.errors import EngineBusy
+from bedplate.web.bodies import BodyBudget
 from bedplate.web.body import Limits
 from bedplate.web.cache import Answer
 from bedplate.web.observer import ObservedApp, Observer, observation, route_of
@@ -212,7 +213,7 @@ def test_only_what_an_engine_computed_has_time_in_queue_and_on_the_device(metric
             prediction = Prediction("lamp", "1", "digest", [{"label": "dark"}], 0, 0)
             observation(req).answer = Answer(prediction, lookup, collapsed)
 
-    app = ObservedApp(Observer(metrics, lines_per_s=1))
+    app = ObservedApp(Observer(metrics, lines_per_s=1, bodies=BodyBudget(1)))
     app.add_route("/", Answering())
 
     falcon.testing.TestClient(app).simulate_post("/")

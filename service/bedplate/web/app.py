@@ -9,6 +9,7 @@ from bedplate.exposition import Exposition
 from bedplate.instance import by_preference
 from bedplate.web import openapi, problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
+from bedplate.web.bodies import BodyBudget
 from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
 from bedplate.web.decoders import Decoders
@@ -61,7 +62,7 @@ def create_app(
     middleware: list[Any] = [RequestId(ids), RequireKey(keys), Lifespan(engines, exposition, notify_address)]
     if shared:
         middleware.append(shared)
-    observer = Observer(metrics, settings.performance_lines_per_s)
+    observer = Observer(metrics, settings.performance_lines_per_s, BodyBudget(settings.max_inflight_bytes))
     app = ObservedApp(observer, middleware=middleware)
     problems.install(app)
     app.add_route("/ping", resources.Ping())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -32,7 +34,7 @@ from bedplate.errors import (
 from bedplate.tensor import Tensor
 from bedplate.web import questions, rows
 from bedplate.web.decoders import Decoders, Media
-from bedplate.web.terms import Terms
+from bedplate.web.terms import Terms, too_late
 
 Items = npt.NDArray[Any]
 
@@ -56,28 +58,50 @@ class Limits:
     items: int
 
 
-async def read_body(req: Request, limits: Limits, types: str = _TYPES) -> bytes:
-    """The whole body.
+async def read_body(
+    req: Request, limits: Limits, hold: Callable[[int], None], terms: Terms, types: str = _TYPES
+) -> bytes:
+    """The whole body, judged by its head where that says how long it is.
 
     Args:
+        hold: takes room for so many bytes, or raises.
         types: what the route takes, for who sent nothing.
 
     Raises:
         BodyTooLarge: announced or, without an announcement, received more than allowed.
+        ServerBusy: other requests leave no room for it.
+        DeadlineExceeded: it takes longer to arrive than its client waits.
         EmptyBody: nothing came.
     """
-    if (req.content_length or 0) > limits.body_bytes:
-        _refuse_length(req.content_length or 0, limits.body_bytes)
+    announced = req.content_length
+    if announced is not None:
+        if announced > limits.body_bytes:
+            _refuse_length(announced, limits.body_bytes)
+        hold(announced)
+        hold = _held_already
+    try:
+        body = await asyncio.wait_for(_received(req, limits, hold), terms.left_s)
+    except asyncio.TimeoutError:
+        raise too_late() from None
+    if not body:
+        raise EmptyBody("the body is empty", value=0, next_step=f"send {types}")
+    return body
+
+
+async def _received(req: Request, limits: Limits, hold: Callable[[int], None]) -> bytes:
     chunks = []
     received = 0
     async for chunk in req.stream:
         received += len(chunk)
         if received > limits.body_bytes:
             _refuse_length(received, limits.body_bytes)
+        hold(len(chunk))
         chunks.append(chunk)
-    if received == 0:
-        raise EmptyBody("the body is empty", value=0, next_step=f"send {types}")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _held_already(count: int) -> None:
+    pass
 
 
 async def parse_items(
@@ -335,17 +359,37 @@ def _wrong_shape(found: str, spec: Tensor) -> InvalidRequest:
     return WrongShape(f"inputs have shape {found}, wanted {spec.shown}", value=found, limit=spec.shown)
 
 
+_MAX_KEPT = 32  # each keeps a bundle alive
+_kept: dict[int, tuple[Bundle, Limits, Limits]] = {}
+
+
 def limits_of(model: Bundle, limits: Limits) -> Limits:
-    """The operator's, or the bundle's where they are lower."""
-    if model.max_body_bytes is None or model.max_body_bytes >= limits.body_bytes:
-        return limits
-    return replace(limits, body_bytes=model.max_body_bytes)
+    """The operator's, or the bundle's where they are lower, or what a request of full size can need.
+
+    Worked out once for each model: it is asked for with every request.
+    """
+    found = _kept.get(id(model))
+    if found is not None and found[1] is limits:
+        return found[2]
+    if len(_kept) >= _MAX_KEPT:
+        del _kept[next(iter(_kept))]
+    most = min(limits.body_bytes, model.max_body_bytes or limits.body_bytes, _full_size(model, limits))
+    _, _, found_limits = _kept[id(model)] = model, limits, replace(limits, body_bytes=most)
+    return found_limits
+
+
+def _full_size(model: Bundle, limits: Limits) -> int:
+    """Bytes of the longest body that can be right, as JSON or as a raw tensor with a head; of files nobody knows."""
+    if model.codec or model.input.takes_files:
+        return limits.body_bytes
+    its = replace(limits, items=min(limits.items, model.max_items))
+    return json_limit(model, its) + model.input.batch_bytes_of(model.max_cost)
 
 
 def _refuse_length(found: int, allowed: int) -> NoReturn:
     raise BodyTooLarge(
-        f"the body has {found} bytes or more, {allowed} are allowed",
+        f"the body has {found} bytes or more, {allowed} bytes are allowed",
         value=found,
         limit=allowed,
-        next_step="send less, or ask the operator to raise bedplate_max_body_bytes",
+        next_step="send fewer items; more than the model's input needs is not taken, nor than bedplate_max_body_bytes",
     )

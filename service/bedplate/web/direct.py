@@ -80,6 +80,8 @@ class DirectInfer:
         model = self.engines.connected_model(*asked_for)
         if model is None or not 0 < len(exchange.body) <= limits_of(model, self._limits).body_bytes:
             return False
+        if not self.observer.bodies.has_room(len(exchange.body)):
+            return False
         started_ns = now_ns()
         try:
             asked, terms = self._read(fields, bytes(exchange.body), model, started_ns)
@@ -152,6 +154,7 @@ class _Answer:
         self._decode_ns = now_ns() - started_ns
         self._seen = self._direct.observer.begins()
         self._seen.model, self._seen.body_bytes = self._model, len(self._exchange.body)
+        self._seen.hold(self._seen.body_bytes)
         self._seen.request_id = self._direct.ids.of(_text(self._fields, b"x-request-id"))
         self._exchange.on_gone = self._leave
         return True
@@ -204,7 +207,7 @@ class _Answer:
         except UnknownModel:
             # It was unloaded meanwhile; an alias, or the default, means another version by now.
             self._has_ended = True
-            self._direct.observer.forgets()
+            self._direct.observer.forgets(self._seen)
             await self._exchange.run(self._direct.app)
         except ServiceError as error:
             self._refuse(error)

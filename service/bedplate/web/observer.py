@@ -13,6 +13,7 @@ from typing import Any
 from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
+from bedplate.web.bodies import BodyBudget
 from bedplate.web.cache import Answer
 from bedplate.web.http.connection import Direct
 from bedplate.web.metrics import WebMetrics
@@ -42,6 +43,7 @@ class Inference:
 class Observation:
     """One request, as far as it came. What its parts find out they write here."""
 
+    bodies: BodyBudget
     started_s: float = field(default_factory=time.monotonic)
     status: int = _CLIENT_LEFT
     request_id: str | None = None
@@ -50,6 +52,16 @@ class Observation:
     answer: Answer | None = None  # of /v1
     inference: Inference | None = None  # of /v2
     problem: str | None = None  # code of the error that was answered
+    held_bytes: int = 0
+
+    def hold(self, count: int) -> None:
+        """Take room for so much of a body, until the request ends.
+
+        Raises:
+            ServerBusy: there is none.
+        """
+        self.bodies.take(count)
+        self.held_bytes += count
 
 
 def observation(req: Request) -> Observation:
@@ -63,23 +75,27 @@ class Observer:
     Args:
         lines_per_s: predictions told in lines, at most, and as many refused or failed ones; the rest are only counted.
             A line costs more than all else that is done for a small request.
+        bodies: what requests hold until they end.
     """
 
-    def __init__(self, metrics: WebMetrics, lines_per_s: int):
+    def __init__(self, metrics: WebMetrics, lines_per_s: int, bodies: BodyBudget):
         self.metrics = metrics
+        self.bodies = bodies
         self._answered = Allowance(lines_per_s)
         self._failed = Allowance(lines_per_s)
 
     def begins(self) -> Observation:
         self.metrics.in_flight += 1
-        return Observation()
+        return Observation(self.bodies)
 
-    def forgets(self) -> None:
+    def forgets(self, seen: Observation) -> None:
         """Of a request that begins once more elsewhere."""
         self.metrics.in_flight -= 1
+        self.bodies.give_back(seen.held_bytes)
 
     def ends(self, route: str, seen: Observation) -> None:
         self.metrics.in_flight -= 1
+        self.bodies.give_back(seen.held_bytes)
         now_s = time.monotonic()
         seconds = now_s - seen.started_s
         self.metrics.request(route, seen.status, seconds)

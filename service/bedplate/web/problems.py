@@ -46,6 +46,7 @@ STATUS: dict[type[ServiceError], int] = {
     errors.WrongValue: 422,
     errors.EngineBusy: 429,
     errors.DecoderBusy: 429,
+    errors.ServerBusy: 429,
     errors.Internal: 500,
     errors.EngineUnavailable: 503,
     errors.DecoderUnavailable: 503,

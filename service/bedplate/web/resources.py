@@ -111,7 +111,7 @@ class Predict:
         terms = terms_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
-        body = await read_body(req, limits_of(seen.model, self._limits))
+        body = await read_body(req, limits_of(seen.model, self._limits), seen.hold, terms)
         seen.body_bytes = len(body)
         try:
             answer = await self._answer(req, seen.model, body, terms)

@@ -130,7 +130,8 @@ class Infer:
         terms = terms_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
-        sent = await read_body(req, limits_of(seen.model, self._limits), "a JSON document")
+        limits = limits_of(seen.model, self._limits)
+        sent = await read_body(req, limits, seen.hold, terms, "a JSON document")
         seen.body_bytes = len(sent)
         try:
             reply = await self._answer(req, seen.model, sent, terms, started_ns)
