@@ -71,7 +71,6 @@ class Fleet:
         if network is None:
             network = net.choose(self.key, net.taken_networks(net.bridge_name(self.key)))
             write_file(self.folder / "network.json", json.dumps(asdict(network)))
-        net.start_forwarding(STATE / "ip_forward_before")
         net.raise_network(network)
         make_key(self.folder, self.name)
 
@@ -130,7 +129,9 @@ class Fleet:
         remove_tree(self.folder)
         remove_access(self.access)
         if STATE.exists() and not any(path.is_dir() for path in STATE.iterdir()):
-            net.restore_forwarding(STATE / "ip_forward_before")
+            net.restore_forwarding()
+            # Of an earlier version, which turned on all of it; nobody can say who needs that now.
+            (STATE / "ip_forward_before").unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # an operator may have mounted a file system here
                 STATE.rmdir()
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from tools.disposable.system import Refused, run, succeeds
 
-FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+FORWARDING = Path("/proc/sys/net/ipv4/conf")
+# A reboot forgets what it says, as it forgets what is said of: /run is right for it.
+CHANGED = Path("/run/bedplate-hosts/forwarding")
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 CANDIDATES = 10
 
@@ -104,7 +106,12 @@ def raise_network(network: Network) -> None:
     if has_ipv6():
         run("ip", "-6", "addr", "replace", f"{network.address6(1)}/64", "dev", bridge, "nodad")
     run("ip", "link", "set", bridge, "up")
-    run("nft", "-f", "-", stdin=_nft_rules(network))
+    out = uplinks()
+    # Where this machine forwarded nothing before, what came in by the uplink for others stays shut out.
+    alone = [] if forwards("all") else out
+    # The rules first.
+    run("nft", "-f", "-", stdin=_nft_rules(network, out, alone))
+    start_forwarding([bridge, *out])
     if shutil.which("iptables") and "-P FORWARD DROP" in run("iptables", "-S", "FORWARD"):
         for rule in _iptables_rules(bridge):
             if not succeeds("iptables", "-C", "FORWARD", *rule):
@@ -118,27 +125,49 @@ def remove_network(bridge: str) -> None:
         for rule in _iptables_rules(bridge):
             while succeeds("iptables", "-D", "FORWARD", *rule):
                 pass
+    (CHANGED / bridge).unlink(missing_ok=True)
     if succeeds("ip", "link", "show", bridge):
         run("ip", "link", "delete", bridge)
 
 
-def start_forwarding(before: Path) -> None:
-    """The value of before is kept until the last fleet is gone."""
-    if FORWARDING.read_text().strip() == "1":
-        return
-    if not before.exists():
-        before.write_text(FORWARDING.read_text())
-    FORWARDING.write_text("1\n")
+def uplinks() -> list[str]:
+    """The interfaces by which this machine reaches the rest of the world, and its resolvers."""
+    routes: list[dict[str, Any]] = json.loads(run("ip", "-4", "-json", "route", "show"))
+    # A VPN splits the default route in two.
+    out = [route["dev"] for route in routes if route["dst"] in ("default", "0.0.0.0/1", "128.0.0.0/1")]
+    for server in nameservers():
+        if ":" not in server and succeeds("ip", "-4", "route", "get", server):
+            out += [route["dev"] for route in json.loads(run("ip", "-4", "-json", "route", "get", server))]
+    return sorted(set(out))
 
 
-def restore_forwarding(before: Path) -> None:
-    if before.exists():
-        FORWARDING.write_text(before.read_text())
-        before.unlink()
+def forwards(interface: str) -> bool:
+    return (FORWARDING / interface / "forwarding").read_text().strip() == "1"
 
 
-def _nft_rules(network: Network) -> str:
+def start_forwarding(interfaces: list[str]) -> None:
+    """Of these interfaces alone: the machine becomes no router between others. What was off is remembered."""
+    for interface in interfaces:
+        if not forwards(interface):
+            CHANGED.mkdir(parents=True, exist_ok=True)
+            (CHANGED / interface).touch()
+            (FORWARDING / interface / "forwarding").write_text("1\n")
+
+
+def restore_forwarding() -> None:
+    """After the last fleet. Who turned all of it on meanwhile, as Docker does, needs it."""
+    for changed in sorted(CHANGED.glob("*")) if CHANGED.exists() else []:
+        switch = FORWARDING / changed.name / "forwarding"
+        if switch.exists() and not forwards("all"):
+            switch.write_text("0\n")
+        changed.unlink()
+
+
+def _nft_rules(network: Network, out: list[str], alone: list[str]) -> str:
     bridge = network.bridge
+    ways = ", ".join(f'"{interface}"' for interface in [bridge, *out])
+    # Docker's published ports are new connections too, by its own rules of translation.
+    shut = [f'iifname "{each}" oifname != "bp-*" ct state new ct status & dnat == 0 drop' for each in alone]
     return f"""
         add table inet {bridge}
         delete table inet {bridge}
@@ -152,10 +181,12 @@ def _nft_rules(network: Network) -> str:
                 # The way out may carry smaller packets than the bridge.
                 iifname "{bridge}" tcp flags syn tcp option maxseg size set rt mtu
                 oifname "{bridge}" tcp flags syn tcp option maxseg size set rt mtu
+                iifname "{bridge}" oifname != {{ {ways} }} drop
                 iifname "{bridge}" accept
                 # Hosts answer; nobody beyond this machine, and no other fleet, may call them.
                 oifname "{bridge}" ct state established,related accept
                 oifname "{bridge}" drop
+                {"; ".join(shut)}
             }}
         }}
     """
