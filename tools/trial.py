@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from tools.deployment import ROOT, SERVER_NAME
+from tools.disposable.cli import valid_name
 from tools.preflight.placeholders import files
 
 EXAMPLE_NAME = re.compile(r"[\w.-]*\bexample\.(?:com|net|org)\b")
@@ -27,7 +28,7 @@ GATEWAY = "{{ ansible_facts['default_ipv4']['gateway'] }}"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.trial", description=__doc__)
     parser.add_argument("inventory", type=Path, help="its directory")
-    parser.add_argument("fleet", help="of tools/testhosts, with hosts of the inventory's names")
+    parser.add_argument("fleet", type=valid_name, help="of tools/testhosts, with hosts of the inventory's names")
     given = parser.parse_args()
     print(copy(given.inventory, given.fleet))
 

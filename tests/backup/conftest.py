@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,7 @@ class Host:
                     "parts": {"bundles": [str(self.files / "models")], "configuration": [str(self.files / "etc")]},
                     "keep": {"daily": 7, "weekly": 4, "monthly": 6},
                     "state_dir": str(self.folder / "state"),
+                    "directory": str(self.store),
                     "metrics_dir": str(self.metrics),
                 }
             )
@@ -105,6 +107,46 @@ def write_files(folder: Path) -> None:
     (folder / "etc/key").write_text("secret")
     (folder / "etc/key").chmod(0o600)
     (folder / "etc/link").symlink_to("engine.yaml")
+
+
+def tree(folder: Path) -> dict[Path, tuple[object, ...]]:
+    """Everything below the folder: {path: (mode, owner, content or target)}."""
+    found: dict[Path, tuple[object, ...]] = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        what = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[path.relative_to(folder)] = (status.st_mode, status.st_uid, status.st_gid, what)
+    return found
+
+
+def ruin(host: Host) -> None:
+    (host.files / "etc/engine.yaml").write_text("threads: 99\n")
+    (host.files / "etc/key").unlink()
+    (host.files / "etc/stray").write_text("not in the backup")
+    (host.files / "models/digits/2/weights").write_bytes(b"")
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """A host with one backup, made once. A snapshot knows its files by their place: every test gets them there."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "now").mkdir()
+    write_files(folder / "now/files")
+    host = Host(folder / "now/disk", folder / "now/files")
+    host.make()
+    host.succeed("init")
+    host.succeed("backup")
+    shutil.copytree(folder / "now", folder / "kept", symlinks=True)
+    return host
+
+
+@pytest.fixture
+def own(once: Host) -> Host:
+    """A host with one backup whose files are the test's own."""
+    now = once.folder.parent
+    shutil.rmtree(now)
+    shutil.copytree(now.with_name("kept"), now, symlinks=True)
+    return once
 
 
 @pytest.fixture(scope="session")

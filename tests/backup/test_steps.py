@@ -8,90 +8,9 @@ import os
 import time
 
 import pytest
-from conftest import Host, write_files
+from conftest import ruin, tree
 
 INSTEAD = 'mount --bind "$0" /etc/group && exec "$@"'
-
-
-@pytest.fixture
-def own(tmp_path):
-    """A host with one backup whose files are the test's own."""
-    write_files(tmp_path / "files")
-    host = Host(tmp_path / "disk", tmp_path / "files")
-    host.make()
-    host.succeed("init")
-    host.succeed("backup")
-    return host
-
-
-def tree(folder):
-    """Everything below the folder: {path: (mode, owner, content or target)}."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        what = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
-        found[path.relative_to(folder)] = (status.st_mode, status.st_uid, status.st_gid, what)
-    return found
-
-
-def ruin(host):
-    (host.files / "etc/engine.yaml").write_text("threads: 99\n")
-    (host.files / "etc/key").unlink()
-    (host.files / "etc/stray").write_text("not in the backup")
-    (host.files / "models/digits/2/weights").write_bytes(b"")
-
-
-def test_a_restore_brings_everything_back_byte_for_byte(own):
-    before = tree(own.files)
-    ruin(own)
-
-    own.succeed("restore")
-
-    assert tree(own.files) == before
-
-
-@pytest.mark.parametrize(("thing", "back"), [("bundles", "models"), ("{files}/models/digits/2", "models")])
-def test_a_restore_of_one_thing_leaves_the_others_as_they_are(own, thing, back):
-    before = tree(own.files / back)
-    ruin(own)
-
-    own.succeed("restore", "--only", thing.format(files=own.files))
-
-    assert tree(own.files / back) == before
-    assert (own.files / "etc/stray").exists()
-
-
-def test_what_changed_is_dated_now_so_that_its_programs_are_restarted(own):
-    unchanged = (own.files / "etc/key").stat().st_mtime
-    (own.files / "etc/engine.yaml").write_text("threads: 99\n")
-    began = time.time()
-
-    own.succeed("restore", "--only", "configuration")
-
-    assert (own.files / "etc/engine.yaml").stat().st_mtime >= began - 1
-    assert (own.files / "etc/key").stat().st_mtime == unchanged
-
-
-@pytest.mark.parametrize("unknown", [["--only", "/nowhere"], ["--only", "nothing"], ["--snapshot", "ffff"]])
-def test_what_no_snapshot_holds_is_refused_before_anything_is_touched(own, unknown):
-    ruin(own)
-    before = tree(own.files)
-
-    assert own.take("restore", *unknown).returncode == 1
-    assert tree(own.files) == before
-
-
-def test_a_damaged_backup_is_refused_before_anything_is_touched(own):
-    ruin(own)
-    before = tree(own.files)
-    pack = max((own.store / "data").rglob("*"), key=lambda path: path.stat().st_size)
-    pack.chmod(0o600)
-    with open(pack, "r+b") as file:
-        file.seek(1000)
-        file.write(b"damage")
-
-    assert own.take("restore").returncode == 1
-    assert tree(own.files) == before
 
 
 def test_files_go_to_the_account_of_the_same_name(own, tmp_path):

@@ -131,23 +131,25 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, action: object, summary: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=summary, description=summary)
         added.set_defaults(action=action)
-        added.add_argument("fleet", type=_name, metavar="FLEET")
+        added.add_argument("fleet", type=valid_name, metavar="FLEET")
         return added
 
     verb("up", up, "make or complete a fleet").add_argument("hosts", nargs="+", type=_wanted, metavar="HOST[:SUITE]")
-    verb("down", down, "remove a fleet, or some hosts").add_argument("names", nargs="*", type=_name, metavar="HOST")
+    verb("down", down, "remove a fleet, or some hosts").add_argument(
+        "names", nargs="*", type=valid_name, metavar="HOST"
+    )
     verb("status", status, "list a fleet's hosts").add_argument("--json", action="store_true")
-    verb("poweroff", poweroff, "stop a host, keep its disk").add_argument("host", type=_name, metavar="HOST")
-    verb("boot", boot, "start a host that is off").add_argument("host", type=_name, metavar="HOST")
-    verb("emulate", emulate, "boot a copy as a virtual machine").add_argument("host", type=_name, metavar="HOST")
-    verb("reset", reset, "reset a virtual machine").add_argument("host", type=_name, metavar="HOST")
-    verb("console", console, "what a host wrote to its console").add_argument("host", type=_name, metavar="HOST")
+    verb("poweroff", poweroff, "stop a host, keep its disk").add_argument("host", type=valid_name, metavar="HOST")
+    verb("boot", boot, "start a host that is off").add_argument("host", type=valid_name, metavar="HOST")
+    verb("emulate", emulate, "boot a copy as a virtual machine").add_argument("host", type=valid_name, metavar="HOST")
+    verb("reset", reset, "reset a virtual machine").add_argument("host", type=valid_name, metavar="HOST")
+    verb("console", console, "what a host wrote to its console").add_argument("host", type=valid_name, metavar="HOST")
     stranger = verb("outside", outside, "run a command on the fleet's network, as no member of it")
     stranger.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     return parser
 
 
-def _name(text: str) -> str:
+def valid_name(text: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,19}", text):
         raise argparse.ArgumentTypeError(
             f"{text!r}: want a lower-case letter, then up to 19 letters, digits or hyphens"
@@ -157,7 +159,7 @@ def _name(text: str) -> str:
 
 def _wanted(text: str) -> tuple[str, str]:
     name, _, suite = text.partition(":")
-    return _name(name), suite
+    return valid_name(name), suite
 
 
 def _lock() -> AbstractContextManager[int]:

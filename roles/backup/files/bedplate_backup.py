@@ -6,7 +6,7 @@
     check       read every byte of the repository; only if all is right, forget what the policy does not keep
     rehearse    restore the newest snapshot onto scratch and compare it with the host, byte for byte
     list        what could be restored, how old it is, when it was last proven
-    restore     put a snapshot, or one thing of it, back in its place
+    restore     put a snapshot, or one thing of it, back in its place; --dry-run shows what that would do
 
 Needs the Python of every supported release (3.9 and later), restic 0.11 or later, and rsync.
 """
@@ -19,6 +19,7 @@ import fcntl
 import filecmp
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -35,6 +36,11 @@ SETTINGS = Path("/etc/bedplate/backup.json")
 TOLD = ("backup", "check", "rehearse")
 # Who had which number when the snapshot was made: on another host the same account may have another one.
 ACCOUNTS = ("/etc/passwd", "/etc/group")
+
+# rsync's word for what it takes away.
+DELETING = "*deleting"
+# What a restore may delete of what the snapshot does not hold, unless the operator says a number.
+MOST_DELETIONS = 50
 
 # Between tries to reach the store, whose firewall holds off who comes more than 6 times in 30 s.
 PAUSES_S = (12, 12, 12)
@@ -178,7 +184,7 @@ class Repository:
 
     def restore(self, snapshot: str, scratch: Path, paths: list[str]) -> None:
         """Onto scratch; restic reads everything once more and compares it with what the snapshot says."""
-        included = [f"--include={path}" for path in paths]
+        included = [f"--include={literally(path)}" for path in paths]
         self.run("restore", snapshot, f"--target={scratch}", "--verify", *included)
 
 
@@ -191,8 +197,34 @@ def moment(text: str) -> float:
     return whole + float(f"0.{digits or 0}")
 
 
+def literally(path: str) -> str:
+    """For restic, to which some characters of a path are a pattern."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", path)
+
+
 def paths_of(settings: dict[str, Any]) -> list[str]:
     return [path for paths in settings["parts"].values() for path in paths]
+
+
+def clean(path: str) -> str:
+    """Without doubled and trailing slashes and `.`; of `/..` nobody knows without the host's links where it leads."""
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    if not path.startswith("/") or ".." in names:
+        raise Failed(f"{path!r} has to begin with / and be without ..; write the whole path")
+    return "/" + "/".join(names)
+
+
+def is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def require_apart(settings: dict[str, Any], paths: list[str]) -> None:
+    """A restore of what holds the backups themselves would delete those that came after the snapshot."""
+    for path in map(clean, paths):
+        for kept in (settings["state_dir"], settings.get("directory", settings["state_dir"])):
+            if is_within(path, kept) or is_within(kept, path):
+                raise Failed(f"{path} and the backups themselves, {kept}, lie one in the other; take it out of "
+                             "backup_more_paths, or name there the folders beside the backups")  # fmt: skip
 
 
 # --- The steps ---
@@ -220,6 +252,7 @@ def backup(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
     missing = [path for path in paths_of(settings) if not os.path.lexists(path)]
     if missing:
         raise Failed(f"{', '.join(missing)} should be backed up and is not there")
+    require_apart(settings, paths_of(settings))
     repository.require_whole()
     said = repository.run("backup", "--json", f"--host={settings['host']}", *paths_of(settings), *ACCOUNTS)
     summary = json.loads(said.strip().splitlines()[-1])
@@ -241,7 +274,8 @@ def check(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
         return {}
     keep = [f"--keep-{period}={count}" for period, count in repository.settings["keep"].items()]
     # Of a day only the last snapshot is kept: a bad one must not replace a good one before anybody can have noticed.
-    repository.run("forget", "--keep-within=7d", *keep, "--group-by=host", "--prune")
+    repository.run("forget", f"--host={repository.settings['host']}", "--keep-within=7d", *keep,
+                   "--group-by=host", "--prune")  # fmt: skip
     repository.remember()
     print(f"every byte is right; {len(repository.snapshots())} snapshots are kept")
     return {}
@@ -263,18 +297,32 @@ def rehearse(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
 
 
 def restore(repository: Repository, arguments: argparse.Namespace) -> dict[str, Any]:
+    settings = repository.settings
+    only = settings["parts"] if arguments.only is None else arguments.only
+    wanted = [path for name in only for path in expand(settings, name)]
+    require_apart(settings, wanted)
     snapshot = choose(repository, arguments.snapshot)
-    wanted = [path for name in arguments.only or repository.settings["parts"] for path in expand(repository, name)]
+    require_held(snapshot, wanted)
     with repository.state.scratch() as scratch:
         repository.restore(snapshot["id"], scratch, [*wanted, *ACCOUNTS])
         missing = [path for path in wanted if not os.path.lexists(f"{scratch}{path}")]
         if missing:
             raise Failed(f"snapshot {snapshot['id'][:8]} does not hold {', '.join(missing)}; nothing was changed")
+        for path in wanted:
+            require_no_links(path, snapshot["paths"])
         give_to_the_same_accounts(scratch)
-        changed = [line for path in wanted for line in put(scratch, path)]
+        planned = [line for path in wanted for line in put(scratch, path, "--dry-run")]
+        may_delete = allowed(arguments, planned)
+        if arguments.dry_run:
+            changed = planned
+        else:
+            changed = [line for path in wanted for line in put(scratch, path, f"--max-delete={may_delete}")]
     for line in changed:
         print(line)
-    print(f"restored from snapshot {snapshot['id'][:8]} of {snapshot['time'][:19]}: {len(changed)} changes")
+    said = "would be restored" if arguments.dry_run else "restored"
+    deleted = len(deletions(changed))
+    print(f"{said} from snapshot {snapshot['id'][:8]} of {snapshot['time'][:19]}: {len(changed)} changes, "
+          f"{deleted} of them deletions")  # fmt: skip
     return {}
 
 
@@ -311,20 +359,63 @@ def utc(seconds: float | None) -> str:
 
 def choose(repository: Repository, wanted: str) -> dict[str, Any]:
     snapshots = repository.snapshots()
-    found = [each for each in snapshots if wanted == "latest" or each["id"].startswith(wanted)]
+    found = [each for each in snapshots if wanted == "latest" or (wanted and each["id"].startswith(wanted))]
     if not found or (wanted != "latest" and len(found) > 1):
         raise Failed(f"{len(found)} of {len(snapshots)} snapshots are called {wanted!r}; see: bedplate-backup list")
     return found[-1]
 
 
-def expand(repository: Repository, name: str) -> list[str]:
-    """A part by its name, or a path."""
-    parts = repository.settings["parts"]
+def expand(settings: dict[str, Any], name: str) -> list[str]:
+    """A part by its name, or a path. Raises Failed for one that holds more than was ever backed up."""
+    parts = settings["parts"]
     if name in parts:
-        return list(parts[name])
-    if not name.startswith("/") or ".." in name.split("/"):
+        return [clean(path) for path in parts[name]]
+    if not name.startswith("/"):
         raise Failed(f"{name!r} is neither a path nor one of {', '.join(parts)}")
-    return [name.rstrip("/")]
+    path = clean(name)
+    own = [clean(each) for each in paths_of(settings)]
+    below = [each for each in own if is_within(each, path)]
+    if below and path not in own:
+        raise Failed(f"{name!r} holds more than was backed up, and that would be deleted; name {' or '.join(below)}")
+    return [path]
+
+
+def require_held(snapshot: dict[str, Any], wanted: list[str]) -> None:
+    """Each path is one of those that were backed up, or below one. Who has which number is none of them."""
+    held = [path for path in snapshot["paths"] if path not in ACCOUNTS]
+    strange = [path for path in wanted if not any(is_within(path, own) for own in held)]
+    if strange:
+        raise Failed(f"snapshot {snapshot['id'][:8]} does not hold {', '.join(strange)}, only {', '.join(held)} and "
+                     "what is below; nothing was changed")  # fmt: skip
+
+
+def require_no_links(path: str, held: list[str]) -> None:
+    """Below what was backed up no folder on the way is a link by now: it would be written to where the link leads."""
+    own = max((each for each in held if is_within(path, each)), key=len)
+    above = path
+    while above != own:
+        above = os.path.dirname(above)
+        if os.path.islink(above):
+            raise Failed(f"{above} is a link to {os.readlink(above)} on this host, so {path} lies elsewhere; restore "
+                         f"{above}, or remove the link; nothing was changed")  # fmt: skip
+
+
+def deletions(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith(DELETING)]
+
+
+def allowed(arguments: argparse.Namespace, planned: list[str]) -> int:
+    """How many deletions the operator agrees to. Raises Failed if the plan has more, unless it only is to be shown."""
+    most = MOST_DELETIONS if arguments.may_delete is None else arguments.may_delete
+    found = deletions(planned)
+    if len(found) > most and not arguments.dry_run:
+        first = ", ".join(line.split(maxsplit=1)[1] for line in found[:5])
+        raise Failed(
+            f"this would delete {len(found)} files and folders that the snapshot does not hold, more than {most}: "
+            f"{first} …; nothing was changed. See all with --dry-run (playbook: --check); if they may go, say "
+            f"--may-delete {len(found)} (playbook: -e may_delete={len(found)})"
+        )
+    return most
 
 
 # --- Comparing and placing files ---
@@ -403,18 +494,24 @@ def numbers(path: Path) -> dict[str, int]:
     return {each[0]: int(each[2]) for each in fields if each[2].isdigit()}
 
 
-def put(scratch: Path, path: str) -> list[str]:
-    """Make what is at `path` what is on scratch; what changes gets today's date, so that its programs are restarted."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    folder = "/" if os.path.isdir(f"{scratch}{path}") and not os.path.islink(f"{scratch}{path}") else ""
-    options = ["-rlpgoDHAX", "--checksum", "--delete", "--numeric-ids", "--itemize-changes", "--omit-dir-times"]
+def put(scratch: Path, path: str, *options: str) -> list[str]:
+    """Make what is at `path` what is on scratch; what changes gets today's date, so that its programs are restarted.
+
+    Into the folder above: so a link, or a file in place of a folder, is replaced and never followed.
+    """
+    above = os.path.dirname(path).rstrip("/")
+    # Where that is not there yet, a dry run compares with a folder that is empty.
+    target = f"{above}/" if os.path.isdir(f"{above}/") or "--dry-run" not in options else f"{scratch}/empty/"
+    os.makedirs(target, exist_ok=True)
+    same = ["-rlpgoDHAX", "--checksum", "--delete", "--numeric-ids", "--itemize-changes", "--omit-dir-times"]
     done = subprocess.run(
-        ["rsync", *options, "--out-format=%i %n", f"{scratch}{path}{folder}", f"{path}{folder}"],
-        capture_output=True, text=True, check=False,
+        ["rsync", *same, *options, "--8-bit-output", "--out-format=%i %n", f"{scratch}{path}", target],
+        capture_output=True, text=True, errors="surrogateescape", check=False,
     )  # fmt: skip
     if done.returncode:
         raise Failed(f"{path} is restored in part only: {done.stderr.strip()}")
-    return [f"{path}: {line}" for line in done.stdout.splitlines()]
+    lines = (line.split(maxsplit=1) for line in done.stdout.splitlines())
+    return [f"{what:12}{above}/{name}" for what, name in lines]
 
 
 # --- What Prometheus is told ---
@@ -472,6 +569,13 @@ def take(step: str, repository: Repository, arguments: argparse.Namespace) -> No
         state.write(step, before | done | {"said": ""} | facts)
 
 
+def count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bedplate-backup", description="Backups of this host.")
     parser.add_argument("step", choices=STEPS)
@@ -479,6 +583,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="list: as JSON")
     parser.add_argument("--snapshot", default="latest", help="restore: its first letters, as list shows them")
     parser.add_argument("--only", action="append", metavar="THING", help="restore: a part or a path; may be repeated")
+    parser.add_argument("--dry-run", action="store_true", help="restore: only show what would change and be deleted")
+    parser.add_argument("--may-delete", type=count, metavar="COUNT",
+                        help="restore: agree to so many deletions of what the snapshot does not hold")  # fmt: skip
     arguments = parser.parse_args()
     settings = json.loads(arguments.settings.read_text())
     state = State(Path(settings["state_dir"]))
