@@ -266,6 +266,26 @@ def test_a_whole_request_is_answered_directly_where_that_can_be():
     assert answer.count(b"X-Direct") == 1
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_request_that_nobody_answers_ends_with_its_connection(begun):
+    async def forgetful(scope, receive, send):
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await asyncio.Event().wait()
+
+    answer = talk(GET % b"a", listener(forgetful, answer_s=0.5), until_closed=True)
+
+    assert statuses(answer) == [200 if begun else 504]
+    assert begun or b'"urn:bedplate:problem:deadline-exceeded"' in answer
+
+
+def test_a_request_that_is_taken_directly_and_forgotten_is_answered_too():
+    answer = talk(GET % b"a", listener(direct=lambda exchange: True, answer_s=0.5), until_closed=True)
+
+    assert statuses(answer) == [504]
+
+
 def test_a_request_that_dawdles_is_refused_after_the_one_before_it_is_answered():
     async def patient(scope, receive, send):
         await asyncio.sleep(2.5)

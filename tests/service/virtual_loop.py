@@ -43,7 +43,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.settle()
         end_ns = self.now_ns + by_ns
         while self._timers and self._timers[0][0] <= end_ns:
-            self.now_ns, _, handle = heapq.heappop(self._timers)
+            when_ns, _, handle = heapq.heappop(self._timers)
+            self.now_ns = max(self.now_ns, when_ns)
             if not handle.cancelled():
                 self._ready.append(handle)
             self.settle()

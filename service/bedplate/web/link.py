@@ -96,7 +96,16 @@ class EngineLink(asyncio.Protocol):
             self._on_description(frame)
         asked = self.outstanding.pop(frame.id, None)
         if asked is not None and not asked.waiting.done():
-            asked.waiting.set_result(frame)
+            self._tell(asked.waiting, frame)
+
+    def _tell(self, waiting: Waiting, answer: Frame) -> None:
+        """An answer that cannot be used is none: whoever waits is told that too, and no other is forgotten over it."""
+        try:
+            waiting.set_result(answer)
+        except Exception:
+            _log.exception("an answer of the engine cannot be used")
+            self.close()
+            _fail(waiting, EngineLost())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -113,7 +122,7 @@ class EngineLink(asyncio.Protocol):
             EngineLost: the connection ended first.
             asyncio.TimeoutError: the deadline passed; the engine is told to forget the request.
         """
-        if self._transport is None or self.lost:
+        if self._transport is None:
             raise EngineLost
         waiting: asyncio.Future[Frame] = self.loop.create_future()
         request_id = self.begin(kind, meta, tensors, terms, waiting)
@@ -126,13 +135,16 @@ class EngineLink(asyncio.Protocol):
     def begin(
         self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms, waiting: Waiting
     ) -> int:
-        """Send one frame on a connection that is not lost; `waiting` gets its answer, or what `ask` raises.
+        """Send one frame; `waiting` gets its answer, or what `ask` raises, once.
 
         Returns: what `give_up` wants, if it comes to that.
 
         Raises:
+            EngineLost: there is no connection any more.
             asyncio.TimeoutError: it is too late to begin.
         """
+        if self.lost:
+            raise EngineLost
         now_ns = self._clock()
         if terms.engine_deadline_ns <= now_ns:
             raise asyncio.TimeoutError
@@ -164,11 +176,12 @@ class EngineLink(asyncio.Protocol):
         late = [
             (request_id, asked) for request_id, asked in self.outstanding.items() if ran_out(asked.deadline_ns, now_ns)
         ]
-        for request_id, asked in late:
+        for request_id, _ in late:
             self.give_up(request_id)
-            _fail(asked.waiting, asyncio.TimeoutError())
         if self.outstanding:
             self._set_timer(min(asked.deadline_ns for asked in self.outstanding.values()), now_ns)
+        for _, asked in late:
+            _fail(asked.waiting, asyncio.TimeoutError())
 
     def _send(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms | None) -> int:
         request_id = next(self._ids)
@@ -200,5 +213,10 @@ class EngineLink(asyncio.Protocol):
 
 
 def _fail(waiting: Waiting, error: Exception) -> None:
-    if not waiting.done():
+    """Whatever one of them does about it, the next is told too."""
+    if waiting.done():
+        return
+    try:
         waiting.set_exception(error)
+    except Exception:
+        _log.exception("a request could not be told that it has no answer")

@@ -127,7 +127,7 @@ class EnginePool:
             return engine, member
         try:
             member.ask_alone()
-        except asyncio.TimeoutError:
+        except (EngineLost, asyncio.TimeoutError):
             return None
         return engine, member
 

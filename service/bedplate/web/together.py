@@ -81,7 +81,7 @@ class Member:
         self._waiting.set_exception(error)
 
     def ask_alone(self) -> None:
-        """Raises: asyncio.TimeoutError: it is too late."""
+        """Raises: EngineLost, asyncio.TimeoutError: it is too late."""
         self._alone = self._link.begin(Type.PREDICT, self._meta, self.tensors, self._terms, self)
 
     def give_up(self) -> None:
@@ -123,21 +123,20 @@ class Group:
 
     def send(self) -> None:
         self._on_sent(self)
-        waiting = self._members = [member for member in self._members if not member.done()]
+        self._members = [member for member in self._members if not member.done()]
+        if len(self._members) < 2 or not self._ask_all():
+            self._ask_each()
+        self._link.flush()
+
+    def _ask_all(self) -> bool:
+        """False if the link takes no common question, or it is too late for one: then each has its own chance."""
+        meta = _several(self._meta.encoded, len(self._members))
+        tensors = b"".join(member.tensors for member in self._members)
         try:
-            if self._link.lost:
-                raise EngineLost
-            if len(waiting) == 1:
-                self._dissolve()
-                waiting[0].ask_alone()
-            elif waiting:
-                meta = _several(self._meta.encoded, len(waiting))
-                tensors = b"".join(member.tensors for member in waiting)
-                self._request_id = self._link.begin(Type.PREDICT, meta, tensors, self._terms, self)
-        except (EngineLost, asyncio.TimeoutError) as error:
-            self.set_exception(error)
-        else:
-            self._link.flush()
+            self._request_id = self._link.begin(Type.PREDICT, meta, tensors, self._terms, self)
+        except (EngineLost, asyncio.TimeoutError):
+            return False
+        return True
 
     def leave(self) -> None:
         """One of them is gone; with the last one the engine may forget them."""
@@ -149,18 +148,19 @@ class Group:
         return self._is_done
 
     def set_result(self, answer: Frame, /) -> None:
-        self._is_done = True
         if answer.type is not Type.RESULT:
+            self._is_done = True
             self._ask_each()
             return
-        members = self._dissolve()
-        members[0].learn(answer)
-        parts = len(members)
+        # Whatever can be wrong with an answer shows here, while all of them can still be told.
+        self._members[0].learn(answer)
+        parts = len(self._members)
         output = answer.meta["outputs"][0]
         size = len(answer.tensors) // parts
         shape = [output["shape"][0] // parts, *output["shape"][1:]]
         meta = {**answer.meta, "outputs": [{**output, "shape": shape}]}
-        for number, member in enumerate(members):
+        self._is_done = True
+        for number, member in enumerate(self._dissolve()):
             if not member.done():
                 tensors = answer.tensors[number * size : (number + 1) * size]
                 member.take_part(Frame(Type.RESULT, answer.id, meta, tensors))
@@ -182,7 +182,7 @@ class Group:
                 continue
             try:
                 member.ask_alone()
-            except asyncio.TimeoutError as error:
+            except (EngineLost, asyncio.TimeoutError) as error:
                 member.set_exception(error)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import math
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +21,8 @@ import httptools
 from bedplate.web.http.exchange import Asgi, Exchange
 from bedplate.web.http.head import MAX_HEAD_BYTES, BadRequest, Fields, checked_head
 from bedplate.web.http.reply import render_fields, render_head
+
+_log = logging.getLogger("bedplate.web")
 
 # How long and how much is still read of a client that was refused, so that it can read why.
 _LINGER_S = 2.0
@@ -45,6 +49,7 @@ class Listener:
         receive_s: how long a request may take to arrive.
         max_connections: more are refused with 503.
         send_s: how long a client may take nothing of what it is sent.
+        answer_s: how long the answer to a request that is whole may take, above any deadline: the last bound.
     """
 
     app: Asgi
@@ -53,6 +58,7 @@ class Listener:
     receive_s: float
     max_connections: int
     send_s: float = 30.0
+    answer_s: float = math.inf
     state: dict[str, Any] = field(default_factory=dict)
     is_draining: bool = False
     connections: set[Connection] = field(default_factory=set)
@@ -72,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._exchanges: deque[Exchange] = deque()  # in their order; the first is being answered
         self._is_answering = False  # the first of them
+        self._watched: tuple[Exchange | None, float] = (None, 0)  # the first of them, since when
         self._incoming: Exchange | None = None  # of which the body is not whole yet
         self._target = b""
         self._fields: Fields = []
@@ -308,8 +315,8 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: BadRequest) -> None:
         body = json.dumps(
-            {"type": "urn:bedplate:problem:bad-request", "title": "Bad request", "status": error.status}
-            | {"detail": error.detail, "next_step": "send what RFC 9112 describes; the connection is closed"}
+            {"type": f"urn:bedplate:problem:{error.code}", "title": error.title, "status": error.status}
+            | {"detail": error.detail, "next_step": f"{error.next_step}; the connection is closed"}
         ).encode()
         fields = [(b"Content-Type", b"application/problem+json"), (b"Content-Length", b"%d" % len(body))]
         self.write(render_head(error.status, render_fields(fields), close=True) + body)
@@ -344,12 +351,27 @@ class Connection(asyncio.Protocol):
             return
         if self._lingering_bytes is not None:
             return
+        first = self._exchanges[0] if self._exchanges and self._exchanges[0].received else None
+        if first is not self._watched[0]:
+            self._watched = first, now_s
         rested_s = now_s - self._since_s
+        if first is not None and now_s - self._watched[1] > self._listener.answer_s:
+            self._give_up(first)
+            return
         if self._arriving and rested_s > self._listener.receive_s:
             self._break_off(BadRequest(408, f"the request was not here after {self._listener.receive_s:g} s"))
             self._go_on()
         elif not self._arriving and not self._exchanges and rested_s > self._listener.idle_s:
             self.close()
+
+    def _give_up(self, exchange: Exchange) -> None:
+        """Whoever was to answer has not, long after every deadline: the client must not wait for ever."""
+        _log.error("a request had no answer after %g s: its connection is closed", self._listener.answer_s)
+        if exchange.is_answer_under_way:
+            self.abort()
+            return
+        detail = f"no answer within {self._listener.answer_s:g} s"
+        self._refuse(BadRequest(504, detail, "deadline-exceeded", "Deadline exceeded", "try again"))
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:

@@ -23,12 +23,23 @@ class BadRequest(Exception):
     Args:
         status: of the answer, 4xx or 5xx.
         detail: what is wrong, without a word of what was sent.
+        code: of the problem, with its title.
     """
 
-    def __init__(self, status: int, detail: str):
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        code: str = "bad-request",
+        title: str = "Bad request",
+        next_step: str = "send what RFC 9112 describes",
+    ):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.code = code
+        self.title = title
+        self.next_step = next_step
 
 
 @dataclass(slots=True)

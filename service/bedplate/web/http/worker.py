@@ -15,6 +15,8 @@ from bedplate.web.http.connection import Connection, Listener
 
 # gunicorn's arbiter wants a sign of life well within its timeout of 30 s.
 _HEARTBEAT_S = 1.0
+# Longer than the longest deadline and than nginx waits. Only a fault of ours takes so long.
+_GRACE_S = 4
 
 
 class Worker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -44,6 +46,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
             receive_s=self.cfg.graceful_timeout,
             max_connections=self.cfg.worker_connections,
             send_s=self.cfg.graceful_timeout,
+            answer_s=self.cfg.graceful_timeout + _GRACE_S,
             state=self.state,
         )
 
