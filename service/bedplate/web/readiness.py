@@ -22,8 +22,8 @@ from bedplate.wire import PROBE
 # The route is public: many askers must not become many predictions, nor slow canaries keep clients from the device.
 # So a right answer is remembered for a few times as long as it took, within these bounds.
 _REMEMBER_S = 1.0
-_REMEMBER_MAX_S = 5.0
-_REMEMBER_TIMES = 4
+_REMEMBER_MAX_S = 10.0
+_REMEMBER_TIMES = 10
 _CANARY_TIMEOUT_S = 10.0
 # How long an asker waits for canaries: of models that have answered one, and of those that have not.
 _WAIT_S = 1.5
