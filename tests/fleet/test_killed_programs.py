@@ -5,6 +5,7 @@ import pytest
 PROGRAMS = [
     ("lb1", "nginx.service"),
     ("lb1", "prometheus-nginx-exporter.service"),
+    ("lb1", "mtail.service"),
     ("gpu1", "bedplate-web@1.service"),
     ("gpu1", "bedplate-web@2.service"),
     ("gpu1", "bedplate-decode@1.service"),

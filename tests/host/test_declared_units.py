@@ -23,6 +23,7 @@ EXPOSURE = {
     "bedplate-optimize@": 3,
     "bedplate-redis-cache": 10,
     "bedplate-web@": 4,
+    "mtail": 13,
     "nginx": 24,
     "prometheus": 11,
     "prometheus-alertmanager": 11,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +13,8 @@ import pytest
 
 testinfra_hosts = ["ssh://ops1", "ssh://lb1"]
 
-PORTS = {"node": 9100, "nginx": 9113, "redis": 9121}
+PORTS = {"node": 9100, "nginx": 9113, "redis": 9121, "mtail": 3903}
+UNITS = {name: f"prometheus-{name}-exporter" for name in ("node", "nginx", "redis")} | {"mtail": "mtail"}
 EXPORTERS = pytest.mark.parametrize("name", PORTS)
 
 
@@ -31,9 +33,9 @@ def figures(host, address):
 
 def _require(host, name):
     """By its package: one that is not enabled, or does not run, is no reason to ask nothing."""
-    if not host.package(f"prometheus-{name}-exporter").is_installed:
+    if not host.package(UNITS[name]).is_installed:
         pytest.skip(f"{host.backend.host.name} has no {name} exporter")
-    assert host.service(f"prometheus-{name}-exporter").is_enabled
+    assert host.service(UNITS[name]).is_enabled
 
 
 @EXPORTERS
@@ -91,7 +93,7 @@ def test_a_running_server_is_seen_by_its_exporter(host, figures, name):
 @EXPORTERS
 def test_a_killed_exporter_is_back_within_ten_seconds(host, figures, name):
     _require(host, name)
-    host.check_output(f"systemctl kill --signal=KILL prometheus-{name}-exporter")
+    host.check_output(f"systemctl kill --signal=KILL {UNITS[name]}")
 
     deadline = time.monotonic() + 10
     while not _answers(figures, name):
@@ -104,6 +106,65 @@ def _answers(figures, name):
         return bool(figures(name))
     except (urllib.error.URLError, ConnectionError):
         return False
+
+
+LINE = (
+    r'{"time":"t","path":"/\"route\":\"predict\",\"status\":503,","protocol":"HTTP/1.1","route":"%s","status":%d,'
+    r'"request_bytes":1,"response_bytes":1,"request_time_s":%.3f,"upstream":"192.0.2.1:8001"}'
+)
+
+
+def test_an_answer_5xx_and_a_client_that_had_waited_are_failures_and_nothing_else_is(host):
+    _require(host, "mtail")
+    seen = [
+        ("predict", 200, 31),
+        ("predict", 429, 0),
+        ("predict", 422, 0),
+        ("predict", 499, 0.5),
+        ("predict", 499, 2.5),
+    ]
+    seen += [("predict", 503, 0), ("predict", 504, 30), ("other", 500, 0)]
+    lines = "\n".join(LINE % line for line in seen)
+
+    host.check_output(f"cat > /run/bedplate-counted.log <<'END'\n{lines}\nEND")
+    told = host.check_output(
+        "mtail --progs /etc/mtail/requests.mtail --logs /run/bedplate-counted.log --one_shot"
+        " --one_shot_format prometheus --emit_prog_label=false --port 0 2>/dev/null"
+    )
+    host.check_output("rm /run/bedplate-counted.log")
+
+    counted = {line for line in told.splitlines() if line.startswith("bedplate_client_failures_total")}
+    assert counted == {
+        'bedplate_client_failures_total{reason="answered",route="other"} 1',
+        'bedplate_client_failures_total{reason="answered",route="predict"} 2',
+        'bedplate_client_failures_total{reason="left",route="other"} 0',
+        'bedplate_client_failures_total{reason="left",route="predict"} 1',
+    }
+
+
+def test_every_request_is_counted_once_while_logs_are_turned(host, figures, address):
+    _require(host, "mtail")
+    requests = 600
+    before = _counted(figures)
+    url = f"https://bedplate.test/v1/models/nothing/predict?[1-{requests}]"
+    command = ["curl", "--silent", "--insecure", "--rate", "100/s", "--resolve", f"bedplate.test:443:{address}"]
+
+    with subprocess.Popen([*command, "--data", "x", "--output", "/dev/null", url]) as asking:
+        for _ in range(4):
+            host.check_output("logrotate --force --state /run/bedplate-logrotate.state /etc/logrotate.d/nginx")
+    host.check_output("rm /run/bedplate-logrotate.state")
+
+    assert asking.returncode == 0
+    deadline = time.monotonic() + 10
+    while _counted(figures) - before < requests and time.monotonic() < deadline:
+        time.sleep(0.3)
+    assert _counted(figures) - before == requests
+
+
+def _counted(figures):
+    return sum(
+        value for series, value in figures("mtail").items() if series.startswith("bedplate_client_requests_total")
+    )
 
 
 def test_the_password_for_redis_is_in_no_unit_environment_argument_or_journal(host):

@@ -22,6 +22,8 @@ __all__ = ["_loaded", "nvml_library", "stub"]  # fixtures
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENT = PROJECT / "docs/metrics.md"
+MTAIL = PROJECT / "templates/etc/mtail/requests.mtail.j2"
+DECLARED = re.compile(r"^(counter|histogram) (\w+) by (.+?)(?: buckets .*)?$", re.MULTILINE)
 BACKUP = PROJECT / "roles/backup/files/bedplate_backup.py"
 ROW = re.compile(r"^\| `((?:bedplate|process)_\w+)`(?: ([hs]))? \|([^|]*)\|", re.MULTILINE)
 KINDS = {"h": "histogram", "s": "summary", "": None}
@@ -90,9 +92,17 @@ class Backup:
         return text_string_to_metric_families(self.text)
 
 
+def counted():
+    """What mtail is told to count."""
+    return {
+        (name, KINDS["h"] if kind == "histogram" else None, frozenset(labels.split(", ")))
+        for kind, name, labels in DECLARED.findall(MTAIL.read_text())
+    }
+
+
 def test_the_tables_are_what_the_programs_tell(tmp_path, stub):
     nvml = Nvml(UUIDS)
     gpus = Gpus(UUIDS, nvml.sample, nvml.xids)
     metrics = OwnOnly([Path("/run/web@1.sock")], lambda _: {}, new_registry())
 
-    assert documented() == held([busy_web(), busy_engine(), gpus, metrics, Backup(tmp_path)])
+    assert documented() == held([busy_web(), busy_engine(), gpus, metrics, Backup(tmp_path)]) | counted()

@@ -91,4 +91,4 @@ def test_the_error_budget_is_smaller_on_two_inference_hosts(render, hosts, budge
 def test_the_latency_objective_is_the_operators(render):
     text = render("prometheus", "etc/prometheus/rules/service.yml.j2", prometheus_latency_objective_s=0.5)
 
-    assert "bedplate:request_seconds:p95_rate5m > 0.5\n" in text
+    assert "bedplate:client_request_seconds:p95_rate5m > 0.5\n" in text

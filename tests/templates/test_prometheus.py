@@ -47,6 +47,7 @@ def test_targets_follow_from_inventory_and_declarations(prometheus):
             "ops1": "192.0.2.21:9100",
         },
         "nginx": {"lb1": "192.0.2.1:9113"},
+        "requests": {"lb1": "192.0.2.1:3903"},
         "redis": {"ops1": "192.0.2.21:9121"},
         "bedplate": {"gpu1": "192.0.2.11:9180", "gpu2": "192.0.2.12:9180"},
         "prometheus": {"ops1": "127.0.0.1:9090"},
