@@ -103,6 +103,7 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
     check = verbs.add_parser("check", parents=[directory], help="ask its canary and compute its validation set")
     check.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="default: %(default)s")
+    check.add_argument("--canary-only", action="store_true", help="leave the validation set out, or do without one")
     _add_allow_code(check)
     inspect = verbs.add_parser("inspect", parents=[directory, signers], help="what is in it, and who signed it")
     inspect.add_argument("--json", action="store_true", help="one JSON object, for programs")
