@@ -116,6 +116,11 @@ def test_front_end_n_listens_on_the_first_port_plus_n_less_one(unit):
     assert values(socket, "ListenStream") == ["127.0.0.1:912%i"]
 
 
+@pytest.mark.parametrize("name", ["bedplate-web@.socket", "bedplate-metrics.socket", "bedplate-redis-cache.socket"])
+def test_nobody_waits_at_the_socket_of_a_program_that_failed(unit, name):
+    assert values(unit(name), "FlushPending") == ["yes"]
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_programs_are_restarted_for_ever(unit, name):
     text = unit(name)
