@@ -18,11 +18,22 @@ options:
       - Units and drop-ins in /etc/systemd/system are checked by systemd-analyze without being told.
     type: list
     elements: dict
-    required: true
+  remember:
+    description: Whether what was declared is remembered. False for what comes and goes by other hands.
+    type: bool
+    default: true
+  recorded:
+    description:
+      - Only look, at every file that earlier runs declared on this host, all roles together. C(differences) of the
+        answer has a line for each that is not as it was written.
+    type: bool
+    default: false
 """
 
 import contextlib
 import grp
+import hashlib
+import json
 import os
 import pwd
 import shutil
@@ -37,6 +48,9 @@ SHELL_NOT_FOUND = (126, 127)
 
 
 UNITS = "/etc/systemd/system"
+# What was declared, a file for each path: for those who ask whether the host is still as it was declared. For root
+# alone, since the sum of a secret says whether a guess is right.
+RECORDS = "/var/lib/host-files"
 
 
 class Refused(Exception):
@@ -90,6 +104,19 @@ class Entry:
             raise Refused(
                 f"{self.path}: there is no user {self.owner!r} or no group {self.group!r} on this host"
             ) from None
+
+    def declared(self):
+        """For the record; see `describe`."""
+        if self.state == "absent":
+            return {"path": self.path, "state": "absent"}
+        return {
+            "path": self.path,
+            "state": self.state,
+            "owner": self.owner,
+            "group": self.group,
+            "mode": f"{self.mode:04o}",
+            "sha256": hashlib.sha256(self.content).hexdigest() if self.state == "file" else "",
+        }
 
     def changed(self, check_mode):
         if self.state == "absent":
@@ -296,12 +323,75 @@ def apply(files, check_mode):
     return diffs
 
 
+def record(files):
+    os.makedirs(RECORDS, mode=0o700, exist_ok=True)
+    for entry in map(Entry, files):
+        path = os.path.join(RECORDS, hashlib.sha256(entry.path.encode()).hexdigest())
+        with open(path + ".new", "w") as file:
+            json.dump(entry.declared(), file)
+        os.rename(path + ".new", path)
+
+
+def differences():
+    """Lines of what is not as earlier runs wrote it; None where no run remembered anything."""
+    if not os.path.isdir(RECORDS):
+        return None
+    found = []
+    for name in sorted(os.listdir(RECORDS)):
+        if name.endswith(".new"):
+            continue
+        with open(os.path.join(RECORDS, name)) as file:
+            wanted = json.load(file)
+        now = describe(wanted["path"])
+        if wanted["state"] == "absent" or now["state"] == "absent":
+            if wanted["state"] != now["state"]:
+                found.append(f"{wanted['path']} is {'gone' if now['state'] == 'absent' else 'there again'}")
+            continue
+        same = ("state", "owner", "group", "mode")
+        wrong = [f"{key} {now[key]}, not {wanted[key]}" for key in same if now[key] != wanted[key]]
+        wrong += ["other content"] if now["sha256"] != wanted["sha256"] else []
+        if wrong:
+            found.append(f"{wanted['path']} has {', '.join(wrong)}")
+    return sorted(found)
+
+
+def describe(path):
+    """What is at a path, in the words of a record."""
+    if not os.path.lexists(path):
+        return {"path": path, "state": "absent"}
+    status = os.lstat(path)
+    kind = "link" if os.path.islink(path) else "directory" if os.path.isdir(path) else "file"
+    text = b""
+    if kind == "file":
+        with open(path, "rb") as file:
+            text = file.read()
+    return {
+        "path": path,
+        "state": kind,
+        "owner": _name(pwd.getpwuid, status.st_uid),
+        "group": _name(grp.getgrgid, status.st_gid),
+        "mode": f"{status.st_mode & 0o7777:04o}",
+        "sha256": hashlib.sha256(text).hexdigest() if kind == "file" else "",
+    }
+
+
 def main():
     module = AnsibleModule(
-        argument_spec={"files": {"type": "list", "elements": "dict", "required": True}}, supports_check_mode=True
+        argument_spec={
+            "files": {"type": "list", "elements": "dict"},
+            "remember": {"type": "bool", "default": True},
+            "recorded": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=[["files", "recorded"]],
+        required_one_of=[["files", "recorded"]],
+        supports_check_mode=True,
     )
+    if module.params["recorded"]:
+        module.exit_json(changed=False, differences=differences())
     try:
         diffs = apply(module.params["files"], module.check_mode)
+        if module.params["remember"] and not module.check_mode:
+            record(module.params["files"])
     except Refused as refusal:
         module.fail_json(msg=f"{refusal}. Nothing was written.")
     module.exit_json(changed=bool(diffs), changed_paths=list(diffs), diff=list(diffs.values()))

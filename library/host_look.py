@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = """
 module: host_look
-short_description: Compares listeners, certificates and running releases of a host with what they should be
+short_description: Compares what a host does with what it should be doing
 options:
   services:
     description: By name, each with the C(port) on which it listens and the groups C(hosts) that run it.
@@ -29,6 +29,20 @@ options:
     description: By name, command lines that say nothing and end with status 0 where all is well.
     type: dict
     default: {}
+  disk_percent:
+    description: How full a disk may be.
+    type: int
+    default: 90
+  backup_state:
+    description: The folder in which backups write down how they went.
+    type: str
+  backup_hours:
+    description: By step, how many hours may have passed since it succeeded.
+    type: dict
+    default: {}
+  prometheus:
+    description: Where Prometheus answers on this host, as http://ADDRESS:PORT; its probes have to succeed.
+    type: str
   release_link:
     description: The link to the release that the units in C(release_units) have to run.
     type: str
@@ -39,14 +53,24 @@ options:
     default: []
 """
 
+import json
 import os
 import ssl
 import subprocess
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 from ansible.module_utils.basic import AnsibleModule
 
 LISTEN = "0A"  # the kernel's word for it in /proc/net/tcp
+
+
+TIMEOUT_S = 10
+# What holds files of ours; others, as a medium that is only read, are full by nature.
+DISKS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay")
+PROBES = "probe_success"
 
 
 def finding(check, ok, found, wanted):
@@ -104,6 +128,67 @@ def look_by_commands(commands):
         yield finding(name, status == 0, found, f"silence of '{line}'")
 
 
+def look_at_disks(most_percent):
+    """Each once, where it is mounted first."""
+    seen = set()
+    with open("/proc/mounts") as lines:
+        mounts = [line.split()[:4] for line in lines]
+    for device, where, kind, options in mounts:
+        if kind not in DISKS or device in seen or "ro" in options.split(","):
+            continue
+        seen.add(device)
+        status = os.statvfs(where.replace("\\040", " "))
+        for what, free, total in (
+            ("disk", status.f_bavail, status.f_blocks),
+            ("files of disk", status.f_favail, status.f_files),
+        ):
+            # Some file systems do not count files.
+            if total:
+                used = 100 - 100 * free / total
+                yield finding(f"{what} {where}", used < most_percent, f"{used:.0f} % used", f"under {most_percent} %")
+
+
+def look_at_failed_units():
+    """Of systemd's own list, whoever made them: a timer is well while what it starts fails every night."""
+    listed = output("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--all")
+    failed = sorted(line.split()[0] for line in listed.splitlines() if line.split())
+    for unit in failed:
+        result = output("systemctl", "show", "--property=Result", "--value", unit)
+        yield finding(f"unit {unit}", False, f"failed ({result}); see: journalctl -u {unit}", "not failed")
+    if not failed:
+        yield finding("failed units", True, "none", "none")
+
+
+def look_at_backups(folder, most_hours):
+    for step, hours in most_hours.items():
+        try:
+            with open(os.path.join(folder, f"{step}.json")) as file:
+                state = json.load(file)
+        except (OSError, ValueError):
+            state = {}
+        age = (time.time() - state.get("success", 0)) / 3600 if state.get("success") else None
+        found = f"succeeded {age:.0f} hours ago" if age is not None else "never succeeded"
+        if not state.get("ok"):
+            found += f"; the last try failed: {state.get('said') or 'see journalctl -u bedplate-backup@' + step}"[:300]
+        well = bool(state.get("ok")) and age is not None and age <= hours
+        yield finding(f"backup: {step}", well, found, f"success in the last {hours} hours")
+
+
+def look_at_probes(prometheus):
+    question = urllib.parse.urlencode({"query": PROBES})
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{prometheus}/api/v1/query?{question}", timeout=TIMEOUT_S) as answer:
+            series = json.load(answer)["data"]["result"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield finding("probes", False, f"Prometheus does not answer: {error}", "an answer")
+        return
+    for one in series:
+        succeeds = one["value"][1] == "1"
+        name = one["metric"].get("instance", "?")
+        yield finding(f"probe of {name}", succeeds, "succeeds" if succeeds else "fails", "a prediction through it")
+
+
 def look_at_releases(link, patterns):
     wanted = os.path.realpath(link)
     listed = output("systemctl", "list-units", "--plain", "--no-legend", "--state=active", *patterns)
@@ -127,6 +212,10 @@ def main():
             "certificates": {"type": "list", "elements": "str", "default": []},
             "certificate_days": {"type": "int", "default": 14},
             "commands": {"type": "dict", "default": {}},
+            "disk_percent": {"type": "int", "default": 90},
+            "backup_state": {"type": "str"},
+            "backup_hours": {"type": "dict", "default": {}},
+            "prometheus": {"type": "str"},
             "release_link": {"type": "str"},
             "release_units": {"type": "list", "elements": "str", "default": []},
         },
@@ -136,6 +225,12 @@ def main():
     findings = [*look_at_listeners(given["services"], given["groups"])]
     findings += look_at_certificates(given["certificates"], given["certificate_days"])
     findings += look_by_commands(given["commands"])
+    findings += look_at_disks(given["disk_percent"])
+    findings += look_at_failed_units()
+    if given["backup_state"]:
+        findings += look_at_backups(given["backup_state"], given["backup_hours"])
+    if given["prometheus"]:
+        findings += look_at_probes(given["prometheus"])
     if given["release_link"]:
         findings += look_at_releases(given["release_link"], given["release_units"])
     module.exit_json(changed=False, findings=findings)

@@ -7,8 +7,9 @@ DOCUMENTATION = """
 module: host_units
 short_description: Brings units to their state, in order, and makes them read what changed
 description:
-  - A handler is lost with the run that was to call it. This compares times instead, the unit's start or last reload
-    with those of the files it reads, so that the next run heals what one before left undone.
+  - A handler is lost with the run that was to call it. This remembers instead what a unit has read, and compares it
+    with what is in its files now, so that the next run heals what one before left undone. Where nothing is remembered
+    of a unit that runs, as after a boot, the times of both are compared.
   - The units are treated one after the other; each has to be up before the next is touched.
 options:
   units:
@@ -19,7 +20,7 @@ options:
     type: list
     elements: dict
   recorded:
-    description: Take the units that earlier runs declared on this host, all roles together. Only in check mode.
+    description: Take the units that earlier runs declared on this host, all roles together.
     type: bool
     default: false
   stop_others:
@@ -31,6 +32,7 @@ options:
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import subprocess
@@ -50,9 +52,12 @@ PROPERTIES = [
     "ConditionTimestampMonotonic",
     "ExecMainStartTimestampMonotonic",
     "ActiveEnterTimestampMonotonic",
+    "InvocationID",
 ]
-# Empty after a boot, and then every unit is newer than its files.
-RELOADED = "/run/host-units"
+# What each unit has read, by unit. Empty after a boot, and then every unit is newer than its files.
+READ = "/run/host-units"
+# Larger files count by size and time: nobody reads weights of gigabytes with every run.
+SUMMED_BYTES = 1 << 20
 # What was declared, by unit: for those who ask whether the host is still as it was declared.
 RECORDS = "/var/lib/host-units"
 JOURNAL_LINES = 20
@@ -90,6 +95,28 @@ def newest(paths):
             if os.path.lexists(each):
                 found = max(found, (os.lstat(each).st_mtime, each), key=lambda pair: pair[0])
     return found
+
+
+def content(paths):
+    """Of each file below `paths` what is in it; a link counts as what it says, and what is not there is left out."""
+    found = {}
+    for path in paths:
+        inside = [] if os.path.islink(path) else list(os.walk(path))
+        below = [os.path.join(folder, name) for folder, folders, names in inside for name in folders + names]
+        for each in [path, *below]:
+            if os.path.islink(each):
+                found[each] = os.readlink(each)
+            elif os.path.isfile(each):
+                found[each] = _sum(each)
+    return found
+
+
+def _sum(path):
+    status = os.stat(path)
+    if status.st_size > SUMMED_BYTES:
+        return f"{status.st_size} bytes of {status.st_mtime_ns}"
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 class Unit:
@@ -149,19 +176,31 @@ class Unit:
         if self.skipped:
             return steps
         state = self.properties.get("ActiveState", "not there")
-        read_at = self._started_at()
-        when, path = newest(self.restart_for)
         if self.blind and self.active:
             return [*steps, ("restart", "systemd had not seen its drop-in")]
         # One that tries in vain to start is not active, but has to try with the new file.
-        if when > read_at and (self.active or state == "activating"):
-            return [*steps, ("restart", f"older than {path}")]
+        unread = self._unread("restart_for", self.restart_for, self._started_at())
+        if unread and (self.active or state == "activating"):
+            return [*steps, ("restart", f"it has not read {unread}")]
         if not self.active:
             return [*steps, ("start", f"it was {state}")]
-        when, path = newest(self.reload_for)
-        if when > max(read_at, self._reloaded_at()):
-            steps.append(("reload", f"older than {path}"))
+        unread = self._unread("reload_for", self.reload_for, max(self._started_at(), self._reloaded_at()))
+        if unread:
+            steps.append(("reload", f"it has not read {unread}"))
         return steps
+
+    def _unread(self, kind, paths, read_at):
+        """A file that is not as the unit has read it, or None."""
+        remembered = self._remembered()
+        if remembered is None:
+            when, path = newest(paths)
+            return path if when > read_at else None
+        now, then = content(paths), remembered[kind]
+        changed = sorted(path for path in now.keys() | then.keys() if now.get(path) != then.get(path))
+        if remembered["invocation"] != self.properties.get("InvocationID", ""):
+            # It was started by others since, and read what was there then; this time nobody can set back.
+            changed = [path for path in changed if _changed_at(path) > read_at]
+        return changed[0] if changed else None
 
     def _started_at(self):
         """Wall clock of the moment at which its program began to read."""
@@ -172,7 +211,15 @@ class Unit:
         return 0.0
 
     def _stamp(self):
-        return os.path.join(RELOADED, self.name)
+        return os.path.join(READ, self.name)
+
+    def _remembered(self):
+        try:
+            with open(self._stamp()) as file:
+                return json.load(file)
+        except (OSError, ValueError):
+            # An empty one is of a version that knew times only.
+            return None
 
     def _reloaded_at(self):
         return os.lstat(self._stamp()).st_mtime if os.path.exists(self._stamp()) else 0.0
@@ -184,6 +231,8 @@ class Unit:
                 raise Failed(f"{self.name} is not touched: '{self.test}' says: {said}")
         began = time.time()
         since = f"@{began:.0f}"
+        # As it is before: what is written meanwhile may not have been read.
+        files = self.files()
         status, said = run("systemctl", word, self.name)
         if status:
             _, journal = run(
@@ -199,15 +248,33 @@ class Unit:
                 "--no-pager",
             )
             raise Failed(f"systemctl {word} {self.name} failed: {said}\n{journal}")
-        if word == "reload":
-            self._write_stamp(began)
+        if word in ("start", "restart", "reload"):
+            self.look()
+            self.remember(files, began)
 
-    def _write_stamp(self, began):
-        """With the time before the reload: what was written while it ran may not have been read."""
-        os.makedirs(RELOADED, mode=0o755, exist_ok=True)
-        with open(self._stamp(), "w"):
-            pass
-        os.utime(self._stamp(), (began, began))
+    def files(self):
+        return {"restart_for": content(self.restart_for), "reload_for": content(self.reload_for)}
+
+    def remember(self, files, read_at):
+        os.makedirs(READ, mode=0o755, exist_ok=True)
+        with open(self._stamp() + ".new", "w") as file:
+            json.dump({"invocation": self.properties.get("InvocationID", ""), **files}, file)
+        os.utime(self._stamp() + ".new", (read_at, read_at))
+        os.rename(self._stamp() + ".new", self._stamp())
+
+    def adopt(self):
+        """Remember what one has read that was found up and younger than its files."""
+        if self.active and not self.stopped and not self.plan():
+            remembered = self._remembered() or {}
+            if remembered.get("invocation") != self.properties.get("InvocationID", ""):
+                self.remember(self.files(), max(self._started_at(), self._reloaded_at()))
+
+
+def _changed_at(path):
+    """When its content, name or owner changed last; of what is gone, when something in its folder did."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return os.lstat(path).st_ctime
 
 
 def others(patterns, declared):
@@ -247,6 +314,8 @@ def apply(wanted, patterns, check_mode):
             done.append(f"{word} {unit.name}: {reason}")
             if not check_mode:
                 unit.do(word)
+        if not check_mode:
+            unit.adopt()
     return done
 
 
@@ -288,8 +357,6 @@ def main():
         required_one_of=[["units", "recorded"]],
         supports_check_mode=True,
     )
-    if module.params["recorded"] and not module.check_mode:
-        module.fail_json(msg="recorded: true only looks; say check_mode: true")
     try:
         wanted = recorded() if module.params["recorded"] else module.params["units"]
         done = apply(wanted, module.params["stop_others"], module.check_mode)

@@ -1,7 +1,8 @@
 """What playbooks/check.yml found, as a table on standard output and as JSON in a file: check_report.py FILE < results.
 
 One result a line, as JSON: `host`, and `result`, null for a host that was not reached, with `units` (lines of what is
-not as declared), `look` (findings), `canary` (output of `bedplate canary`, or null) and `canary_error`.
+not as declared), `files` (lines of what is not as written, null where nobody knows), `look` (findings), `canary`
+(output of `bedplate canary`, or null) and `canary_error`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,17 @@ def findings_of(parts: dict[str, Any] | None) -> list[Finding]:
     if parts is None:
         return [_finding("host", False, "not reached", "an answer")]
     units = [_finding("unit", False, line, "no difference to what was declared") for line in parts["units"]]
-    units = units or [_finding("units", True, "as declared, none older than its files", "the same")]
-    return [*units, *parts["look"], *_predictions(parts["canary"], parts["canary_error"])]
+    units = units or [_finding("units", True, "as declared, each has read its files", "the same")]
+    return [*units, *_files(parts["files"]), *parts["look"], *_predictions(parts["canary"], parts["canary_error"])]
+
+
+def _files(differences: list[str] | None) -> list[Finding]:
+    if differences is None:
+        return [_finding("files", False, "no run has remembered what it wrote", "one run of site.yml")]
+    found = [
+        _finding("file", False, line, "as written by the last run; site.yml writes it again") for line in differences
+    ]
+    return found or [_finding("files", True, "as they were written", "the same")]
 
 
 def _predictions(output: str | None, error: str) -> list[Finding]:

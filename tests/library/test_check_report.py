@@ -9,7 +9,7 @@ import pytest
 
 from tools.deployment import ROOT
 
-GOOD = {"units": [], "look": [], "canary": None, "canary_error": ""}
+GOOD = {"units": [], "files": [], "look": [], "canary": None, "canary_error": ""}
 PORT = {"check": "port of ssh", "ok": True, "found": "listens", "wanted": "a listener on 22"}
 
 
@@ -42,7 +42,9 @@ def test_a_fleet_that_is_well_is_ok(report):
     ("result", "said"),
     [
         (None, "not reached"),
-        (GOOD | {"units": ["restart nginx.service: older than /etc/nginx/nginx.conf"]}, "older than /etc/nginx"),
+        (GOOD | {"units": ["reload nginx.service: it has not read /etc/nginx/nginx.conf"]}, "has not read /etc/nginx"),
+        (GOOD | {"files": ["/etc/nginx/nginx.conf is gone"]}, "nginx.conf is gone"),
+        (GOOD | {"files": None}, "one run of site.yml"),
         (GOOD | {"look": [PORT | {"ok": False, "found": "nobody listens"}]}, "nobody listens"),
         (GOOD | {"canary": canary(False)}, "digits 1: 8"),
         (GOOD | {"canary": "", "canary_error": "bedplate: no such file"}, "no such file"),

@@ -193,3 +193,32 @@ def test_several_hosts_may_delegate_the_same_files_to_one_at_once(tmp_path):
         list(pool.map(write, range(400)))
 
     assert os.listdir(tmp_path / "new") == ["one.conf"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda path: path.unlink(), "is gone"),
+        (lambda path: path.write_text("damaged\n"), "has other content"),
+        (lambda path: path.chmod(0o666), "has mode 0666, not 0640"),
+        (lambda path: (path.unlink(), path.symlink_to("/etc/hostname")), "has state link, not file"),
+    ],
+)
+def test_what_is_not_as_it_was_written_is_told_whatever_its_time(tmp_path, monkeypatch, harm, said):
+    monkeypatch.setattr(host_files, "RECORDS", str(tmp_path / "records"))
+    path = tmp_path / "one.conf"
+    files = [wanted(path, mode="0640"), {"path": str(tmp_path / "never"), "state": "absent"}]
+    assert host_files.differences() is None
+    host_files.apply(files, check_mode=False)
+    host_files.record(files)
+    assert host_files.differences() == []
+
+    before = path.stat()
+    harm(path)
+    if path.exists() and not path.is_symlink():
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "never").touch()
+
+    first, second = sorted(host_files.differences(), key=lambda line: "never" in line)
+    assert said in first
+    assert second == f"{tmp_path}/never is there again"

@@ -11,9 +11,9 @@ import pytest
 @pytest.fixture
 def unit(tmp_path, monkeypatch):
     """A unit that runs since `age_s` seconds."""
-    monkeypatch.setattr(host_units, "RELOADED", str(tmp_path / "reloaded"))
+    monkeypatch.setattr(host_units, "READ", str(tmp_path / "read"))
 
-    def make(age_s=10, state="active", file_state="enabled", **wanted):
+    def make(age_s=10, state="active", file_state="enabled", invocation="1", **wanted):
         made = host_units.Unit({"name": "try.service", **wanted})
         started = int((time.clock_gettime(time.CLOCK_MONOTONIC) - age_s) * 1e6)
         made.properties = {
@@ -22,6 +22,7 @@ def unit(tmp_path, monkeypatch):
             "UnitFileState": file_state,
             "ConditionResult": "yes",
             "ExecMainStartTimestampMonotonic": str(started),
+            "InvocationID": invocation,
         }
         return made
 
@@ -65,19 +66,63 @@ def test_a_restart_makes_a_reload_needless(unit, file):
     assert words(unit(restart_for=[new], reload_for=[new])) == ["restart"]
 
 
+def has_read(unit, seconds_ago=0):
+    """As after a restart or reload at that time."""
+    unit.remember(unit.files(), time.time() - seconds_ago)
+    return unit
+
+
 def test_a_reload_counts_as_having_read(unit, file):
-    reloaded = unit(reload_for=[file(5)])
-    reloaded._write_stamp(time.time() - 1)
+    reloaded = has_read(unit(reload_for=[file(5)]))
 
     assert words(reloaded) == []
-    assert words(unit(reload_for=[file(0)])) == ["reload"]
 
 
-def test_what_was_written_during_a_reload_is_not_taken_for_read(unit, file):
-    reloaded = unit(reload_for=[file(1)])
-    reloaded._write_stamp(time.time() - 2)
+@pytest.mark.parametrize("kind", ["restart", "reload"])
+def test_what_was_read_is_compared_by_its_content_whatever_its_time(unit, file, kind):
+    path = file(5)
+    made = has_read(unit(**{f"{kind}_for": [path]}))
 
-    assert words(reloaded) == ["reload"]
+    os.utime(path)
+    assert words(made) == [], "the same content was touched"
+    with open(path, "w") as changed:
+        changed.write("y")
+    os.utime(path, (time.time() - 600,) * 2)
+    assert made.plan() == [(kind, f"it has not read {path}")], "a restore may set the time back"
+    os.unlink(path)
+    assert words(made) == [kind]
+
+
+def test_one_that_others_started_since_has_read_what_was_there_then(unit, file):
+    path = file(5)
+    has_read(unit(restart_for=[path], invocation="1"))
+    with open(path, "w") as changed:
+        changed.write("y")
+
+    assert words(unit(age_s=-1, restart_for=[path], invocation="2")) == []
+    assert words(unit(age_s=60, restart_for=[path], invocation="2")) == ["restart"]
+
+
+def test_the_mark_of_a_version_that_knew_times_only_counts_by_its_time(unit, file, tmp_path):
+    made = unit(reload_for=[file(5)])
+    (tmp_path / "read").mkdir()
+    (tmp_path / "read/try.service").touch()
+
+    assert words(made) == []
+    os.utime(tmp_path / "read/try.service", (time.time() - 6,) * 2)
+    assert words(made) == ["reload"]
+
+
+def test_what_one_that_is_well_has_read_is_remembered_from_then_on(unit, file):
+    path = file(60)
+    made = unit(restart_for=[path])
+
+    made.adopt()
+    with open(path, "w") as changed:
+        changed.write("y")
+    os.utime(path, (time.time() - 60,) * 2)
+
+    assert words(made) == ["restart"]
 
 
 def test_anything_in_a_directory_counts(unit, file, tmp_path):
