@@ -70,6 +70,9 @@ faults: setup bundles ## Plant every fault of tests/faults on test hosts and see
 	@$(BIN)/molecule converge -s site
 	@$(BIN)/python -m tests.faults
 
+rollouts: setup bundles ## Roll out releases and bundles that are wrong, under load, on the hosts of molecule or of BEDPLATE_FLEET; ten minutes
+	@$(BIN)/pytest -s --timeout=600 tests/rollouts
+
 examples: setup ## Train every example that is not trained yet; minutes
 	@for script in examples/*/train.py; do \
 		name=$${script#examples/}; $(BIN)/python -m "examples.$${name%/train.py}.train" || exit 1; done
@@ -84,4 +87,4 @@ $(VENV)/.complete: requirements.txt tools/setup
 	@tools/setup $(PYTHON) $(VENV)
 	@touch $@
 
-.PHONY: help demo demo-all demo-down check test test-damage test-parts test-examples test-vm fuzz faults examples bundles setup
+.PHONY: help demo demo-all demo-down check test test-damage test-parts test-examples test-vm fuzz faults rollouts examples bundles setup

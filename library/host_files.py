@@ -326,10 +326,11 @@ def apply(files, check_mode):
 def record(files):
     os.makedirs(RECORDS, mode=0o700, exist_ok=True)
     for entry in map(Entry, files):
-        path = os.path.join(RECORDS, hashlib.sha256(entry.path.encode()).hexdigest())
-        with open(path + ".new", "w") as file:
+        # A name of its own: tasks of several hosts may be delegated to this one at once.
+        handle, temporary = tempfile.mkstemp(dir=RECORDS, prefix=".")
+        with os.fdopen(handle, "w") as file:
             json.dump(entry.declared(), file)
-        os.rename(path + ".new", path)
+        os.rename(temporary, os.path.join(RECORDS, hashlib.sha256(entry.path.encode()).hexdigest()))
 
 
 def differences():
@@ -338,8 +339,8 @@ def differences():
         return None
     found = []
     for name in sorted(os.listdir(RECORDS)):
-        if name.endswith(".new"):
-            continue
+        if name.startswith("."):
+            continue  # left by a run that was cut off
         with open(os.path.join(RECORDS, name)) as file:
             wanted = json.load(file)
         now = describe(wanted["path"])

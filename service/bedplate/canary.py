@@ -1,6 +1,6 @@
-"""`bedplate canary`: one real prediction of each model, asked of running front ends, compared with what is known.
+"""`bedplate canary`: one real prediction of every model and version, asked of running front ends, beside what is known.
 
-The bundles on disk say which version clients should get and what its canary is answered with.
+The bundles on disk say which version clients should get who name none, and what each canary is answered with.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LEAST_S = 0.1
 
 
 def run(engine_settings: Path, urls: list[str], timeout_s: float) -> int:
-    """Print one JSON object a line for each front end and model; the API key is read from standard input.
+    """Print one JSON object a line for each front end and bundle; the API key is read from standard input.
 
     Returns:
         0 when every answer came, from the version on disk and with the canary's answer; 1 otherwise.
@@ -37,11 +37,17 @@ def run(engine_settings: Path, urls: list[str], timeout_s: float) -> int:
     """
     key = sys.stdin.readline().strip()
     declared = settings.load(EngineSettings, engine_settings)
-    bundles = default_versions(declared.bundles, parse_aliases(declared.aliases), declared.bundle_signers)
+    bundles = [read(directory, declared.bundle_signers) for directory in declared.bundles]
+    defaults = default_versions(bundles, parse_aliases(declared.aliases))
     asked = [(url, bundle) for url in urls for bundle in bundles]
+
+    def finding_of(one: tuple[str, Bundle]) -> dict[str, Any]:
+        url, bundle = one
+        return ask(url, bundle, key, timeout_s, defaults[bundle.name] == bundle.version)
+
     # Side by side: on a busy host each of them waits.
     with ThreadPoolExecutor(_AT_A_TIME) as threads:
-        findings = list(threads.map(lambda one: ask(one[0], one[1], key, timeout_s), asked))
+        findings = list(threads.map(finding_of, asked))
     for finding in findings:
         print(json.dumps(finding))
     return 0 if findings and all(finding["ok"] for finding in findings) else 1
@@ -63,26 +69,31 @@ def _answer(request: urllib.request.Request, give_up_s: float) -> Any:
         time.sleep(wait_s)
 
 
-def default_versions(directories: Iterable[Path], aliases: Aliases, signers: Path | None = None) -> list[Bundle]:
-    """Of each name the bundle that clients get who ask for no version."""
-    bundles: dict[str, Bundle] = {}
-    for directory in directories:
-        try:
-            bundle = read_bundle(directory, signers)
-        except BundleError as error:
-            raise SettingsError(str(error)) from None
-        if aliases.get(bundle.name, {}).get(DEFAULT, bundle.version) == bundle.version:
-            bundles.setdefault(bundle.name, bundle)
-    return list(bundles.values())
+def read(directory: Path, signers: Path | None) -> Bundle:
+    try:
+        return read_bundle(directory, signers)
+    except BundleError as error:
+        raise SettingsError(str(error)) from None
 
 
-def ask(url: str, bundle: Bundle, key: str, timeout_s: float) -> dict[str, Any]:
+def default_versions(bundles: Iterable[Bundle], aliases: Aliases) -> dict[str, str]:
+    """Of each name the version that clients get who ask for none."""
+    declared = [(bundle.name, bundle.version) for bundle in bundles]
+    firsts = dict(reversed(declared))
+    return {name: aliases.get(name, {}).get(DEFAULT, first) for name, first in firsts.items()}
+
+
+def ask(url: str, bundle: Bundle, key: str, timeout_s: float, is_default: bool = True) -> dict[str, Any]:
     """One prediction: what was wanted, what was found, whether they agree, and how long it took (ms).
 
     It waits among those of users, for that is what they get. Who is busy is asked again until the time is over.
+
+    Args:
+        is_default: asked as by clients who name no version; others are asked for by theirs.
     """
+    version = "" if is_default else f"/versions/{bundle.version}"
     request = urllib.request.Request(
-        f"{url}/v1/models/{bundle.name}/predict",
+        f"{url}/v1/models/{bundle.name}{version}/predict",
         data=bundle.canary.content,
         # A remembered answer would say nothing about the engine.
         headers={

@@ -1,14 +1,18 @@
 """`bedplate canary` asks a front end what the bundle on disk knows the answer to."""
 
 import base64
+import io
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import yaml
+from bedplate import cli
 from bedplate.bundle import Bundle
 from bedplate.canary import ask
 
+from tests.service.engine_tools import write_lamp
 from tests.service.lamp import description, numbers, varying
 
 
@@ -18,6 +22,7 @@ class FrontEnd(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append((self.headers["Content-Type"], body))
+        self.server.paths.append(self.path)
         if self.server.busy:
             self.server.busy -= 1
             self.send_response(429)
@@ -37,7 +42,7 @@ class FrontEnd(BaseHTTPRequestHandler):
 @pytest.fixture
 def front_end():
     with HTTPServer(("127.0.0.1", 0), FrontEnd) as server:
-        server.asked = []
+        server.asked, server.paths = [], []
         server.busy, server.retry_after = 0, "0.01"
         server.prediction = {"label": "bright"}
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -110,3 +115,21 @@ def test_another_answer_than_the_known_one_is_told(front_end):
     finding = ask(f"http://127.0.0.1:{front_end.server_port}", bundle, "bp_key", timeout_s=10)
 
     assert (finding["wanted"], finding["found"], finding["ok"]) == ("lamp 1: dark", "lamp 1: bright", False)
+
+
+@pytest.mark.parametrize(("aliases", "default"), [({}, "2"), ({"aliases": ["lamp/default=1"]}, "1")])
+def test_every_version_is_asked_and_the_default_as_clients_ask_who_name_none(
+    front_end, tmp_path, monkeypatch, capsys, aliases, default
+):
+    for version in ("2", "1"):
+        write_lamp(tmp_path / version, version=version)
+    settings = {"socket_dir": str(tmp_path), "bundles": [f"{tmp_path}/2", f"{tmp_path}/1"], **aliases}
+    (tmp_path / "engine.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr("sys.stdin", io.StringIO("bp_key\n"))
+
+    cli.main(["canary", "--settings", f"{tmp_path}/engine.yaml", f"http://127.0.0.1:{front_end.server_port}"])
+
+    named = {"2": "/v1/models/lamp/versions/2/predict", "1": "/v1/models/lamp/versions/1/predict"}
+    wanted = [{**named, default: "/v1/models/lamp/predict"}[version] for version in ("2", "1")]
+    assert sorted(front_end.paths) == sorted(wanted)
+    assert len(capsys.readouterr().out.splitlines()) == 2
