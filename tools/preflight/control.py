@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from shlex import quote
 
 import yaml
 from bedplate.document import BundleError
@@ -50,7 +51,7 @@ def _secrets(inventory: Path, password_file: str | None) -> Iterator[Finding]:
             yield _secret("an authority whose passphrase is lost with secrets.yml", "both or neither", step)
         return
     if not path.read_text().startswith(VAULTED):
-        yield _secret(f"{path} in the clear", "a vaulted file", f"Run: ansible-vault encrypt {path}")
+        yield _secret(f"{path} in the clear", "a vaulted file", f"Run: ansible-vault encrypt {quote(str(path))}")
         return
     options = [f"--vault-password-file={password_file}"] if password_file else []
     command = [str(Path(sys.executable).parent / "ansible-vault"), "view", *options, str(path)]
@@ -63,7 +64,7 @@ def _secrets(inventory: Path, password_file: str | None) -> Iterator[Finding]:
     # Others are the operator's: a mail server's password may be short.
     for name in _generated() & set(known):
         if not SECRET.fullmatch(str(known[name])) or PLACEHOLDER.search(str(known[name])):
-            step = f"Run: ansible-vault edit {path}, and correct or remove the line that starts with '{name}:'"
+            step = f"Run: ansible-vault edit {quote(str(path))}, and correct or remove the line '{name}: …'"
             yield _secret(f"{name} is too short or a placeholder", "43 or more of A-Z a-z 0-9 _ -", step)
 
 
