@@ -123,8 +123,6 @@ CONTRADICTIONS = [
     ("gpu1", {"bedplate_web_instances": "10"}, "bedplate_web_instances"),
     ("gpu1", {"bedplate_web_address": "127.0.0.1"}, "bedplate_web_address"),
     ("gpu1", {"bedplate_models_memory_mb": 8000}, "bedplate_models_memory_mb"),
-    ("gpu1", {"fleet_web": {"port": 9181, "count": 9, "hosts": ["gpu"], "from": []},
-              "fleet_bedplate_metrics": {"port": 9182, "hosts": ["gpu"], "from": []}}, "fleet_bedplate_metrics"),
     ("gpu1", {"bedplate_bundles": []}, "bedplate_bundles"),
     ("gpu1", {"bedplate_bundles": ["digits/2"]}, "bedplate_bundles"),
     ("lb1", {"nginx_certificate_file": "/x"}, "nginx_certificate_key_file"),
@@ -142,6 +140,18 @@ def test_a_contradiction_is_one_finding_that_names_what_to_edit(judge, host, set
     [finding] = found[host]
     assert list(finding) == ["check", "found", "wanted", "next_step", "edit"]
     assert finding["edit"].startswith(f"{variable} in ")
+
+
+def test_one_port_for_two_services_is_told_on_each_host_that_has_both(judge):
+    ports = {
+        "fleet_web": {"port": 9181, "count": 9, "hosts": ["gpu"], "from": []},
+        "fleet_bedplate_metrics": {"port": 9182, "hosts": ["gpu"], "from": []},
+    }
+
+    found = judge(dict.fromkeys(GROUPS, ports))
+
+    assert list(found) == ["gpu1", "gpu2"]
+    assert found["gpu1"][0]["edit"].startswith("fleet_bedplate_metrics in ")
 
 
 def test_a_damaged_bundle_is_told_once_for_the_hosts_that_share_it(judge, inventory):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tools.preflight import forms
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -32,6 +34,7 @@ def test_as_many_ports_are_asked_for_as_there_are_front_ends(told):
 def test_settings_that_are_compared_exist(told):
     manuals = [yaml.safe_load(path.read_text()) for path in REPOSITORY.glob("roles/*/defaults/main.yml")]
     known = {name for manual in manuals for name in manual} | {"private_address"}
+    known |= {"ansible_host", "ansible_port", "ansible_user"}
 
     assert set(told("__preflight_read", "gpu")) - known == set()
 
@@ -92,3 +95,16 @@ def test_releases_are_refused_that_the_role_nvidia_would_refuse(told, settings, 
 def test_a_host_is_of_a_size_that_there_is(told, group, size):
     assert told("preflight_size", group) == size
     assert size in told("preflight_sizes", group)
+
+
+def test_every_setting_that_has_a_form_is_read(told):
+    read = set(told("__preflight_read", "gpu"))
+
+    assert set(forms.FORMS) - read == set()
+    manuals = [yaml.safe_load(path.read_text()) or {} for path in REPOSITORY.glob("roles/*/defaults/main.yml")]
+    numbers = {name for manual in manuals for name, value in manual.items() if isinstance(value, bool | int | float)}
+    assert len(numbers) > 60
+    # What preflight itself is told is used before it looks; the others are of the control machine.
+    others = ("preflight_", "wheelhouse_", "authority_")
+    assert {name for name in numbers - read if not name.startswith(others)} == set()
+    assert {name for name in numbers & read if forms.form_of(name) is None} == set()

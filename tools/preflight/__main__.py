@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tools.preflight import control, placeholders, settings
+from tools.preflight import control, forms, placeholders, settings
 from tools.preflight.hosts import CONTROL, Finding, Host
 from tools.preflight.places import place
 
@@ -23,6 +23,10 @@ def main() -> int:
     hosts = [Host.parse(json.loads(line)) for line in sys.stdin if line.strip()]
     known = [host for host in hosts if not host.error]
     findings = [finding for host in hosts for finding in _own(host)]
+    malformed = list(forms.judge(known))
+    findings += malformed
+    # Such values cannot be compared with others.
+    known = [host for host in known if host.name not in {finding.host for finding in malformed}]
     findings += settings.judge(known)
     findings += placeholders.judge(given.inventory)
     findings += control.judge(known, given.inventory, given.vault_password_file, given.certificate_days)

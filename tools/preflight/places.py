@@ -9,7 +9,7 @@ from tools.preflight.hosts import CONTROL, Host
 
 # Whose settings go by group; what is not here is of all hosts.
 GROUPS = {"bedplate": "gpu", "nginx": "lb", "redis": "data", "prometheus": "ops"}
-OF_A_HOST = {"private_address", "ansible_user"}
+OF_A_HOST = {"private_address", "ansible_host", "ansible_port", "ansible_user"}
 
 
 def place(setting: str, host: Host, inventory: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -34,12 +35,12 @@ def judge(hosts: list[Host]) -> Iterator[Finding]:
 def _address(host: Host, hosts: list[Host]) -> Iterator[Finding]:
     has = host.settings.get("private_address")
     same = [each.name for each in hosts if each != host and each.address and each.address == host.address]
-    if has is None or host.address is None:
-        yield _contradiction(host, f"private_address: {has}", "an address", "Give the host its own.", "private_address")
+    if has is None:
+        yield _contradiction(host, "no private_address", "an address", "Give the host its own.", "private_address")
     elif same:
         found = f"private_address {has}, as {', '.join(same)}"
         yield _contradiction(host, found, "an address of its own", "Give each host its own.", "private_address")
-    elif host.address.is_loopback and len(hosts) > 1:
+    elif host.address and host.address.is_loopback and len(hosts) > 1:
         wanted = "an address that the other hosts reach"
         yield _contradiction(host, f"private_address {has}", wanted, "Give it one.", "private_address")
 
@@ -139,6 +140,12 @@ def _agreement(hosts: list[Host]) -> Iterator[Finding]:
         if len(values) > 1:
             step = "Write it once for all of them, into group_vars/gpu.yml; nginx has one limit."
             yield Finding(CONTROL, "settings", f"{name} is {' and '.join(values)}", "one for all hosts", step, name)
+    for name in manual("fleet"):
+        ports = {json.dumps(host.setting(name), sort_keys=True): host.name for host in hosts}
+        if len(ports) > 1:
+            found = " and ".join(f"{text} on {host}" for text, host in sorted(ports.items()))
+            step = "Write it once for all of them, into group_vars/all.yml: each host goes to the others' ports by it."
+            yield Finding(CONTROL, "settings", f"{name} is {found}", "one for all hosts", step, name)
     pairs = [(host.setting("nginx_certificate_file"), host.setting("nginx_certificate_key_file")) for host in hosts]
     own = any("lb" in host.groups and all(pair) for host, pair in zip(hosts, pairs, strict=True))
     if own and any("ops" in host.groups and host.setting("prometheus_probe_authority") is None for host in hosts):
