@@ -99,7 +99,11 @@ def test_requests_go_to_the_pool_that_was_chosen(nginx_conf):
 
 
 def test_only_predictions_take_large_bodies(nginx_conf):
-    assert re.findall(r"client_max_body_size (\d+);", nginx_conf()) == ["65536", "52428800"]
+    assert re.findall(r"client_max_body_size (\d+);", nginx_conf()) == [
+        "65536",
+        "52428800",
+        "52428800",
+    ]  # of which /key gets none
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,40 @@ def test_limits_are_written_as_declared(nginx_conf):
     assert text.count("limit_req zone=requests burst=3 nodelay;") == 2
     assert text.count("limit_conn connections 5;") == 1
     assert re.findall(r"^ +(\S+) 1;$", text, re.MULTILINE) == ["192.0.2.0/24", "2001:db8::1"]
+
+
+@pytest.mark.parametrize(
+    ("expect", "coding", "length", "is_asked"),
+    [
+        ("", "", "", "0"),
+        ("", "", "99999", "0"),
+        ("", "", "100000", "1"),
+        ("", "chunked", "", "1"),
+        ("100-continue", "", "5", "1"),
+    ],
+)
+def test_the_key_is_asked_for_before_a_long_body_is_read(nginx_conf, expect, coding, length, is_asked):
+    text = nginx_conf()
+
+    (pattern, found, otherwise) = re.search(
+        r'\$is_key_asked_first \{\n +"~(\S+)" (\d);\n +default (\d);', text
+    ).groups()
+
+    assert (found if re.search(pattern, f"{expect}|{coding}|{length}") else otherwise) == is_asked
+
+
+def test_a_prediction_waits_for_the_verdict_on_its_key_which_is_given_without_its_body(nginx_conf):
+    text = nginx_conf()
+
+    (prediction,) = re.findall(r"location ~ \^/\(v1/models/\S+ {(.*?)\n        }", text, re.DOTALL)
+    (verdict,) = re.findall(r"location = /key {(.*?)\n        }", text, re.DOTALL)
+
+    assert "auth_request /key;" in prediction
+    assert {"internal;", "proxy_pass_request_body off;", 'proxy_set_header Content-Length "";'} <= set(
+        line.strip() for line in verdict.splitlines()
+    )
+    assert "rewrite ^ /v2/health/live break;" in verdict
+    assert text.count("error_page 401 = @refused-credential;") == 2
 
 
 @pytest.mark.parametrize("path", ["= /ping", "~ ^/health(/live|/ready)?$"])
