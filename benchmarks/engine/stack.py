@@ -146,7 +146,7 @@ def _write_settings(
     }
     web = {
         "engines": [f"{folder}/cpu{n}.sock" for n in range(engines)],
-        "decoders": [f"{folder}/1.sock"],
+        "decoders": [f"{folder}/1/decode.sock"],
         "api_keys_file": f"{folder}/api-keys",
         "metrics_dir": f"{folder}/metrics",
         "cache_ttl_s": 0,

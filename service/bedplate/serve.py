@@ -89,7 +89,7 @@ def _write_settings(folder: Path, bundles: Sequence[Path], key: str, programs: l
     (folder / "decode.yaml").write_text(yaml.safe_dump(decoder))
     web = {
         "engines": [f"{folder}/cpu0.sock"],
-        "decoders": [f"{folder}/1.sock"],
+        "decoders": [f"{folder}/1/decode.sock"],
         "api_keys_file": f"{folder}/api-keys",
     }
     (folder / "web.yaml").write_text(yaml.safe_dump(web))

@@ -32,7 +32,7 @@ def running_decoder(instance: int = 1, **settings: Any) -> Iterator[RunningDecod
             program = subprocess.Popen(
                 [*command, "--instance", str(instance)], env={**os.environ, "PYTHONPATH": str(SERVICE)}, stderr=log
             )
-        decoder = RunningDecoder(folder / f"{instance}.sock", program, folder / "log")
+        decoder = RunningDecoder(folder / str(instance) / "decode.sock", program, folder / "log")
         try:
             decoder.wait_until_it_answers()
             yield decoder

@@ -18,7 +18,7 @@ engines: [/run/bedplate/engine/cpu0.sock, /run/bedplate/engine/cpu1.sock]
 api_keys_file: /etc/keys
 request_timeout_s: 5
 max_body_bytes: 1048576
-decoders: [/run/bedplate/decode/1.sock]
+decoders: [/run/bedplate/decode/1/decode.sock]
 max_items: 8
 metrics_dir: /run/figures
 """
@@ -34,7 +34,7 @@ def test_every_setting_is_read(tmp_path):
     web = settings.load(WebSettings, write(tmp_path, WEB))
 
     sockets = (Path("/run/bedplate/engine/cpu0.sock"), Path("/run/bedplate/engine/cpu1.sock"))
-    decoders = (Path("/run/bedplate/decode/1.sock"),)
+    decoders = (Path("/run/bedplate/decode/1/decode.sock"),)
     assert web == WebSettings(sockets, decoders, Path("/etc/keys"), 5.0, 1_048_576, 8, Path("/run/figures"))
 
 

@@ -251,9 +251,30 @@ def test_front_ends_know_every_decoder_by_a_socket_that_they_alone_reach(unit, s
 
     tmpfiles = [line.split() for line in render("bedplate", "etc/tmpfiles.d/bedplate.conf.j2").splitlines()]
 
-    assert settings("web.yaml", bedplate_decode_instances=2)["decoders"] == [f"{folder}/1.sock", f"{folder}/2.sock"]
+    assert settings("web.yaml", bedplate_decode_instances=2)["decoders"] == [
+        f"{folder}/1/decode.sock",
+        f"{folder}/2/decode.sock",
+    ]
     assert ["d", folder, "2750", "bedplate-decode", "bedplate-web"] in tmpfiles
-    assert values(unit("bedplate-decode@.service"), "ReadWritePaths") == [folder]
+
+
+def test_a_decoder_sees_and_writes_its_own_directory_and_no_other_instances(unit, settings):
+    decoder, folder = unit("bedplate-decode@.service"), settings("decode.yaml")["socket_dir"]
+
+    [made] = values(decoder, "ExecStartPre")
+    assert made.endswith(f"install -d -m 2750 -o bedplate-decode -g bedplate-web {folder}/%i")
+    assert values(decoder, "TemporaryFileSystem") == [f"{folder}:ro"]
+    assert values(decoder, "BindPaths") == [f"{folder}/%i"]
+    assert values(decoder, "ReadWritePaths") == []
+
+
+def test_who_decodes_is_replaced_as_the_operator_says_and_answers_what_front_ends_expect(settings):
+    given = {"bedplate_decode_max_files": 10, "bedplate_decode_max_age_s": 5, "bedplate_max_media_s": 30}
+
+    decode = settings("decode.yaml", **given)
+
+    assert (decode["max_files"], decode["max_age_s"]) == (10, 5)
+    assert settings("web.yaml", **given)["max_media_s"] == decode["max_media_s"] == 30
 
 
 def test_decoders_stop_after_the_front_ends_and_outlast_the_longest_file(unit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -14,12 +15,15 @@ _PAUSE_S = 0.5
 _BRIEF_S = 0.05
 
 
-def keep(work: Callable[[int], None], on_ready: Callable[[], object] = lambda: None) -> None:
+def keep(
+    work: Callable[[int], None], on_ready: Callable[[], object] = lambda: None, longest_s: float | None = None
+) -> None:
     """Run `work` in a child, and in another one whenever that ends, until SIGTERM.
 
     Args:
         work: given a descriptor that becomes readable when the child shall leave, because we were told to or died.
         on_ready: called once there is a child.
+        longest_s: a child that has not left by itself until then is ended, whatever became of it.
     """
     told, telling = os.pipe()
     stopping = False
@@ -39,11 +43,24 @@ def keep(work: Callable[[int], None], on_ready: Callable[[], object] = lambda: N
             _be_child(work, told, telling)
         on_ready()
         on_ready = _nothing
-        _, status = os.waitpid(child, 0)
+        status = _status_of(child, longest_s)
         if status:
             _log.warning("the process that decodes ended", extra={"because": _because(status)})
         if status and time.monotonic() - began < _BRIEF_S:
             time.sleep(_PAUSE_S)
+
+
+def _status_of(child: int, longest_s: float | None) -> int:
+    """Once it has ended."""
+    handle = os.pidfd_open(child)
+    try:
+        ended, _, _ = select.select([handle], [], [], longest_s)
+    finally:
+        os.close(handle)
+    if not ended:
+        _log.error("the process that decodes did not leave when its time was over, and is ended")
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
 
 
 def _be_child(work: Callable[[int], None], told: int, telling: int) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from bedplate import endpoint, log, notify, settings
 from bedplate.decode.keeper import keep
 from bedplate.decode.settings import DecodeSettings
-from bedplate.decode.worker import Worker
+from bedplate.decode.worker import SILENCE_S, Worker
 from bedplate.instance import require_number
 
 # More that wait than this are refused at once: at the next decoder, or with 429.
 BACKLOG = 64
+# Times of the processor's time that a file may need of the clock's, where others want the processor too.
+_BUSY = 3
 
 
 def run(settings_file: Path, instance: str) -> int:
@@ -25,9 +27,14 @@ def run(settings_file: Path, instance: str) -> int:
     log.start(f"bedplate-decode@{instance}")
     require_number(instance)
     decode = settings.load(DecodeSettings, settings_file)
-    listener = endpoint.bind(decode.socket_dir / f"{instance}.sock", backlog=BACKLOG)
+    folder = decode.socket_dir / instance
+    # Under systemd it is there, with the group of those who may connect.
+    folder.mkdir(exist_ok=True)
+    listener = endpoint.bind(folder / "decode.sock", backlog=BACKLOG)
+    # One that is old leaves once it has answered, which takes this long at most on a busy machine.
+    longest_s = decode.max_age_s + _BUSY * decode.max_cpu_s + SILENCE_S
     try:
-        keep(lambda kept: _work(listener, decode, kept), on_ready=lambda: notify.notify("READY=1"))
+        keep(lambda kept: _work(listener, decode, kept), lambda: notify.notify("READY=1"), longest_s)
     finally:
         Path(listener.getsockname()).unlink(missing_ok=True)
     return 0

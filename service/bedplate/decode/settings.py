@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    # Instance N listens on N.sock here.
+    # Instance N listens on N/decode.sock here, a directory that no other instance sees.
     socket_dir: Path
 
     # Of all pictures of a request: one is refused from its header, before a pixel is decoded, because a small file can
@@ -23,6 +23,11 @@ class DecodeSettings:
 
     # What decoding one request may take beyond what the program takes asleep.
     max_memory_bytes: int = field(default=1 << 30, metadata={"unit": "bytes", "min": 64 << 20, "max": 64 << 30})
+
+    # The process that decodes is replaced after so many files, or after so long: one that a file took over reads no
+    # more of others' than these. Texts do not count among the files, as each process reads their tokenizer anew.
+    max_files: int = field(default=1000, metadata={"unit": "files", "min": 1, "max": 1_000_000})
+    max_age_s: float = field(default=60.0, metadata={"unit": "s", "min": 0.1, "max": 86_400})
 
     # Sums (sha256) of the programs of bundles that may run here.
     code: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ import resource
 import select
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bedplate.wire import Frame, FrameError, FrameReader, Type
 
 _log = logging.getLogger("bedplate.decode")
 # A front end that sends or reads nothing for so long is gone.
-_SILENCE_S = 10.0
+SILENCE_S = 10.0
 _READ_BYTES = 1 << 20
 # A process that a file made larger than this leaves, and its memory with it.
 _MAX_GROWTH_BYTES = 32 << 20
@@ -35,7 +36,11 @@ _GRACE_S = 0.25
 
 
 class Worker:
-    """Takes connections from `listener` until `kept` becomes readable, it has grown, or has run a bundle's program."""
+    """Takes connections from `listener` until `kept` becomes readable, or it shall be replaced.
+
+    That is when it has grown, has run a bundle's program, or has had as many files or seconds as `settings` allow. Who
+    waits then waits in the socket, for the few milliseconds that the next one needs.
+    """
 
     def __init__(
         self, listener: socket.socket, settings: DecodeSettings, kept: int, max_growth_bytes: int = _MAX_GROWTH_BYTES
@@ -45,22 +50,26 @@ class Worker:
         self._kept = kept
         self._max_growth_bytes = max_growth_bytes
         self._has_run_code = False
+        self._files = 0
 
     def run(self) -> None:
         virtual, resident = _memory_bytes()
         limit = virtual + self._settings.max_memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        while True:
-            ready, _, _ = select.select([self._kept, self._listener.fileno()], [], [])
-            if self._kept in ready:
+        # Its own children would stay when it is replaced.
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        end = time.monotonic() + self._settings.max_age_s
+        while (left_s := end - time.monotonic()) > 0:
+            ready, _, _ = select.select([self._kept, self._listener.fileno()], [], [], left_s)
+            if self._kept in ready or not ready:
                 return
             connection, _ = self._listener.accept()
             with connection:
-                connection.settimeout(_SILENCE_S)
+                connection.settimeout(SILENCE_S)
                 self._serve(connection)
             # Whatever a program left in this process, no other model's files meet it.
             has_grown = _memory_bytes()[1] - resident - kept_bytes() > self._max_growth_bytes
-            if has_grown or self._has_run_code:
+            if has_grown or self._has_run_code or self._files >= self._settings.max_files:
                 return
 
     def _serve(self, connection: socket.socket) -> None:
@@ -68,6 +77,7 @@ class Worker:
             question = _receive(connection)
             if question is None or _is_gone(connection):
                 return
+            self._files += _files_in(question)
             answer = self._answer(question)
             for piece in wire.encode(answer):
                 connection.sendall(piece)
@@ -118,6 +128,11 @@ def _receive(connection: socket.socket) -> Frame | None:
     if not reader.idle:
         raise FrameError("the connection ended inside a frame")
     return None
+
+
+def _files_in(question: Frame) -> int:
+    """Of those that libraries parse, which is not said of texts."""
+    return 0 if "text" in question.meta.get("input", {}) else len(question.meta.get("sizes", [])[1:])
 
 
 def _is_gone(connection: socket.socket) -> bool:

@@ -45,7 +45,9 @@ def create_app(
         instance: its number.
     """
     limits = Limits(settings.max_body_bytes, settings.max_items)
-    predictor = Predictor(engines, Decoders(by_preference(settings.decoders, instance)), limits, metrics.cancelled)
+    predictor = Predictor(
+        engines, Decoders(by_preference(settings.decoders, instance), settings.max_media_s), limits, metrics.cancelled
+    )
     probe = ReadinessProbe(engines, predictor, metrics.computed_s)
     shared = _shared_cache(settings, cache_password, metrics)
     cache = ResponseCache(

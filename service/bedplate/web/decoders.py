@@ -57,7 +57,8 @@ class _NotTaken(Exception):
 class Decoders:
     """Those of this host, by their sockets. Each decodes one request at a time; the rest wait in its socket."""
 
-    def __init__(self, sockets: Sequence[Path]):
+    def __init__(self, sockets: Sequence[Path], max_media_s: float = 600.0):
+        self._max_media_s = max_media_s
         self._waiting = dict.fromkeys(sockets, 0)
 
     async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms, types: Sequence[str] = ()) -> Media:
@@ -77,12 +78,8 @@ class Decoders:
         if model.codec:
             meta |= {"types": types, **_told_of(model)}
         body = b"".join(sent) if sent[0] or len(files) > 1 else files[0]
-        answer = await self._answer(Type.DECODE, meta, body, terms, _ended)
-        shapes = [output["shape"] for output in answer.meta["outputs"]]
-        numbers = dtypes.from_bytes(answer.meta["outputs"][0]["dtype"], answer.tensors)
-        ends = list(accumulate(map(math.prod, shapes)))
-        parts = [part.reshape(shape) for part, shape in zip(np.split(numbers, ends[:-1]), shapes, strict=True)]
-        return Media(parts, answer.meta["files"])
+        most = _most_bytes(model, len(files), self._max_media_s)
+        return _media_in(await self._answer(Type.DECODE, meta, body, terms, most, _ended), model)
 
     async def encode(self, outputs: npt.NDArray[Any], items: Sequence[int], model: Bundle, terms: Terms) -> list[Any]:
         """What the codec of `model` makes of its outputs, a prediction for each file.
@@ -98,7 +95,7 @@ class Decoders:
         shown = {"dtype": outputs.dtype.name, "shape": outputs.shape}
         sent = [model.codec_source, outputs.tobytes()]
         meta = {"outputs": [shown], "items": items, "sizes": [len(part) for part in sent], **_told_of(model)}
-        answer = await self._answer(Type.ENCODE, meta, b"".join(sent), terms, _failed)
+        answer = await self._answer(Type.ENCODE, meta, b"".join(sent), terms, 0, _failed)
         predictions: list[Any] = answer.meta["predictions"]
         return predictions
 
@@ -108,11 +105,12 @@ class Decoders:
         meta: dict[str, Any],
         body: bytes | memoryview,
         terms: Terms,
+        most_bytes: int,
         ended: Callable[[], ServiceError],
     ) -> Frame:
         question = wire.assemble(kind, 1, wire.to_json(meta), body, terms.engine_deadline_ns)
         try:
-            answer = await asyncio.wait_for(self._ask(question), terms.left_s)
+            answer = await asyncio.wait_for(self._ask(question, most_bytes), terms.left_s)
         except asyncio.TimeoutError:
             raise too_late() from None
         except _Ended:
@@ -121,12 +119,12 @@ class Decoders:
             raise errors.from_meta(answer.meta)
         return answer
 
-    async def _ask(self, question: list[bytes | memoryview]) -> Frame:
+    async def _ask(self, question: list[bytes | memoryview], most_bytes: int) -> Frame:
         is_busy = False
         for path in sorted(self._waiting, key=self._waiting.__getitem__):
             self._waiting[path] += 1
             try:
-                return await _ask(path, question)
+                return await _ask(path, question, most_bytes)
             except _NotTaken as refusal:
                 is_busy |= refusal.busy
             finally:
@@ -134,12 +132,15 @@ class Decoders:
         raise _refused(is_busy)
 
 
-async def _ask(path: Path, question: list[bytes | memoryview]) -> Frame:
+async def _ask(path: Path, question: list[bytes | memoryview], most_bytes: int) -> Frame:
     reader, writer = await asyncio.open_unix_connection(sock=_connected(path), limit=_READ_BYTES)
     try:
         writer.writelines(question)
-        return await _answer(reader)
-    except (OSError, FrameError):
+        return await _answer(reader, most_bytes)
+    except FrameError as error:
+        _log.error("a decoder gives what is no answer", extra={"because": str(error)})
+        raise _Ended from None
+    except OSError:
         raise _Ended from None
     finally:
         writer.close()
@@ -156,12 +157,47 @@ def _connected(path: Path) -> socket.socket:
     return connection
 
 
-async def _answer(reader: asyncio.StreamReader) -> Frame:
-    frames = FrameReader()
+async def _answer(reader: asyncio.StreamReader, most_bytes: int) -> Frame:
+    frames = FrameReader(most_bytes)
     while data := await reader.read(_READ_BYTES):
         if whole := frames.feed(data):
             return whole[0]
     raise _Ended
+
+
+def _most_bytes(model: Bundle, files: int, max_media_s: float) -> int:
+    """What items of so many files can take; a decoder that says more is none of ours any longer."""
+    spec = model.input
+    if model.codec:
+        # Twice a full batch, so that a program that makes too many items is told so.
+        return min(2 * spec.batch_bytes_of(model.max_cost), wire.MAX_TENSOR_BYTES)
+    items = files
+    if spec.clip:
+        items = files * spec.clip.frames
+    if spec.sound:
+        items = 2 * files + math.ceil(max_media_s * spec.sound.rate_hz / spec.sound.hop)
+    return min(items * spec.item_bytes_of(spec.largest), wire.MAX_TENSOR_BYTES)
+
+
+def _media_in(answer: Frame, model: Bundle) -> Media:
+    """Raises: Internal: what a decoder answers is not for this model."""
+    try:
+        shapes = [tuple(map(int, output["shape"])) for output in answer.meta["outputs"]]
+        dtypes_told = {output["dtype"] for output in answer.meta["outputs"]}
+        files = [dict(file) for file in answer.meta["files"]]
+        numbers = dtypes.from_bytes(model.input.dtype, answer.tensors)
+        if dtypes_told != {model.input.dtype} or len(numbers) != sum(map(math.prod, shapes)):
+            raise ValueError("another datatype, or not as many numbers as are told")
+        if not model.codec and not all(model.input.accepts(shape[1:]) for shape in shapes):
+            raise ValueError("items of another shape")
+        if sum(int(file["items"]) for file in files) != sum(shape[0] for shape in shapes):
+            raise ValueError("other items than its files have")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        _log.error("a decoder gives what is no answer", extra={"because": str(error) or type(error).__name__})
+        raise Internal("the file could not be decoded; the operator finds why under the request id") from None
+    ends = list(accumulate(map(math.prod, shapes)))
+    parts = [part.reshape(shape) for part, shape in zip(np.split(numbers, ends[:-1]), shapes, strict=True)]
+    return Media(parts, files)
 
 
 def _told_of(model: Bundle) -> dict[str, Any]:
