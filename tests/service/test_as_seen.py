@@ -106,7 +106,7 @@ def test_a_turned_video_that_is_no_square_fills_the_picture(tmp_path):
     assert found[0][[0, 6, 9, 15]] == pytest.approx(np.array([[0] * 4, [0] * 4, [240] * 4, [240] * 4]), abs=12)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", EXIF_TURNS)
 def test_a_picture_is_turned_as_its_exif_says(orientation, kind, tmp_path):
     exif = Image.Exif()

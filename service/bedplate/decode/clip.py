@@ -11,7 +11,7 @@ import numpy.typing as npt
 from av.sidedata.sidedata import Type as SideData
 from PIL import Image
 
-from bedplate.decode.container import VIDEOS, codec_of, opened, require_length
+from bedplate.decode.container import VIDEOS, codec_of, opened, require_length, unsupported
 from bedplate.decode.image import scaled, to_tensor
 from bedplate.errors import TooManyPixels, UnreadableMedia
 from bedplate.tensor import MAX_SIDE, Clip
@@ -29,12 +29,12 @@ def frames_of(data: bytes | memoryview, spec: Clip, max_s: float, max_pixels: in
     """`spec.frames` pictures, evenly spread over the video; fewer of one that has fewer.
 
     Raises:
-        UnsupportedMediaType, UnreadableMedia: no mp4, mov or avi, or broken.
+        UnsupportedMediaType, UnreadableMedia: none of VIDEOS, or broken.
         MediaTooLong, TooManyPixels: longer than `max_s`, or a picture larger than `max_pixels`.
     """
     with opened(data, VIDEOS) as container:
         if not container.streams.video:
-            raise UnreadableMedia("the file holds no pictures", next_step="send a video")
+            raise unsupported("the file holds no pictures", VIDEOS)
         stream = container.streams.video[0]
         _require_size(codec_of(stream), max_pixels)
         wanted = _spread(_count(container, stream, max_s), spec.frames)

@@ -14,17 +14,23 @@ import av.logging
 from bedplate.decode import riff
 from bedplate.errors import MediaTooLong, UnreadableMedia, UnsupportedMediaType
 
-SOUNDS = ("wav", "flac", "mp3")
-VIDEOS = ("mp4", "avi", "mov")
+SOUNDS = ("wav", "flac", "mp3", "mp4", "ogg", "webm")  # an m4a is an mp4, and opus comes in ogg
+VIDEOS = ("mp4", "avi", "mov", "webm")
 # FFmpeg knows hundreds of formats, some of which open other files: what is not listed here is never parsed.
-_DEMUXERS = {"wav": "wav", "flac": "flac", "mp3": "mp3", "mp4": "mov", "mov": "mov", "avi": "avi"}
+_DEMUXERS = {
+    "wav": "wav", "flac": "flac", "mp3": "mp3", "ogg": "ogg",
+    "mp4": "mov", "mov": "mov", "avi": "avi", "webm": "matroska",
+}  # fmt: skip
+_STARTS = {b"fLaC": "flac", b"OggS": "ogg", b"\x1a\x45\xdf\xa3": "webm"}
+# Brands of files that hold pictures instead of a film.
+_STILL = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"miaf"}
 _ID3_BYTES, _HAS_FOOTER = 10, 0x10  # of the head of a tag, and of what may end one
 _FIRST_ATOMS = {b"moov", b"mdat", b"wide", b"free", b"skip"}  # of a QuickTime file that does not say what it is
 av.logging.set_level(None)  # its words may quote the file
 
 
 def kind_of(data: bytes | memoryview) -> str | None:
-    """wav, flac, mp3, avi, mp4 or mov, by the first bytes; None of anything else."""
+    """A key of _DEMUXERS, by the first bytes; None of anything else."""
     content = untagged(data)
     return _kind_of(bytes(content[:16])) or ("mp3" if len(content) < len(data) else None)
 
@@ -42,19 +48,16 @@ def untagged(data: bytes | memoryview) -> memoryview:
 
 
 def _kind_of(head: bytes) -> str | None:
-    if head.startswith(riff.FORMS) and head[8:12] == b"WAVE":
-        return "wav"
-    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        return "avi"
-    if head.startswith(b"fLaC"):
-        return "flac"
+    if head.startswith(riff.FORMS):
+        is_sound = head[8:12] == b"WAVE"
+        return "wav" if is_sound else "avi" if head.startswith(b"RIFF") and head[8:12] == b"AVI " else None
     if head[4:8] == b"ftyp":
-        return "mov" if head[8:12] == b"qt  " else "mp4"
+        return None if head[8:12] in _STILL else "mov" if head[8:12] == b"qt  " else "mp4"
     if head[4:8] in _FIRST_ATOMS:
         return "mov"
     # Of a frame eleven bits are set, and it has neither the reserved version nor the reserved layer.
     is_frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x18 != 0x08 and head[1] & 6
-    return "mp3" if is_frame else None
+    return "mp3" if is_frame else _STARTS.get(head[:4])
 
 
 @contextlib.contextmanager
@@ -67,11 +70,7 @@ def opened(data: bytes | memoryview, kinds: tuple[str, ...]) -> Iterator[av.cont
     """
     kind = kind_of(data)
     if kind not in kinds:
-        raise UnsupportedMediaType(
-            "the content is none of the kinds that this model takes",
-            limit=", ".join(kinds),
-            next_step="send one of these formats",
-        )
+        raise unsupported("the content is none of the kinds that this model takes", kinds)
     content = riff.plain(untagged(data)) if kind == "wav" else untagged(data)
     try:
         with av.open(io.BytesIO(content), "r", format=_DEMUXERS[kind]) as container:
@@ -83,6 +82,10 @@ def opened(data: bytes | memoryview, kinds: tuple[str, ...]) -> Iterator[av.cont
         raise UnreadableMedia(
             f"the file cannot be decoded ({type(error).__name__})", next_step="check that the file is complete"
         ) from None
+
+
+def unsupported(what: str, kinds: tuple[str, ...]) -> UnsupportedMediaType:
+    return UnsupportedMediaType(what, limit=", ".join(kinds), next_step="send one of these formats")
 
 
 def codec_of(stream: av.AudioStream | av.VideoStream) -> Any:

@@ -9,20 +9,22 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import AvifImagePlugin, Image, ImageOps
 
 from bedplate.decode import png
 from bedplate.errors import ServiceError, TooManyPixels, UnreadableMedia, UnsupportedMediaType
 from bedplate.tensor import DROP, MAX_SIDE, REFUSE, Picture
 
 # Pillow knows dozens of formats; what is not listed here is never parsed.
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 # More than 8 bits a channel: Pillow would clip instead of scale, and the answer would be silently wrong.
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
 _ORIENTATION = 0x0112  # EXIF
 _OPAQUE = 255
 
+# This process is on one core.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Our own limit comes first and is lower; Pillow's would only warn.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -76,6 +78,8 @@ def _kind_of(head: bytes) -> str | None:
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+        return "AVIF"
     return "WEBP" if head.startswith(b"RIFF") and head[8:12] == b"WEBP" else None
 
 

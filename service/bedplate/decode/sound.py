@@ -10,7 +10,7 @@ import av.container
 import numpy as np
 import numpy.typing as npt
 
-from bedplate.decode.container import SOUNDS, codec_of, opened, require_length
+from bedplate.decode.container import SOUNDS, codec_of, opened, require_length, unsupported
 from bedplate.decode.riff import require_channels
 from bedplate.errors import UnreadableMedia
 from bedplate.tensor import Sound
@@ -22,12 +22,12 @@ def samples_of(data: bytes | memoryview, rate_hz: int, max_s: float) -> npt.NDAr
     """The recording as one channel of `rate_hz`, (samples,) from -1 to 1: what is louder is cut off there.
 
     Raises:
-        UnsupportedMediaType, UnreadableMedia: no wav, flac or mp3, broken, or with samples that are no numbers.
+        UnsupportedMediaType, UnreadableMedia: none of SOUNDS, broken, or with samples that are no numbers.
         MediaTooLong: longer than `max_s`, by its header or once it is decoded.
     """
     with opened(data, SOUNDS) as container:
         if not container.streams.audio:
-            raise UnreadableMedia("the file holds no sound", next_step="send a recording")
+            raise unsupported("the file holds no sound", SOUNDS)
         stream = container.streams.audio[0]
         codec = codec_of(stream)
         _require_format(codec.sample_rate or 0, codec.channels)
