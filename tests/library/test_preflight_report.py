@@ -102,6 +102,42 @@ def test_what_is_doubtful_is_told_and_keeps_nobody_from_a_run(inventory):
     assert "ops1         warn backup: backups lie on the host itself, in /srv/bedplate-backup" in told["table"]
 
 
+@pytest.mark.parametrize("names", [("gpu.1", "gpu-1"), ("GPU1", "API1"), ("GPU1", "OPS1"), ("gpu_ä", "gpu_ö")])
+def test_hosts_whose_names_are_the_same_at_the_store_are_refused_with_the_line_to_edit(judge, inventory, names):
+    (inventory / "hosts.yml").write_text("all:\n  hosts:\n" + "".join(f"    {name}: {{}}\n" for name in names))
+
+    found = judge(hosts={name: ["data"] for name in names})
+
+    assert set(found) == set(names)
+    for number, (name, other) in enumerate((names, names[::-1]), 3):
+        [finding] = found[name]
+        assert finding["found"].endswith(f", as for {other}")
+        assert finding["edit"] == f"{name} in {inventory}/hosts.yml:{number}"
+
+
+def test_a_name_that_is_too_long_for_the_store_is_refused(judge):
+    fits, long = "a" * 25, "b" * 26
+
+    found = judge(hosts={fits: ["data"], long: ["data"]})
+
+    assert list(found) == [long]
+    assert "at most 31 characters; this has 32" in found[long][0]["wanted"]
+
+
+def test_no_balancers_certificate_takes_the_place_of_the_authoritys_or_anothers(judge):
+    found = judge(hosts={"ca": ["lb"], "lb1": ["lb"], "Lb1": ["lb"], "lb2": ["lb"]})
+
+    assert set(found) == {"ca", "lb1", "Lb1"}
+    assert "as for the authority" in found["ca"][0]["found"]
+
+
+@pytest.mark.parametrize("engines", [["cpu0", "cpu00"], ["gpu1", "gpu01"]])
+def test_one_device_has_one_name(judge, engines):
+    [finding] = judge({"gpu1": {"bedplate_engines": engines}}, {"gpu1": {"gpus": ["a", "b"]}})["gpu1"]
+
+    assert finding["next_step"].startswith("Name each device once")
+
+
 def test_what_is_reserved_for_examples_is_a_finding_with_its_lines(judge, inventory):
     (inventory / "group_vars/lb.yml").write_text("a: 1\nnginx_server_name: predict.example.com\nb: [2001:db8::1]\n")
 

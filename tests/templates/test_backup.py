@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 from exposure import assert_exposure, needs_systemd
+
+from tools.preflight.settings import DERIVED
+
+LEAVE = Path(__file__).resolve().parents[2] / "roles/backup/files/leave-store"
 
 SECRET = {"secret_backup": "x" * 43}
 
@@ -79,6 +86,49 @@ def test_every_host_has_a_password_of_its_own_that_is_not_the_secret(evaluate):
 
     assert len(passwords) == 2
     assert all(re.fullmatch("[0-9a-f]{64}", password) for password in passwords)
+
+
+@pytest.mark.parametrize("name", ["gpu1", "gpu.1", "GPU1", "gpu_ä", "x" * 60])
+def test_preflight_and_the_role_make_the_same_name_for_the_store(evaluate, name):
+    its = {"inventory_hostname": name, "groups": {"all": [name], "gpu": [name]}}
+
+    assert evaluate("backup", "{{ __backup_user }}", **its) == DERIVED[0].make(name)
+    assert evaluate("backup", "{{ __backup_users | first }}", **its) == DERIVED[0].make(name)
+
+
+STAND_INS = {
+    "getent": """case "$1 $2" in
+    "group bedplate-backup") echo "bedplate-backup:x:990:store-gpu1,store-gone,store-gpu10" ;;
+    *) echo "$2" ;;
+esac""",
+    "userdel": 'echo "userdel $1" >&2',
+    "chown": 'echo "chown $*" >&2',
+}
+
+
+def test_a_host_that_is_gone_can_no_longer_log_in_at_the_store_and_its_backups_stay(tmp_path):
+    keys, backups = tmp_path / "keys", tmp_path / "backups"
+    for user in ("store-gpu1", "store-gpu10", "store-gone", "store-half", "of-the-operator"):
+        (backups / user / "repository").mkdir(parents=True)
+        (backups / user / "repository/config").write_text(user)
+        keys.mkdir(exist_ok=True)
+        (keys / user).write_text("restrict ssh-ed25519 AAAA")
+    for name, text in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    done = subprocess.run(
+        ["sh", LEAVE, keys, backups, "store-gpu1", "store-gpu10"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.split() == ["store-gone", "store-half"]
+    assert {path.name for path in keys.iterdir()} == {"store-gpu1", "store-gpu10", "of-the-operator"}
+    assert len(list(backups.glob("*/repository/config"))) == 5
+    assert done.stderr.splitlines()[:2] == [
+        "userdel store-gone",
+        f"chown -R root:root -- {backups}/store-gone",
+    ]
 
 
 def test_a_host_that_brings_backups_may_do_nothing_else(render):

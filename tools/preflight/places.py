@@ -17,11 +17,22 @@ def place(setting: str, host: Host, inventory: Path) -> str:
 
     The closest one to the host that names the setting at the start of a line, since that is the one that Ansible takes.
     """
+    if setting == host.name:
+        return _named(host, inventory)
     for path in _candidates(host, inventory):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if re.match(rf"[\s-]*{re.escape(setting)}\s*:", line) and _is_for(host, path, number):
                 return f"{path}:{number}"
     return f"{_home(setting, inventory)} (a new line)"
+
+
+def _named(host: Host, inventory: Path) -> str:
+    """Where the host has its name."""
+    for path in (inventory / "hosts.yml", inventory):
+        for number, line in enumerate(path.read_text().splitlines() if path.is_file() else [], 1):
+            if re.match(rf"\s*['\"]?{re.escape(host.name)}['\"]?\s*(:|\s|$)", line):
+                return f"{path}:{number}"
+    return str(inventory / "hosts.yml")
 
 
 def _candidates(host: Host, inventory: Path) -> list[Path]:

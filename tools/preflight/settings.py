@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from tools.preflight.hosts import CONTROL, Finding, Host, manual
 
@@ -13,6 +14,31 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # systemd's
 MB = 1_000_000
 # nginx takes these from the first inference host, for all.
 SHARED = ("bedplate_request_timeout_s", "bedplate_max_body_bytes")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A name that a host gets elsewhere, made from its name in the inventory."""
+
+    what: str
+    make: Callable[[str], str]
+    most: int  # characters
+    groups: tuple[str, ...] = ("lb", "gpu", "data", "ops")  # whose hosts have one
+    taken: tuple[str, ...] = ()  # by something else
+
+
+DERIVED = (
+    # As roles/backup makes it; systemd-sysusers refuses 32 characters.
+    Derived("its user and folder at the backup store", lambda name: "store-" + re.sub("[^a-z0-9_-]", "-", name), 31),
+    # Some file systems of control machines do not tell A from a. What is the authority's own lies beside it.
+    Derived(
+        "its certificate in the folder authority of the inventory",
+        lambda name: f"{name.lower()}.crt",
+        255,
+        ("lb",),
+        ("ca.crt",),
+    ),
+)
 
 
 def judge(hosts: list[Host]) -> Iterator[Finding]:
@@ -29,6 +55,7 @@ def judge(hosts: list[Host]) -> Iterator[Finding]:
         if "data" in host.groups:
             yield from _cache(host)
         yield from _backups(host)
+    yield from _derived(hosts)
     yield from _agreement(hosts)
 
 
@@ -62,7 +89,7 @@ def _inference(host: Host, hosts: list[Host]) -> Iterator[Finding]:
     engines, threads = host.setting("bedplate_engines"), host.setting("bedplate_engine_threads")
     # Empty is every GPU that is there, or cpu0.
     engines = engines or [f"gpu{number}" for number in range(len(host.seen.get("gpus", [])))] or ["cpu0"]
-    wrong = [name for name in engines if not re.fullmatch(r"(cpu|gpu)\d+", name)]
+    wrong = [name for name in engines if not re.fullmatch(r"(cpu|gpu)(0|[1-9]\d*)", name)]
     if wrong or len(set(engines)) < len(engines):
         step = "Name each device once: cpu0, cpu1 … or gpu0, gpu1 …"
         yield _contradiction(host, f"bedplate_engines: {engines}", "devices", step, "bedplate_engines")
@@ -131,6 +158,19 @@ def _backups(host: Host) -> Iterator[Finding]:
             "They help against a mistake, not when the machine is lost, unless another machine's disk is mounted there."
         )
         yield Finding(host.name, "backup", found, "another machine", step, "backup_target", is_fatal=False)
+
+
+def _derived(hosts: list[Host]) -> Iterator[Finding]:
+    for kind in DERIVED:
+        names = {host.name: kind.make(host.name) for host in hosts if set(kind.groups) & set(host.groups)}
+        for host in hosts:
+            name = names.get(host.name, "")
+            others = [other for other, its in names.items() if its == name and other != host.name]
+            others += ["the authority"] if name in kind.taken else []
+            if name and (others or len(name) > kind.most):
+                found = f"{kind.what} would be {name}" + (f", as for {', '.join(others)}" if others else "")
+                wanted = f"one of its own, of at most {kind.most} characters; this has {len(name)}"
+                yield _contradiction(host, found, wanted, "Give the host another name.", host.name)
 
 
 def _agreement(hosts: list[Host]) -> Iterator[Finding]:
