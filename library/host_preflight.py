@@ -51,6 +51,10 @@ options:
     type: list
     elements: str
     default: []
+  address:
+    description: The address of IPv4 on which its programs are to listen; empty asks nothing.
+    type: str
+    default: ""
   gpus:
     description: NVIDIA GPUs that engines are declared for; without it, engines follow from what is there.
     type: int
@@ -128,6 +132,17 @@ class Host:
                 return file.read()
         except OSError:
             return ""
+
+    def mount_of(self, folder):
+        """The mount that a folder is on, and its options."""
+        mounts = [line.split() for line in self.read("proc/mounts").splitlines()]
+        # The one mounted last hides the others.
+        on = [each for each in mounts if len(each) > 3 and (folder + "/").startswith(each[1].rstrip("/") + "/")]
+        if not on:
+            return "/", []
+        longest = max(on, key=lambda each: len(each[1].rstrip("/")))
+        options = [each[3] for each in on if each[1] == longest[1]][-1]
+        return longest[1], options.split(",")
 
     def find(self, pattern):
         return sorted(glob.glob(self.path(pattern)))
@@ -211,6 +226,28 @@ def look_at_size(host, size, disk_again_gb):
         step = "Free some." if host.is_built else larger
         found = f"{host.free_gb:.1f} GB free below /opt and /var/lib"
         yield finding("disk", found, f"{wanted_gb:g} GB", step, "preflight_size")
+
+
+def look_at_mounts(host):
+    """Programs of releases are run from /opt, compiled models loaded from /var/lib: not where a mount says noexec."""
+    for folder in ("/opt", "/var/lib"):
+        mount, options = host.mount_of(folder)
+        if "noexec" in options:
+            step = f"As root: mount -o remount,exec {mount}, and take noexec out of its line in /etc/fstab."
+            yield finding("mount", f"{folder} is on {mount}, which is mounted noexec", f"{folder} with exec", step)
+
+
+def look_at_address(address, addresses):
+    """Whether the host has the address that its programs are to listen on."""
+    if address and addresses and address not in addresses:
+        found = f"private_address {address}, and the host has {', '.join(addresses)}"
+        step = "Write the one that the other hosts reach, not that of a router or load balancer before it."
+        yield finding("address", found, "an address of the host", step, "private_address")
+
+
+def own_addresses():
+    """Its addresses of IPv4; none where `ip` does not say."""
+    return re.findall(r"^\s*inet (\d+(?:\.\d+){3})", run("ip", "-4", "address", "show")[1], re.MULTILINE)
 
 
 def look_at_release(host, releases):
@@ -401,6 +438,8 @@ def look(wanted, user):
     listeners = listening()
     return [
         *look_at_size(host, wanted["size"], wanted["disk_again_gb"]),
+        *look_at_mounts(host),
+        *look_at_address(wanted["address"], own_addresses()),
         *look_at_release(host, wanted["releases"]),
         *look_at_kernel(host, wanted["kernel"]),
         *look_at_time(wanted["clock"], wanted["clock_difference_s"], time.time()),
@@ -438,6 +477,7 @@ def main():
             "services": {"type": "dict", "required": True},
             "groups": {"type": "list", "elements": "str", "required": True},
             "names": {"type": "list", "elements": "str", "default": []},
+            "address": {"type": "str", "default": ""},
             "gpus": {"type": "int"},
             "driver_required": {"type": "bool", "default": True},
             "gpu_generations": {"type": "list", "elements": "dict", "default": []},

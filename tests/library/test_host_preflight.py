@@ -85,6 +85,7 @@ def look(tmp_path, plant, sudo):
             "services": {},
             "groups": ["gpu"],
             "names": ["localhost"],
+            "address": "",
             "gpus": 0,
             "driver_required": True,
             "gpu_generations": [{"name": "volta", "first": 0x1D80, "last": 0x1DFF}],
@@ -310,3 +311,47 @@ def test_every_fault_is_told_at_once(look, plant, sudo, port):
 
     told = ["cores", "memory", "disk", "release", "kernel", "time", "port", "name", "gpu", "sudo"]
     assert checks(findings) == told
+
+
+MOUNTS = "/dev/a / ext4 rw 0 0\n/dev/b /{folder} ext4 rw,nosuid,{options} 0 0\n"
+
+
+@pytest.mark.parametrize("folder", ["opt", "var", "var/lib"])
+def test_programs_cannot_be_run_from_a_file_system_that_is_mounted_noexec(look, plant, folder):
+    plant({"proc/mounts": MOUNTS.format(folder=folder, options="noexec")})
+
+    [finding] = look()
+
+    assert finding["check"] == "mount"
+    assert f"/{folder}, which is mounted noexec" in finding["found"]
+    assert f"remount,exec /{folder}," in finding["next_step"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "options"), [("opt", "relatime"), ("home", "noexec"), ("tmp", "noexec"), ("optional", "noexec")]
+)
+def test_other_mounts_are_taken(look, plant, folder, options):
+    plant({"proc/mounts": MOUNTS.format(folder=folder, options=options)})
+
+    assert look() == []
+
+
+def test_an_address_that_the_host_does_not_have_is_refused_with_those_it_has(look):
+    [finding] = look(address="192.0.2.77")
+
+    assert (finding["check"], finding["setting"]) == ("address", "private_address")
+    assert "192.0.2.77, and the host has 127.0.0.1" in finding["found"]
+
+
+def test_an_address_of_the_host_is_taken(look):
+    assert look(address="127.0.0.1") == []
+
+
+def test_sudo_that_wants_a_password_is_refused_with_the_line_that_lets_the_user(look, sudo):
+    sudo('echo "sudo: a password is required" >&2; exit 1')
+
+    [finding] = look()
+
+    assert finding["check"] == "sudo"
+    assert "a password is required" in finding["found"]
+    assert "NOPASSWD" in finding["next_step"]

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import yaml
 from bedplate.document import BundleError
 from bedplate.manifest import verify_manifest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from tools.deployment import ROOT
@@ -61,11 +63,31 @@ def _secrets(inventory: Path, password_file: str | None) -> Iterator[Finding]:
         yield _secret(f"{path} does not open", "the vault's own password", step)
         return
     known = yaml.safe_load(shown.stdout) or {}
+    yield from _authority_opens(inventory, known.get("secret_authority_passphrase"))
     # Others are the operator's: a mail server's password may be short.
     for name in _generated() & set(known):
         if not SECRET.fullmatch(str(known[name])) or PLACEHOLDER.search(str(known[name])):
             step = f"Run: ansible-vault edit {quote(str(path))}, and correct or remove the line '{name}: …'"
             yield _secret(f"{name} is too short or a placeholder", "43 or more of A-Z a-z 0-9 _ -", step)
+
+
+def _authority_opens(inventory: Path, passphrase: Any) -> Iterator[Finding]:
+    """Whether the vault's passphrase is the key's, and the key the certificate's."""
+    certificate, key = inventory / "authority/ca.crt", inventory / "authority/ca.key"
+    if not key.is_file() or passphrase is None:
+        return
+    step = (
+        f"Put the passphrase of {key} back (ansible-vault edit {quote(str(inventory / 'secrets.yml'))}, the line "
+        f"'secret_authority_passphrase: …'), or the key and ca.crt that belong to it; both are in the backups."
+    )
+    try:
+        its = load_pem_private_key(key.read_bytes(), str(passphrase).encode()).public_key()
+    except (ValueError, TypeError):
+        yield _secret(f"secret_authority_passphrase does not open {key}", "the passphrase of the authority", step)
+        return
+    if certificate.is_file() and not _belong_together(its, x509.load_pem_x509_certificate(certificate.read_bytes())):
+        step = f"Put the {certificate} of {key} back, from a backup or from a client that trusts it."
+        yield Finding(CONTROL, "certificate", f"{certificate} is of another key", f"that of {key}", step)
 
 
 def _generated() -> set[str]:
@@ -113,7 +135,10 @@ def _fits(certificate: x509.Certificate, key: bytes) -> bool:
     # What is vaulted the role nginx compares, with the vault open.
     if key.decode(errors="replace").startswith(VAULTED):
         return True
-    public = load_pem_private_key(key, password=None).public_key()
+    return _belong_together(load_pem_private_key(key, password=None).public_key(), certificate)
+
+
+def _belong_together(public: PublicKeyTypes, certificate: x509.Certificate) -> bool:
     pair = (public, certificate.public_key())
     return len({each.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for each in pair}) == 1
 
