@@ -10,7 +10,7 @@ from bedplate.instance import by_preference
 from bedplate.web import openapi, problems, resources
 from bedplate.web.auth import ApiKeys, RequireKey
 from bedplate.web.bodies import BodyBudget
-from bedplate.web.body import Limits
+from bedplate.web.body import BodyReader, Limits
 from bedplate.web.cache import ResponseCache
 from bedplate.web.decoders import Decoders
 from bedplate.web.direct import DirectInfer
@@ -48,6 +48,7 @@ def create_app(
     predictor = Predictor(
         engines, Decoders(by_preference(settings.decoders, instance), settings.max_media_s), limits, metrics.cancelled
     )
+    bodies = BodyReader(limits)
     probe = ReadinessProbe(engines, predictor, metrics.computed_s)
     shared = _shared_cache(settings, cache_password, metrics)
     cache = ResponseCache(
@@ -75,11 +76,11 @@ def create_app(
     app.add_route("/openapi.json", openapi.Document())
     app.add_route("/v1/models", resources.Models(engines))
     predict = resources.Predict(
-        engines, cache, limits, settings.request_timeout_s, lambda: metrics.engine_retry("stale")
+        engines, cache, bodies, settings.request_timeout_s, lambda: metrics.engine_retry("stale")
     )
     app.add_route("/v1/models/{name}/predict", predict)
     app.add_route("/v1/models/{name}/versions/{version}/predict", predict)
-    oip.install(app, engines, predictor, probe, limits, settings.request_timeout_s, metrics)
+    oip.install(app, engines, predictor, probe, limits, bodies, settings.request_timeout_s, metrics)
     app.direct = DirectInfer(app, observer, ids, keys, engines, predictor, limits, settings.request_timeout_s)
     return app
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import falcon
@@ -21,6 +22,7 @@ from bedplate.bundle import Bundle
 from bedplate.errors import (
     BodyTooLarge,
     EmptyBody,
+    InvalidParameter,
     InvalidRequest,
     MalformedJson,
     MalformedMultipart,
@@ -32,7 +34,7 @@ from bedplate.errors import (
     WrongSize,
 )
 from bedplate.tensor import Tensor
-from bedplate.web import questions, rows
+from bedplate.web import encoding, questions, rows
 from bedplate.web.decoders import Decoders, Media
 from bedplate.web.terms import Terms, too_late
 
@@ -47,6 +49,20 @@ _ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
 # What a file is, its content says; the type says only that it is one.
 MEDIA_TYPES = ("image/", "audio/", "video/", "text/plain")
 _UTF8 = ("", "utf-8", "utf8", "us-ascii")
+_CODED_PART = re.compile(
+    rb"^content-(?:transfer-)?encoding[ \t]*:[ \t]*(?!(?:identity|binary)?[ \t]*\r\n)", re.IGNORECASE | re.MULTILINE
+)
+_MAX_FILE_RATIO = 4  # files are compressed already, so what gets much smaller is none
+# Fields that say what a body or a request is. With two of one there are two readings.
+_SINGULAR = frozenset(
+    {
+        b"content-type",
+        b"content-range",
+        b"inference-header-content-length",
+        b"x-request-timeout-ms",
+        b"x-request-priority",
+    }
+)
 _TYPES = (
     "image/*, audio/*, video/*, text/plain, multipart/form-data, application/octet-stream, application/json, text/csv"
 )
@@ -58,21 +74,69 @@ class Limits:
     items: int
 
 
-async def read_body(
-    req: Request, limits: Limits, hold: Callable[[int], None], terms: Terms, types: str = _TYPES
-) -> bytes:
-    """The whole body, judged by its head where that says how long it is.
+class BodyReader:
+    """Bodies of both APIs, as they were before their Content-Encoding."""
 
-    Args:
-        hold: takes room for so many bytes, or raises.
-        types: what the route takes, for who sent nothing.
+    def __init__(self, limits: Limits):
+        self._limits = limits
+        # A small body may inflate to the largest one: one at a time, or memory has no bound.
+        self._turn = asyncio.Semaphore(1)
 
-    Raises:
-        BodyTooLarge: announced or, without an announcement, received more than allowed.
-        ServerBusy: other requests leave no room for it.
-        DeadlineExceeded: it takes longer to arrive than its client waits.
-        EmptyBody: nothing came.
-    """
+    async def read(
+        self, req: Request, model: Bundle, hold: Callable[[int], None], terms: Terms, types: str = _TYPES
+    ) -> tuple[bytes, int]:
+        """The whole body, judged by its head where that says how long it is, and how many bytes came.
+
+        Args:
+            hold: takes room for so many bytes, or raises.
+            types: what the route takes, for who sent nothing.
+
+        Raises:
+            InvalidParameter: a field says that the body is a part of one, or stands twice.
+            UnsupportedMediaType: its charset or its encoding is none that is read.
+            BodyTooLarge: announced or, without an announcement, received more than allowed; or decompressed.
+            ServerBusy: other requests leave no room for it.
+            DeadlineExceeded: it takes longer to arrive than its client waits.
+            EmptyBody: nothing came.
+            MalformedEncoding: it is not what its Content-Encoding says.
+        """
+        _check_fields(req)
+        check_text_type(req.content_type)
+        limits = limits_of(model, self._limits)
+        sent = await _in_time(req, limits, hold, terms)
+        if not sent:
+            raise _empty(types)
+        coding = req.get_header("Content-Encoding")
+        if not coding:
+            return sent, len(sent)
+        body = await encoding.inflated(sent, coding, _inflated_bytes(model, limits, len(sent)), self._turn)
+        if not body:
+            raise _empty(types)
+        hold(max(0, len(body) - len(sent)))
+        return body, len(sent)
+
+
+def _check_fields(req: Request) -> None:
+    found: set[bytes] = set()
+    for name, _ in req.scope["headers"]:
+        if name in _SINGULAR and name in found:
+            raise InvalidParameter(f"{name.decode()} stands twice", value=2, limit=1, next_step="send it once")
+        found.add(name)
+    if req.get_header("Content-Range") is not None:
+        raise InvalidParameter("Content-Range says that this is a part of a body", next_step="send the whole body")
+
+
+def _inflated_bytes(model: Bundle, limits: Limits, sent_bytes: int) -> int:
+    """What a compressed body of `sent_bytes` may hold: as much as a request of full size can need."""
+    if model.codec:
+        return limits.body_bytes
+    limits = replace(limits, items=min(limits.items, model.max_items))
+    tensor_bytes = json_limit(model, limits) + model.input.batch_bytes_of(model.max_cost)
+    file_bytes = sent_bytes * _MAX_FILE_RATIO if model.input.takes_files else 0
+    return min(limits.body_bytes, max(tensor_bytes, file_bytes))
+
+
+async def _in_time(req: Request, limits: Limits, hold: Callable[[int], None], terms: Terms) -> bytes:
     announced = req.content_length
     if announced is not None:
         if announced > limits.body_bytes:
@@ -80,12 +144,9 @@ async def read_body(
         hold(announced)
         hold = _held_already
     try:
-        body = await asyncio.wait_for(_received(req, limits, hold), terms.left_s)
+        return await asyncio.wait_for(_received(req, limits, hold), terms.left_s)
     except asyncio.TimeoutError:
         raise too_late() from None
-    if not body:
-        raise EmptyBody("the body is empty", value=0, next_step=f"send {types}")
-    return body
 
 
 async def _received(req: Request, limits: Limits, hold: Callable[[int], None]) -> bytes:
@@ -102,6 +163,10 @@ async def _received(req: Request, limits: Limits, hold: Callable[[int], None]) -
 
 def _held_already(count: int) -> None:
     pass
+
+
+def _empty(types: str) -> EmptyBody:
+    return EmptyBody("the body is empty", value=0, next_step=f"send {types}")
 
 
 async def parse_items(
@@ -129,7 +194,6 @@ async def parse_items(
     if model.codec:
         return await _by_codec(parts, model, limits, decoders, terms)
     if is_form or kind.startswith(MEDIA_TYPES):
-        _check_charset(options.get("charset", ""))
         return await decode_files([file for file, _ in parts], model, limits, decoders, terms)
     if kind == "application/octet-stream":
         return Media([check_items(from_raw(body, spec, options.get("shape")), model, limits)])
@@ -147,8 +211,19 @@ async def parse_items(
     raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {_TYPES}", limit=_TYPES)
 
 
-def _check_charset(charset: str) -> None:
-    if charset.lower() not in _UTF8:
+@lru_cache(maxsize=256)
+def is_read_as_text(content_type: str | None) -> bool:
+    """Whether a body of this type is no text, or one in UTF-8. A charset of anything but a text says nothing."""
+    if not content_type:
+        return True
+    kind, options = falcon.parse_header(content_type)
+    is_text = kind.lower().startswith(("text/", "application/json"))
+    return not is_text or options.get("charset", "").lower() in _UTF8
+
+
+def check_text_type(content_type: str | None) -> None:
+    """Raises: UnsupportedMediaType: a text in another charset than UTF-8."""
+    if not is_read_as_text(content_type):
         raise UnsupportedMediaType(
             "the charset is not one that is read", limit="utf-8", next_step="send UTF-8, and say charset=utf-8"
         )
@@ -186,10 +261,12 @@ def _parts(body: bytes, boundary: str, limits: Limits) -> list[tuple[bytes, str]
     # One more than allowed, so that the refusal can be ours, with value and limit.
     options.max_body_part_count = limits.items + 1
     files = []
+    _check_parts_codings(body, boundary.encode())
     try:
         for part in MultipartForm(io.BytesIO(body), boundary.encode(), len(body), options):
             if part.name != "file":
                 raise UnknownField("a part of the form is not called 'file'", limit="file", next_step="rename the part")
+            check_text_type(part.content_type)
             files.append((part.get_data(), part.content_type or ""))
     except MultipartParseError as error:
         if len(files) > limits.items:
@@ -200,6 +277,21 @@ def _parts(body: bytes, boundary: str, limits: Limits) -> list[tuple[bytes, str]
     if not files or not all(file for file, _ in files):
         raise EmptyBody("the form has no file, or an empty one", value=0, next_step="add parts called 'file'")
     return files
+
+
+def _check_parts_codings(body: bytes, boundary: bytes) -> None:
+    """Falcon drops what it does not know of a part's fields, and these would change what the part is.
+
+    Raises:
+        UnsupportedMediaType: a part is encoded by itself. The whole body may be.
+    """
+    for head in re.finditer(re.escape(b"--" + boundary) + rb"[ \t]*\r\n(.{0,8192}?\r\n)\r\n", body, re.DOTALL):
+        if _CODED_PART.search(head[1]):
+            raise UnsupportedMediaType(
+                "a part of the form is encoded by itself",
+                limit="identity, binary",
+                next_step="send the part as it is, without Content-Encoding; the whole body may be compressed",
+            )
 
 
 def from_raw(body: bytes, spec: Tensor, declared: str | None) -> Items:
@@ -235,7 +327,8 @@ def _item_shape(spec: Tensor, declared: str | None) -> tuple[int, ...]:
 def _inputs(body: bytes) -> Any:
     """What the document has as its inputs."""
     try:
-        document = json.loads(body, parse_constant=_refuse_constant)
+        # Bytes it would also read as UTF-16 and UTF-32.
+        document = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise MalformedJson("the body is no JSON of a reasonable depth", next_step='send {"inputs": [...]}') from None
     if not isinstance(document, dict) or "inputs" not in document:

@@ -17,13 +17,12 @@ from typing import Any
 
 from bedplate.bundle import Bundle
 from bedplate.errors import ServiceError, UnknownModel
-from bedplate.web import problems
+from bedplate.web import encoding, problems
 from bedplate.web.auth import ApiKeys, presented
-from bedplate.web.body import Limits, limits_of
+from bedplate.web.body import Limits, is_read_as_text, limits_of
 from bedplate.web.http.exchange import Asgi, Exchange
 from bedplate.web.http.reply import render_fields
 from bedplate.web.observer import Observer
-from bedplate.web.oip import encoding
 from bedplate.web.oip.request import InferRequest, parse
 from bedplate.web.oip.resources import HEADER, inference_of, json_bytes_of
 from bedplate.web.oip.response import Reply, encode
@@ -37,7 +36,7 @@ _log = logging.getLogger("bedplate.web")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _JSON_BYTES = HEADER.lower().encode()
 _OF_TERMS = frozenset({b"x-request-timeout-ms", b"x-request-priority"})
-_UNUSUAL = frozenset({b"content-encoding", b"expect"})
+_UNUSUAL = frozenset({b"content-encoding", b"content-range", b"expect"})
 
 
 class DirectInfer:
@@ -75,7 +74,7 @@ class DirectInfer:
         if asked_for is None or head.method != "POST":
             return False
         fields = head.by_name
-        if head.has_twins or not _UNUSUAL.isdisjoint(fields) or not self._is_known(fields):
+        if head.has_twins or not _is_plain(fields) or not self._is_known(fields):
             return False
         model = self.engines.connected_model(*asked_for)
         if model is None or not 0 < len(exchange.body) <= limits_of(model, self._limits).body_bytes:
@@ -256,6 +255,11 @@ class _Answer:
             self._has_ended = True
             del self._begun  # it holds this answer: a cycle would wait for the collector
             self._direct.observer.ends("infer", self._seen)
+
+
+def _is_plain(fields: Mapping[bytes, bytes]) -> bool:
+    """Nothing in the head changes what the body means."""
+    return _UNUSUAL.isdisjoint(fields) and is_read_as_text(_text(fields, b"content-type"))
 
 
 @lru_cache(maxsize=256)

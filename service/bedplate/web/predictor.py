@@ -62,8 +62,6 @@ class Predictor:
         self.decoders = decoders
         self._limits = limits
         self._on_cancelled = on_cancelled
-        # A small body may inflate to the largest one: one at a time, or memory has no bound.
-        self.large_inflate = asyncio.Semaphore(1)
 
     async def predict(self, model: Bundle, content_type: str, body: bytes, terms: Terms) -> Prediction:
         """Parse `body`, ask an engine, name the classes where the model has some.

@@ -14,7 +14,7 @@ from bedplate import __version__
 from bedplate.bundle import Bundle
 from bedplate.errors import UnknownModel
 from bedplate.tensor import Tensor
-from bedplate.web.body import Limits, limits_of, read_body
+from bedplate.web.body import BodyReader
 from bedplate.web.cache import Answer, ResponseCache
 from bedplate.web.observer import observation
 from bedplate.web.pool import RETRY_AFTER_S, EnginePool
@@ -97,13 +97,13 @@ class Predict:
         self,
         engines: EnginePool,
         cache: ResponseCache,
-        limits: Limits,
+        bodies: BodyReader,
         timeout_s: float,
         on_stale: Callable[[], None] = lambda: None,
     ):
         self._engines = engines
         self._cache = cache
-        self._limits = limits
+        self._bodies = bodies
         self._timeout_s = timeout_s
         self._on_stale = on_stale
 
@@ -111,8 +111,7 @@ class Predict:
         terms = terms_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
-        body = await read_body(req, limits_of(seen.model, self._limits), seen.hold, terms)
-        seen.body_bytes = len(body)
+        body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, terms)
         try:
             answer = await self._answer(req, seen.model, body, terms)
         except UnknownModel:

@@ -13,7 +13,6 @@ from bedplate.web.oip.datatypes import Datatype, datatype_of
 
 _MAX_PLANS = 32  # each keeps a bundle alive
 _MAX_SHAPES = 256
-_MAX_FILE_RATIO = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +47,6 @@ class Plan:
         self.all_as_json = (Wanted(model.output.name),)
         self.all_as_binary = (Wanted(model.output.name, binary=True),)
         self._shapes: dict[tuple[int, ...], Shape] = {}
-
-    def inflated_bytes(self, sent_bytes: int) -> int:
-        """What a compressed body of `sent_bytes` may hold: as much as a request of full size can need."""
-        tensor_bytes = self.json_bytes + self.model.input.batch_bytes_of(self.model.max_cost)
-        # Files are compressed already, so what gets much smaller is none.
-        file_bytes = sent_bytes * _MAX_FILE_RATIO if self.takes_media else 0
-        return min(self.limits.body_bytes, max(tensor_bytes, file_bytes))
 
     def shape(self, sizes: tuple[int, ...]) -> Shape:
         """The shape of a request's tensor, items first.

@@ -10,11 +10,12 @@ from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
 from bedplate.errors import UnknownModel, WrongSize
-from bedplate.web.body import Limits, decode_files, limits_of, read_body
+from bedplate.web import encoding
+from bedplate.web.body import BodyReader, Limits, decode_files
 from bedplate.web.decoders import Media
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import Inference, observation
-from bedplate.web.oip import encoding, metadata
+from bedplate.web.oip import metadata
 from bedplate.web.oip.plan import plan_of
 from bedplate.web.oip.request import InferRequest, parse
 from bedplate.web.oip.response import Reply, encode, of_files
@@ -117,8 +118,15 @@ class Infer:
     """
 
     def __init__(
-        self, engines: EnginePool, predictor: Predictor, limits: Limits, timeout_s: float, metrics: WebMetrics
+        self,
+        engines: EnginePool,
+        predictor: Predictor,
+        limits: Limits,
+        bodies: BodyReader,
+        timeout_s: float,
+        metrics: WebMetrics,
     ):
+        self._bodies = bodies
         self._engines = engines
         self._predictor = predictor
         self._limits = limits
@@ -130,26 +138,20 @@ class Infer:
         terms = terms_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
-        limits = limits_of(seen.model, self._limits)
-        sent = await read_body(req, limits, seen.hold, terms, "a JSON document")
-        seen.body_bytes = len(sent)
+        body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, terms, "a JSON document")
         try:
-            reply = await self._answer(req, seen.model, sent, terms, started_ns)
+            reply = await self._answer(req, seen.model, body, terms, started_ns)
         except UnknownModel:
             if version == seen.model.version:
                 raise
             # An alias, or the default, means another version by now.
             seen.model = await self._engines.model(name, version)
             self._metrics.engine_retry("stale")
-            reply = await self._answer(req, seen.model, sent, terms, started_ns)
+            reply = await self._answer(req, seen.model, body, terms, started_ns)
         await _send(req, resp, reply)
 
-    async def _answer(self, req: Request, model: Bundle, sent: bytes, terms: Terms, started_ns: int) -> Reply:
-        plan = plan_of(model, self._limits)
+    async def _answer(self, req: Request, model: Bundle, body: bytes, terms: Terms, started_ns: int) -> Reply:
         decoding_ns = now_ns()
-        kind, turn = req.get_header("Content-Encoding"), self._predictor.large_inflate
-        inflating = encoding.inflated(sent, kind, plan.inflated_bytes(len(sent)), turn)
-        body = await self._predictor.decode(inflating, terms)
         asked = parse(body, json_bytes_of(req.get_header(HEADER)), model, self._limits)
         terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
@@ -218,6 +220,7 @@ def install(
     predictor: Predictor,
     probe: ReadinessProbe,
     limits: Limits,
+    bodies: BodyReader,
     timeout_s: float,
     metrics: WebMetrics,
 ) -> None:
@@ -229,7 +232,7 @@ def install(
     app.add_route("/v2/models/stats", Statistics(engines, metrics))
     app.add_route("/v2/repository/index", Index(engines))
     model = Model(engines, limits, metrics)
-    infer = Infer(engines, predictor, limits, timeout_s, metrics)
+    infer = Infer(engines, predictor, limits, bodies, timeout_s, metrics)
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         app.add_route(path, model)
         app.add_route(f"{path}/ready", model, suffix="ready")

@@ -15,11 +15,12 @@ _INLINE_BYTES = 64 << 10
 _MAX_RATIO = 1032  # of deflate
 # Below this the smaller body saves no packet.
 _WORTH_IT_BYTES = 1024
+_MAX_CODINGS = 3  # one within the other
 _LEVEL = 1  # tensors hardly get smaller at higher ones
 
 
 async def inflated(body: bytes, encoding: str | None, allowed_bytes: int, turn: asyncio.Semaphore) -> bytes:
-    """`body` as it was before its Content-Encoding.
+    """`body` as it was before its Content-Encoding, which names codings in the order in which they were applied.
 
     Args:
         turn: held while much may come out.
@@ -27,13 +28,25 @@ async def inflated(body: bytes, encoding: str | None, allowed_bytes: int, turn: 
     Raises:
         UnsupportedMediaType, BodyTooLarge, MalformedEncoding.
     """
-    kind = (encoding or "identity").strip().lower()
-    if kind == "identity":
-        return body
-    if kind not in _WINDOW_BITS:
+    for kind in reversed(_codings_of(encoding)):
+        body = await _inflated_once(body, kind, allowed_bytes, turn)
+    return body
+
+
+def _codings_of(encoding: str | None) -> list[str]:
+    """Raises: UnsupportedMediaType: one is not known, or there are too many."""
+    named = [name.strip().lower() for name in (encoding or "").split(",")]
+    codings = ["gzip" if name == "x-gzip" else name for name in named if name not in ("", "identity")]
+    if len(codings) > _MAX_CODINGS or not _WINDOW_BITS.keys() >= set(codings):
         raise UnsupportedMediaType(
-            "the Content-Encoding is not one this route takes", limit="gzip, deflate", next_step="send one of these"
+            f"the Content-Encoding is not one this route takes, or more than {_MAX_CODINGS} in each other",
+            limit=", ".join((*_WINDOW_BITS, "identity")),
+            next_step="send one of these",
         )
+    return codings
+
+
+async def _inflated_once(body: bytes, kind: str, allowed_bytes: int, turn: asyncio.Semaphore) -> bytes:
     # A few bytes can hold millions: what may come out counts.
     if min(allowed_bytes, len(body) * _MAX_RATIO) <= _INLINE_BYTES:
         return inflate(body, kind, allowed_bytes)
