@@ -119,7 +119,9 @@ class VerifiedConnection(http.client.HTTPSConnection):
 
 def content_type_of(file: Path) -> str:
     """What a file is, the server looks at; here it is only said that it is one, text, or a tensor."""
-    kind, _ = mimetypes.guess_type(file.name)
+    kind, packed = mimetypes.guess_type(file.name)
+    if packed:
+        return "application/octet-stream"
     if kind == "application/json" or (kind and kind.split("/")[0] in ("image", "audio", "video", "text")):
         return kind
     return "application/octet-stream"

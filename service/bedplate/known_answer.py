@@ -47,10 +47,10 @@ class Canary:
         """As a client would send it."""
         if self.sent_as:
             return self.sent_as
-        if self.file.endswith(".json"):
+        if self.file.lower().endswith(".json"):
             return "application/json"
         # What a file is, its content says; of a text nothing does.
-        return "text/plain" if self.file.endswith(".txt") else "image/*"
+        return "text/plain" if self.file.lower().endswith(".txt") else "image/*"
 
     @property
     def wanted(self) -> str:

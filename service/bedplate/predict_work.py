@@ -100,9 +100,10 @@ def _parts(files: Sequence[Path], known: set[Key], items: int) -> Iterator[Part]
 
 
 def _source(file: Path) -> Source:
-    if file.suffix == ".csv":
+    suffix = file.suffix.lower()
+    if suffix == ".csv":
         return _table(file)
-    if file.suffix == ".jsonl":
+    if suffix == ".jsonl":
         lines = [line for line in file.read_bytes().splitlines() if line.strip()]
         body = lambda rows: b'{"inputs":[' + b",".join(lines[row - 1] for row in rows) + b"]}"  # noqa: E731
         return Source(file, range(1, len(lines) + 1), "application/json", body)

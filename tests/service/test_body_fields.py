@@ -110,6 +110,48 @@ def test_json_that_says_utf_8_is_taken(client, kind, charset):
     assert post(client, kind, content_type=f"Application/JSON; Charset={charset}").status_code == 200
 
 
+@pytest.mark.parametrize("large", [10**20, -(10**20), 2**63, 2**64, 10**38])
+@pytest.mark.parametrize("beside", [0, 1.5, -1])
+def test_a_float_may_be_written_as_any_whole_number(client, engines, large, beside):
+    numbers = [[[large, beside], [0, 0]]]
+    v1 = client.simulate_post(V1, body=json.dumps({"inputs": numbers}), headers={"Content-Type": JSON})
+    tensor = {"name": "image", "shape": [1, 1, 2, 2], "datatype": "FP32", "data": [numbers]}
+    v2 = client.simulate_post(V2, body=json.dumps({"inputs": [tensor]}))
+
+    assert (v1.status_code, v2.status_code) == (200, 200)
+    for asked in engines.asked[-2:]:
+        np.testing.assert_array_equal(asked, np.array([numbers], np.float64).astype("<f4"))
+
+
+@pytest.mark.parametrize("wrong", [10**400, 10**39])
+def test_a_whole_number_beyond_all_floats_is_refused(client, wrong):
+    body = json.dumps({"inputs": [[[wrong, 0], [0, 0]]]})
+
+    result = client.simulate_post(V1, body=body, headers={"Content-Type": JSON})
+
+    assert (result.status_code, result.json["type"]) == (422, "urn:bedplate:problem:not-finite")
+
+
+@pytest.mark.parametrize("wrong", ["true", "null", '"1"', "{}"])
+def test_what_is_no_number_beside_a_large_one_is_refused(client, wrong):
+    body = f'{{"inputs": [[[100000000000000000000, {wrong}], [0, 0]]]}}'
+
+    assert client.simulate_post(V1, body=body, headers={"Content-Type": JSON}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("kind", "content_type"),
+    [
+        ("picture", "image/png; charset=binary"),
+        ("picture", "IMAGE/PNG; Charset=utf-16"),
+        ("raw", "Application/Octet-Stream; charset=binary"),
+        ("form", 'Multipart/Form-Data; charset=utf-16; Boundary="xx"'),
+    ],
+)
+def test_a_charset_of_what_is_no_text_says_nothing(client, kind, content_type):
+    assert post(client, kind, content_type=content_type).status_code == 200
+
+
 @pytest.mark.parametrize("kind", ["raw", "json", "v2"])
 def test_a_part_of_a_body_is_none(client, kind):
     assert post(client, kind, Content_Range="bytes 0-9/10").status_code == 400

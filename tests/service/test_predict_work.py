@@ -5,6 +5,7 @@ import json
 import threading
 
 import pytest
+from bedplate.predict_work import _parts
 
 from tests.service.lamp import png_of
 from tests.service.test_predict_command import predict
@@ -170,3 +171,11 @@ def test_a_server_that_fails_on_the_way_leaves_what_was_answered(lines, tmp_path
     assert done.returncode == 2
     assert "500: " in done.stderr
     assert list(labels_in(output)) == list(range(1, 31))
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "ROWS.CSV", "rows.JSONL"])
+def test_a_table_is_one_whatever_the_case_of_its_name(tmp_path, name):
+    file = tmp_path / name
+    file.write_text("power\n1\n2\n3\n" if "csv" in name.lower() else '{"power": 1}\n{"power": 2}\n{"power": 3}\n')
+
+    assert [list(part.rows) for part in _parts([file], set(), 2)] == [[1, 2], [3]]

@@ -373,6 +373,8 @@ def _from_lists(lists: Any, spec: Tensor) -> Items:
             values = np.asarray(lists, object)
     except (ValueError, OverflowError):
         values = np.empty(0, np.str_)
+    if kind == "f" and values.dtype.kind == "O":
+        return dtypes.from_numbers(spec.dtype, _large_numbers(values, spec))
     if values.dtype.kind == "O" and not all(type(number) is int for number in values.flat):
         raise _wrong_kind(spec)
     if values.dtype.kind not in _KINDS[kind]:
@@ -382,6 +384,16 @@ def _from_lists(lists: Any, spec: Tensor) -> Items:
         if values.min() < limits.min or values.max() > limits.max:
             raise WrongSize(f"a number does not fit {spec.dtype}", limit=spec.dtype)
     return dtypes.from_numbers(spec.dtype, values)
+
+
+def _large_numbers(values: npt.NDArray[Any], spec: Tensor) -> npt.NDArray[np.float64]:
+    """Whole numbers that are none of int64, maybe among others, which numpy leaves as they are."""
+    if not all(type(number) in (int, float) for number in values.flat):
+        raise _wrong_kind(spec)
+    try:
+        return values.astype(np.float64)
+    except OverflowError:
+        raise NotFinite("an input is beyond all numbers that a float holds", next_step="send finite numbers") from None
 
 
 def _wrong_kind(spec: Tensor) -> InvalidRequest:
