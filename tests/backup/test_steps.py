@@ -84,6 +84,60 @@ def test_a_host_that_was_built_anew_takes_up_its_repository_and_restores(own):
     assert own.told()['bedplate_backup_success_timestamp_seconds{step="check"}'] == 0
 
 
+@pytest.fixture
+def with_new_secret(own):
+    """As after backup.yml of an inventory whose secret_backup was changed."""
+    (own.folder / "password-wanted").write_text("new-password")
+    return own
+
+
+def test_a_new_secret_opens_the_store_from_now_on_and_the_old_one_no_longer(with_new_secret):
+    own = with_new_secret
+
+    assert "the store has the new password" in own.succeed("init")
+    assert own.succeed("init") == "known\n"
+    own.succeed("backup")
+
+    assert own.password.read_text() == "new-password"
+    assert len(own.snapshots()) == 2
+    own.password.write_text("right-password")
+    assert own.take("list").returncode == 1
+
+
+def test_a_change_of_the_secret_that_was_cut_off_is_taken_up(with_new_secret):
+    own = with_new_secret
+    own.restic("key", "passwd", f"--new-password-file={own.folder}/password-wanted")
+
+    own.succeed("init")
+
+    assert own.password.read_text() == "new-password"
+
+
+def test_a_new_secret_that_the_store_cannot_be_told_is_refused_with_the_way(with_new_secret):
+    own = with_new_secret
+    own.store.rename(own.folder / "away")
+
+    refused = own.take("init")
+
+    assert refused.returncode == 1
+    assert "docs/backups.md" in refused.stderr
+    assert own.password.read_text() == "right-password"
+
+
+def test_a_restore_leaves_todays_password(with_new_secret):
+    own = with_new_secret
+    settings = json.loads((own.folder / "backup.json").read_text()) | {"password_file": str(own.files / "etc/key")}
+    (own.folder / "backup.json").write_text(json.dumps(settings))
+    (own.files / "etc/key").write_text("right-password")
+    own.succeed("backup")
+    (own.files / "etc/key-wanted").write_text("new-password")
+    own.succeed("init")
+
+    own.succeed("restore", "--only", "configuration")
+
+    assert (own.files / "etc/key").read_text() == "new-password"
+
+
 def test_a_repository_that_does_not_open_is_never_made_anew(own):
     own.forget_everything()
     own.password.write_text("another")

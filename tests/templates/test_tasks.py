@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
 # Read each time by who needs them, so nobody has to be told.
 READ_EACH_TIME = [
-    r"/etc/bedplate/(backup.json|credentials/backup(-s3)?)",
+    r"/etc/bedplate/(backup.json|credentials/backup-(s3|wanted))",
     r"/etc/logrotate.d/\w+",
     r"/etc/ssh/bedplate-backup/.*",
     r"/etc/sudoers.d/.*",

@@ -42,6 +42,11 @@ DELETING = "*deleting"
 # What a restore may delete of what the snapshot does not hold, unless the operator says a number.
 MOST_DELETIONS = 50
 
+SECRET_CHANGED = (
+    "where secret_backup was changed while this host was away, add the new password with the old one by hand, as "
+    "docs/backups.md says under 'Change the secret', or put the old secret back"
+)
+
 # Between tries to reach the store, whose firewall holds off who comes more than 6 times in 30 s.
 PAUSES_S = (12, 12, 12)
 
@@ -155,6 +160,31 @@ class Repository:
         finally:
             subprocess.run([*ssh, "-O", "exit", "store"], capture_output=True, check=False)
 
+    def adopt_password(self) -> None:
+        """Have the store opened by the password that the inventory wants from now on. Raises Failed, all as it was.
+
+        Each moment of it may be the last: the next try finds which of the two opens.
+        """
+        wanted, current = wanted_password(self.settings), Path(self.settings["password_file"])
+        if not self.has_new_password():
+            return
+        if current.exists() and not self._opens_with(wanted):
+            if self._opens_with(current):
+                self.run("key", "passwd", f"--new-password-file={wanted}")
+                print("the store has the new password")
+            elif self.state.read("repository"):
+                raise Failed(f"{self.settings['repository']} opens neither with this host's password nor with the one "
+                             f"that secret_backup comes to now, if it is there at all: {SECRET_CHANGED}")  # fmt: skip
+        replace(current, wanted.read_text(), 0o600)
+
+    def has_new_password(self) -> bool:
+        wanted, current = wanted_password(self.settings), Path(self.settings["password_file"])
+        return wanted.exists() and not (current.exists() and current.read_text() == wanted.read_text())
+
+    def _opens_with(self, password: Path) -> bool:
+        other = Repository({**self.settings, "password_file": str(password)}, self.state)
+        return other._restic("cat", "config", "--no-lock").returncode == 0
+
     def id(self) -> str:
         return str(json.loads(self.run("cat", "config", "--no-lock"))["id"])
 
@@ -186,6 +216,10 @@ class Repository:
         """Onto scratch; restic reads everything once more and compares it with what the snapshot says."""
         included = [f"--include={literally(path)}" for path in paths]
         self.run("restore", snapshot, f"--target={scratch}", "--verify", *included)
+
+
+def wanted_password(settings: dict[str, Any]) -> Path:
+    return Path(f"{settings['password_file']}-wanted")
 
 
 def moment(text: str) -> float:
@@ -232,12 +266,18 @@ def require_apart(settings: dict[str, Any], paths: list[str]) -> None:
 
 def init(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
     state = repository.state
+    repository.adopt_password()
+    if state.read("repository"):
+        return {}
     try:
         repository.id()
         print("taken up: the repository was there")
     except Failed:
         # restic refuses where something is, so that this never replaces a repository that does not open.
-        repository.run("init")
+        try:
+            repository.run("init")
+        except Failed as failure:
+            raise Failed(f"{failure}; {SECRET_CHANGED}") from failure
         print("made")
     repository.remember()
     snapshots = repository.snapshots()
@@ -316,7 +356,11 @@ def restore(repository: Repository, arguments: argparse.Namespace) -> dict[str, 
         if arguments.dry_run:
             changed = planned
         else:
+            # The store's password is today's, whatever it was when the snapshot was made.
+            password = Path(settings["password_file"]).read_text()
             changed = [line for path in wanted for line in put(scratch, path, f"--max-delete={may_delete}")]
+            if Path(settings["password_file"]).parent.is_dir():
+                replace(Path(settings["password_file"]), password, 0o600)
     for line in changed:
         print(line)
     said = "would be restored" if arguments.dry_run else "restored"
@@ -554,7 +598,7 @@ STEPS = {"init": init, "backup": backup, "check": check, "rehearse": rehearse, "
 def take(step: str, repository: Repository, arguments: argparse.Namespace) -> None:
     """Do one step and keep its outcome. Raises Failed."""
     state, began, before = repository.state, time.time(), repository.state.read(step)
-    if step == "init" and state.read("repository"):
+    if step == "init" and state.read("repository") and not repository.has_new_password():
         print("known")
         return
     try:
