@@ -1,10 +1,12 @@
 """What gets into a log line, and above all what does not."""
 
+import asyncio
 import io
 import json
 import logging
 import os
 
+import falcon.testing
 import pytest
 from bedplate import log
 from bedplate.errors import EngineBusy
@@ -151,3 +153,26 @@ def test_more_predictions_than_lines_are_allowed_are_counted_in_the_next_line(cl
     told = of_stream(lines(), "performance")
     assert [line["status"] for line in told] == [200, 200, 415, 415, 200]
     assert [line.get("untold") for line in told] == [None, None, None, None, 3]
+
+
+def test_a_flood_of_wrong_keys_is_told_in_few_lines_and_one_number(client_of, engines, metrics, lines):
+    client = client_of(engines, security_lines_per_s=3)
+    wrong = {"Authorization": "Bearer wrong"}
+
+    async def flood():
+        async with falcon.testing.ASGIConductor(client.app) as conductor:
+            answers = [await conductor.simulate_get("/v1/models", headers=wrong) for _ in range(200)]
+            for _ in range(200):
+                if any(line["event"] == "more refused credentials" for line in of_stream(lines(), "security")):
+                    break
+                await asyncio.sleep(0.02)
+            return {answer.status_code for answer in answers}
+
+    assert asyncio.run(flood()) == {401}
+
+    told = of_stream(lines(), "security")
+    untold = sum(line.get("untold", 0) for line in told)
+    refused = [line for line in told if line["event"] == "wrong credential"]
+    assert len(told) < 40
+    assert len(refused) + untold == 200
+    assert metrics.registry.get_sample_value("bedplate_security_untold_total", {"kind": "wrong"}) == untold

@@ -62,7 +62,8 @@ def create_app(
     )
     exposition = Exposition(metrics_socket, metrics.registry) if metrics_socket else None
     ids = RequestIds()
-    middleware: list[Any] = [RequestId(ids), RequireKey(keys), Lifespan(engines, exposition, notify_address)]
+    guard = RequireKey(keys, settings.security_lines_per_s, metrics.refusal_untold)
+    middleware: list[Any] = [RequestId(ids), guard, Lifespan(engines, exposition, notify_address)]
     if shared:
         middleware.append(shared)
     observer = Observer(metrics, settings.performance_lines_per_s, BodyBudget(settings.max_inflight_bytes))

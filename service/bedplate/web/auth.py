@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import logging
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ from falcon.asgi import Request, Response
 
 from bedplate.errors import MissingCredential, WrongCredential
 from bedplate.settings import SettingsError
+from bedplate.web.observer import Allowance
 
 PUBLIC_PATHS = frozenset({"/ping", "/health", "/health/live", "/health/ready"})
 _NEXT_STEP = "send 'Authorization: Bearer <key>'; the operator has the key"
+_SUMMARY_S = 1.0  # between two lines that say how many refusals were not told
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _security = logging.getLogger("bedplate.security")
 
@@ -54,23 +59,48 @@ class ApiKeys:
 
 
 class RequireKey:
-    """Falcon middleware: every route but PUBLIC_PATHS wants a key, routes that do not exist included."""
+    """Falcon middleware: every route but PUBLIC_PATHS wants a key, routes that do not exist included.
 
-    def __init__(self, keys: ApiKeys):
+    Args:
+        lines_per_s: refusals told in lines of the security log, at most; of the rest a line says how many they were.
+        on_untold: told of each of the rest whether the key was missing or wrong.
+    """
+
+    def __init__(self, keys: ApiKeys, lines_per_s: int, on_untold: Callable[[str], None] = lambda kind: None):
         self._keys = keys
+        self._allowance = Allowance(lines_per_s)
+        self._on_untold = on_untold
+        self._summary: asyncio.TimerHandle | None = None  # to come, of what is not told
 
     async def process_request(self, req: Request, resp: Response) -> None:
         if req.path in PUBLIC_PATHS:
             return
         key = presented(req.auth, req.get_header("X-API-Key"))
         if key is None:
-            _log_refusal(req, "missing")
+            self._log_refusal(req, "missing")
             raise MissingCredential("this route needs an API key", next_step=_NEXT_STEP)
         client = self._keys.client_of(key)
         if client is None:
-            _log_refusal(req, "wrong")
+            self._log_refusal(req, "wrong")
             raise WrongCredential("the API key is not known here", next_step=_NEXT_STEP)
         req.context.client = client
+
+    def _log_refusal(self, req: Request, kind: str) -> None:
+        if self._allowance.take(int(time.monotonic())):
+            fields: dict[str, Any] = {
+                "request_id": req.context.request_id,
+                "path": req.path[:200],
+                "from": _origin(req),
+            }
+            _security.warning("%s credential", kind, extra=fields)
+            return
+        self._on_untold(kind)
+        if self._summary is None:
+            self._summary = asyncio.get_running_loop().call_later(_SUMMARY_S, self._summarise)
+
+    def _summarise(self) -> None:
+        self._summary = None
+        _security.warning("more refused credentials", extra={"untold": self._allowance.untold()})
 
 
 def presented(authorization: str | None, x_api_key: str | None) -> str | None:
@@ -79,11 +109,6 @@ def presented(authorization: str | None, x_api_key: str | None) -> str | None:
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
     return x_api_key
-
-
-def _log_refusal(req: Request, kind: str) -> None:
-    fields: dict[str, Any] = {"request_id": req.context.request_id, "path": req.path[:200], "from": _origin(req)}
-    _security.warning("%s credential", kind, extra=fields)
 
 
 def _origin(req: Request) -> str:

@@ -77,6 +77,14 @@ class WebMetrics:
         self._cancelled = Counter(
             "bedplate_cancelled", "Predictions that nobody waited for any more", ["stage"], registry=self.registry
         )
+        self._untold = Counter(
+            "bedplate_security_untold",
+            "Refused credentials without a line of the log",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in ("missing", "wrong"):
+            self._untold.labels(kind)
         for reason in ("lost", "draining", "busy", "stale"):
             self._retries.labels(reason)
         for stage in ("decode", "engine"):
@@ -146,6 +154,10 @@ class WebMetrics:
     def cancelled(self, stage: str) -> None:
         """decode or engine."""
         self._cancelled.labels(stage).inc()
+
+    def refusal_untold(self, kind: str) -> None:
+        """A credential, missing or wrong, whose refusal is more than the security log may tell."""
+        self._untold.labels(kind).inc()
 
     def error(self, code: str) -> None:
         self._errors.labels(code).inc()

@@ -50,6 +50,9 @@ class WebSettings:
     # Lines about answered predictions in the performance log, and as many about others. What is more is only counted.
     performance_lines_per_s: int = field(default=100, metadata={"unit": "lines/s", "min": 0, "max": 100_000})
 
+    # Lines about refused credentials in the security log. What is more is counted, and told as a number each second.
+    security_lines_per_s: int = field(default=20, metadata={"unit": "lines/s", "min": 0, "max": 100_000})
+
     # What the bodies of all requests in flight may take together. What would be more is refused with 429 before it is
     # read. Each takes about three times its length until it is answered.
     max_inflight_bytes: int = field(default=64 << 20, metadata={"unit": "bytes", "min": 1024, "max": 16 << 30})
