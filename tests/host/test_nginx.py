@@ -135,8 +135,15 @@ def test_an_unknown_method_is_refused(ask, method):
     answer = ask(API, "--request", method)
 
     assert answer.status == 405
-    assert answer.headers["allow"] == "GET, HEAD, POST"
+    assert answer.headers["allow"] == "GET, HEAD, POST, OPTIONS"
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_client_may_ask_what_a_route_takes(ask):
+    answer = ask(API, "--request", "OPTIONS")
+
+    assert answer.status == 204
+    assert {"GET", "HEAD", "OPTIONS"} <= set(answer.headers["allow"].split(", "))
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(ask):

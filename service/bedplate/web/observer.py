@@ -152,6 +152,21 @@ class ObservedApp(App[Request, Response]):
         self._observer = observer
         self.direct: Direct = lambda exchange: False
 
+    def add_route(self, uri_template: str, resource: object, **options: Any) -> None:
+        """As Falcon's; what can be got can be asked for its head alone, and each route says what it takes."""
+        suffix = f"_{options['suffix']}" if options.get("suffix") else ""
+        get = getattr(resource, f"on_get{suffix}", None)
+        if get is not None:
+            setattr(resource, f"on_head{suffix}", get)  # the connection leaves the body out
+        taken = [method for method in ("GET", "HEAD", "POST") if hasattr(resource, f"on_{method.lower()}{suffix}")]
+
+        async def on_options(req: Request, resp: Response, **_: Any) -> None:
+            resp.status = 204
+            resp.set_header("Allow", ", ".join([*taken, "OPTIONS"]))
+
+        setattr(resource, f"on_options{suffix}", on_options)
+        super().add_route(uri_template, resource, **options)
+
     # Falcon's own type ignores that its ASGI application is no WSGI application.
     async def __call__(  # type: ignore[override]
         self, scope: dict[str, Any], receive: Any, send: Any

@@ -225,7 +225,8 @@ def install(
     metrics: WebMetrics,
 ) -> None:
     """Add the routes of /v2 to `app`."""
-    app.add_route("/v2", Server())
+    for path in ("/v2", "/v2/"):
+        app.add_route(path, Server())
     app.add_route("/v2/health/live", Live())
     app.add_route("/v2/health/ready", Ready(probe))
     app.add_route("/v2/logging", Logging())
