@@ -38,13 +38,13 @@ OURS = {  # from a role's own files
 }
 OF_GROUP = {"lb": {"nginx"}, "gpu": {"bedplate", "nvidia"}, "data": {"redis"}, "ops": {"prometheus"}}
 OF_ALL = {"base", "ufw", "exporters", "logrotate", "backup"}
-ON_CONTROL = {"ansible", "ansible-playbook", "ansible-vault", "cp", "diff", "openssl", "ssh", "testhosts"}
+ON_CONTROL = {"ansible", "ansible-playbook", "ansible-vault", "cp", "diff", "openssl", "rm", "ssh", "testhosts"}
 # Code with a space that is no command: settings, options, what programs say, what is typed into redis-cli.
 NO_COMMAND = re.compile(r"[a-z_]+: .*|-.*|(INFO|ACL) .*|acl FILE|A-Z a-z 0-9 _ -|\. \.venv/bin/activate")
 SAID = {"all files changed since", "Driver/library version mismatch", "Forwarding to syslog missed", "GPU is lost"}
-SAID |= {"ufw allow", "warn backup"}
+SAID |= {"100 Continue", "ufw allow", "warn backup"}
 # Commands of which a text speaks, not to be typed so.
-NAMES = {"ansible-vault encrypt", "sudo -i", "systemctl restart"}
+NAMES = {"ansible-vault encrypt", "bedplate bundle check", "sudo -i", "systemctl restart"}
 
 
 def programs(command):

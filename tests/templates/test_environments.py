@@ -56,7 +56,14 @@ WRITTEN = {
             "etc/tmpfiles.d/*",
         ],
     ),
-    "exporters": ("data", ["etc/default/prometheus-n*", "etc/default/prometheus-redis*", f"{UNITS}/prometheus-[nr]*"]),
+    "exporters": (
+        "lb",
+        [
+            *(f"etc/default/prometheus-{part}*" for part in ("n", "redis")),
+            "etc/mtail/*",
+            *(f"{UNITS}/{part}*" for part in ("mtail", "prometheus-[nr]")),
+        ],
+    ),
     "logrotate": ("lb", ["etc/logrotate.d/*", "etc/rsyslog.d/*", f"{UNITS}/logrotate*", f"{UNITS}/rsyslog*"]),
     "nginx": ("lb", ["etc/nginx/*", f"{UNITS}/nginx*"]),
     "prometheus": (

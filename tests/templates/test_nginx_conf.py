@@ -154,7 +154,8 @@ def test_limits_are_written_as_declared(nginx_conf):
     assert "zone=requests:10m rate=7r/s;" in text
     assert text.count("limit_req zone=requests burst=3 nodelay;") == 2
     assert text.count("limit_conn connections 5;") == 1
-    assert re.findall(r"^ +(\S+) 1;$", text, re.MULTILINE) == ["192.0.2.0/24", "2001:db8::1"]
+    [exempt] = re.findall(r"geo \$limit_exempt \{(.*?)\}", text, re.DOTALL)
+    assert re.findall(r"^ +(\S+) 1;$", exempt, re.MULTILINE) == ["192.0.2.0/24", "2001:db8::1"]
 
 
 @pytest.mark.parametrize(

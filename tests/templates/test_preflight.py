@@ -105,6 +105,6 @@ def test_every_setting_that_has_a_form_is_read(told):
     numbers = {name for manual in manuals for name, value in manual.items() if isinstance(value, bool | int | float)}
     assert len(numbers) > 60
     # What preflight itself is told is used before it looks; the others are of the control machine.
-    others = ("preflight_", "wheelhouse_", "authority_")
+    others = ("preflight_", "wheelhouse_", "authority_", "lease_")
     assert {name for name in numbers - read if not name.startswith(others)} == set()
     assert {name for name in numbers & read if forms.form_of(name) is None} == set()

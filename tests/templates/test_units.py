@@ -249,20 +249,19 @@ def test_web_settings_name_the_socket_of_every_engine(settings):
 def test_front_ends_know_every_decoder_by_a_socket_that_they_alone_reach(unit, settings, render):
     folder = settings("decode.yaml")["socket_dir"]
 
-    tmpfiles = [line.split() for line in render("bedplate", "etc/tmpfiles.d/bedplate.conf.j2").splitlines()]
+    given = {"bedplate_decode_instances": 3}
 
-    assert settings("web.yaml", bedplate_decode_instances=2)["decoders"] == [
-        f"{folder}/1/decode.sock",
-        f"{folder}/2/decode.sock",
-    ]
-    assert ["d", folder, "2750", "bedplate-decode", "bedplate-web"] in tmpfiles
+    rendered = render("bedplate", "etc/tmpfiles.d/bedplate.conf.j2", **given)
+    tmpfiles = [line.split() for line in rendered.splitlines()]
+
+    assert settings("web.yaml", **given)["decoders"] == [f"{folder}/{number}/decode.sock" for number in (1, 2, 3)]
+    for directory in (folder, f"{folder}/1", f"{folder}/2", f"{folder}/3"):
+        assert ["d", directory, "2750", "bedplate-decode", "bedplate-web"] in tmpfiles
 
 
 def test_a_decoder_sees_and_writes_its_own_directory_and_no_other_instances(unit, settings):
     decoder, folder = unit("bedplate-decode@.service"), settings("decode.yaml")["socket_dir"]
 
-    [made] = values(decoder, "ExecStartPre")
-    assert made.endswith(f"install -d -m 2750 -o bedplate-decode -g bedplate-web {folder}/%i")
     assert values(decoder, "TemporaryFileSystem") == [f"{folder}:ro"]
     assert values(decoder, "BindPaths") == [f"{folder}/%i"]
     assert values(decoder, "ReadWritePaths") == []
