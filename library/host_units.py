@@ -111,6 +111,15 @@ def content(paths):
     return found
 
 
+def below(paths, files):
+    """Of `files` those that are one of `paths` or lie in one."""
+    return {
+        name: read
+        for name, read in files.items()
+        if any(name == path or name.startswith(path.rstrip("/") + "/") for path in paths)
+    }
+
+
 def _sum(path):
     status = os.stat(path)
     if status.st_size > SUMMED_BYTES:
@@ -195,10 +204,12 @@ class Unit:
         if remembered is None:
             when, path = newest(paths)
             return path if when > read_at else None
-        now, then = content(paths), remembered[kind]
+        # Other roles may have declared the same unit for files of theirs, as two do with sshd.
+        now, then = content(paths), below(paths, remembered[kind])
         changed = sorted(path for path in now.keys() | then.keys() if now.get(path) != then.get(path))
-        if remembered["invocation"] != self.properties.get("InvocationID", ""):
-            # It was started by others since, and read what was there then; this time nobody can set back.
+        if not then or remembered["invocation"] != self.properties.get("InvocationID", ""):
+            # Nothing is known of these files, or others have started it since: it read what was there then. This time
+            # nobody can set back.
             changed = [path for path in changed if _changed_at(path) > read_at]
         return changed[0] if changed else None
 
@@ -257,10 +268,17 @@ class Unit:
 
     def remember(self, files, read_at):
         os.makedirs(READ, mode=0o755, exist_ok=True)
-        with open(self._stamp() + ".new", "w") as file:
+        before = self._remembered() or {}
+        for kind, paths in (("restart_for", self.restart_for), ("reload_for", self.reload_for)):
+            known = before.get(kind, {})
+            own = below(paths, known)
+            files[kind] |= {path: read for path, read in known.items() if path not in own}
+        # A name of its own: tasks of several hosts may be delegated to this one at once.
+        handle, temporary = tempfile.mkstemp(dir=READ, prefix=".")
+        with os.fdopen(handle, "w") as file:
             json.dump({"invocation": self.properties.get("InvocationID", ""), **files}, file)
-        os.utime(self._stamp() + ".new", (read_at, read_at))
-        os.rename(self._stamp() + ".new", self._stamp())
+        os.utime(temporary, (read_at, read_at))
+        os.rename(temporary, self._stamp())
 
     def adopt(self):
         """Remember what one has read that was found up and younger than its files."""

@@ -103,6 +103,37 @@ def test_one_that_others_started_since_has_read_what_was_there_then(unit, file):
     assert words(unit(age_s=60, restart_for=[path], invocation="2")) == ["restart"]
 
 
+def test_two_roles_may_declare_one_unit_for_files_of_their_own(unit, file):
+    """As the roles base and backup do with sshd."""
+    one, other = file(60, "one.conf"), file(60, "other.conf")
+    has_read(unit(reload_for=[one]))
+    has_read(unit(reload_for=[other]))
+
+    assert words(unit(reload_for=[one])) == []
+    assert words(unit(reload_for=[other])) == []
+    with open(one, "w") as changed:
+        changed.write("y")
+    assert words(unit(reload_for=[one])) == ["reload"]
+    assert words(unit(reload_for=[other])) == []
+
+
+def test_files_that_nothing_is_known_of_were_read_if_they_are_older_than_the_unit(unit, file):
+    one, other = file(60, "one.conf"), file(60, "other.conf")
+    has_read(unit(reload_for=[one]), seconds_ago=30)
+
+    assert words(unit(age_s=-1, reload_for=[other])) == []
+    assert words(unit(age_s=60, reload_for=[other])) == ["reload"]
+
+
+def test_several_hosts_may_remember_one_unit_at_once(unit, file):
+    made = unit(reload_for=[file(60)])
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: has_read(made), range(64)))
+
+    assert words(made) == []
+
+
 def test_the_mark_of_a_version_that_knew_times_only_counts_by_its_time(unit, file, tmp_path):
     made = unit(reload_for=[file(5)])
     (tmp_path / "read").mkdir()
