@@ -330,7 +330,7 @@ def test_a_body_beyond_what_the_bundle_allows_is_refused_unread(shop, path):
     status, content, _ = ask(shop, b" " * 2001, path=path)
 
     assert status == 413
-    assert b"2000 are allowed" in content
+    assert b"2000 bytes are allowed" in content
 
 
 def test_records_of_bytes_are_answered_too(shop):

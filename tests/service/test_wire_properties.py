@@ -81,7 +81,7 @@ def test_flipped_bits_in_a_header_are_refused_or_are_a_frame(frame, bits, cut):
     except FrameError:
         refused = True
 
-    right = (magic, version, reserved) == (b"BEDP", 1, 0) and priority in (0, 1) and kind in set(Type)
+    right = (magic, version, reserved) == (b"BEDP", 1, 0) and priority in (0, 1, 2) and kind in set(Type)
     bounded = meta_bytes <= wire.MAX_META_BYTES and tensor_bytes <= wire.MAX_TENSOR_BYTES
     # What is announced beyond the limits is refused by the header alone, and never waited for.
     assert refused or (right and bounded)
