@@ -12,6 +12,7 @@ PROBE = Path(__file__).with_name("probe.py").read_text()
 WEB = "bedplate-web@9"
 ENGINE = "bedplate-engine@probe"
 DECODER = "bedplate-decode@9"
+DECODER_DIR = "/run/bedplate/decode/9"
 UNITS = (WEB, ENGINE, DECODER)
 DROP_IN = """\
 [Service]
@@ -50,12 +51,14 @@ def probed(host):
     write(host, "/run/bedplate-probe/probe.py", PROBE)
     for unit in UNITS:
         write(host, drop_in(unit), DROP_IN)
+    # systemd-tmpfiles makes those of the instances that are declared.
+    host.check_output("install -d -m 2750 -o bedplate-decode -g bedplate-web %s", DECODER_DIR)
     host.check_output("systemctl daemon-reload")
     yield {"outside": json.loads(host.check_output("/usr/bin/python3 -I /run/bedplate-probe/probe.py"))} | {
         unit: run_in_sandbox(host, unit) for unit in UNITS
     }
     host.run(f"systemctl stop {WEB}.socket {' '.join(UNITS)}")
-    for folder in ["/run/bedplate-probe", *(Path(drop_in(unit)).parent for unit in UNITS)]:
+    for folder in ["/run/bedplate-probe", DECODER_DIR, *(Path(drop_in(unit)).parent for unit in UNITS)]:
         host.check_output("rm -r %s", str(folder))
     host.check_output("systemctl daemon-reload")
 
