@@ -79,7 +79,9 @@ def test_native_code_is_ready_within_two_seconds(tried):
 
 @pytest.mark.parametrize("name", ["float32-compiled", "int8-compiled"])
 def test_native_code_answers_batches_of_every_size(tried, name):
-    directory, folder, _ = tried
+    directory, folder, figures = tried
+    if figures[name].refused:
+        pytest.skip(f"{name} is refused on this processor: {figures[name].refused}")
     bundle = read_bundle(directory)
     form = Form(package=folder / f"{name}.pt2")
 
@@ -228,6 +230,8 @@ def figures(name="other", **changes):
         ({"accuracy": 0.99}, ""),
         ({"p50_ms": 10.9}, ""),
         ({"p50_ms": 11.5}, "later than float32"),
+        ({"difference": 0.2}, ""),
+        ({"difference": 0.985}, "differ from float32's by 98%, 25% are allowed"),
         ({"accuracy": None, "difference": 1e-6}, ""),
         ({"accuracy": None, "difference": 0.01}, "no validation set"),
     ],

@@ -22,7 +22,7 @@ from bedplate.engine.form import Form
 from bedplate.manifest import FILE_NAME
 
 logger = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 RECORD = "record.json"
 _MAX_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
