@@ -79,7 +79,7 @@ def test_without_a_record_nothing_is_known(shelf, lamp):
     [
         {"digest": "0" * 64},
         {"version": "2"},
-        {"format": 2},
+        {"format": 1},
         {"precision": "float16"},
         {"channels_last": "yes"},
         {"precision": "int8"},
