@@ -16,6 +16,8 @@ def units_of_gpu2(fleet):
     return lambda: fleet.ssh("gpu2", ask)
 
 
+# Two runs over both hosts take longer than most tests do.
+@pytest.mark.timeout(900)
 def test_a_front_end_that_cannot_start_reaches_one_host_and_no_client(fleet, tree, units_of_gpu2):
     unit = tree / "templates/etc/systemd/system/bedplate-web@.service.j2"
     text = unit.read_text()
@@ -37,17 +39,3 @@ def test_a_front_end_that_cannot_start_reaches_one_host_and_no_client(fleet, tre
     # The run that mends it brings it back.
     assert mended.returncode == 0, mended.stdout
     assert fleet.ssh("lb1", DRAINED) == ""
-
-
-def test_a_host_that_an_operator_drained_is_changed_and_stays_out(fleet):
-    assert fleet.playbook("drain.yml", "-e", "host=gpu1").returncode == 0
-    fleet.ssh("gpu1", "echo '# by hand' >> /etc/bedplate/metrics.yaml")
-    try:
-        run = fleet.playbook("inference.yml", "--limit=gpu1")
-        drained = fleet.ssh("lb1", DRAINED).split()
-    finally:
-        back = fleet.playbook("undrain.yml", "-e", "host=gpu1")
-
-    assert run.returncode == 0, run.stdout
-    assert drained == ["gpu1"]
-    assert back.returncode == 0, back.stdout

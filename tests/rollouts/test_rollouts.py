@@ -112,3 +112,17 @@ def test_a_release_whose_front_ends_cannot_start_reaches_one_host_which_is_drain
     assert run.returncode != 0
     assert "bedplate-web@1.service failed" in run.stdout
     assert (found["reached"], found["drained"]) == (["gpu1"], ["gpu1"])
+
+
+def test_a_host_that_an_operator_drained_is_changed_and_stays_out(fleet):
+    assert fleet.playbook("drain.yml", "-e", "host=gpu1").returncode == 0
+    fleet.ssh("gpu1", "echo '# by hand' >> /etc/bedplate/metrics.yaml")
+    try:
+        run = fleet.playbook("inference.yml", "--limit=gpu1")
+        drained = fleet.ssh("lb1", DRAINED).split()
+    finally:
+        back = fleet.playbook("undrain.yml", "-e", "host=gpu1")
+
+    assert run.returncode == 0, run.stdout
+    assert drained == ["gpu1"]
+    assert back.returncode == 0, back.stdout
