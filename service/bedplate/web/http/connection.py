@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._lingering_bytes: int | None = None  # not None: nothing is read any more, only dropped
         self._transport: asyncio.Transport | None = None
         self._is_paused = False  # nothing is read
-        self._unparsed = memoryview(b"")  # read, and left until there is room
+        self._unparsed: bytes | memoryview = b""  # read, and left until there is room
         self._base_bytes = 0  # of the head that a chunked body follows; its trailers count with it
         self._drained: asyncio.Future[None] | None = None  # not None: the client does not take what it is sent
         self._taken_by_s: float | None = None  # when the client must have taken it
@@ -119,7 +119,8 @@ class Connection(asyncio.Protocol):
             return
         if self._refusal is not None:
             return  # told once those before it are answered
-        self._unparsed = memoryview(data)  # nothing is left of the last: it was not read on
+        # Nothing is left of the last: it was not read on. Most are one request, and parsed whole.
+        self._unparsed = data if len(data) <= _PIECE_BYTES else memoryview(data)
         self._go_on()
 
     def eof_received(self) -> bool:
@@ -156,7 +157,8 @@ class Connection(asyncio.Protocol):
     @property
     def _has_room(self) -> bool:
         """For another request, or for more of a body."""
-        return self._drained is None and len(self._exchanges) <= 1 and not self._is_flooded()
+        incoming = self._incoming
+        return self._drained is None and len(self._exchanges) <= 1 and (incoming is None or not incoming.is_full)
 
     def _parse(self) -> None:
         while self._unparsed and self._refusal is None and self._has_room:
@@ -192,7 +194,7 @@ class Connection(asyncio.Protocol):
         """What is arriving will never be whole: it is refused, once those before it are answered."""
         self._refusal = error
         self._arriving = False
-        self._unparsed = memoryview(b"")
+        self._unparsed = b""
         broken, self._incoming = self._incoming, None
         if broken is None:
             return
@@ -271,11 +273,8 @@ class Connection(asyncio.Protocol):
             return
         if self._unparsed or not self._has_room:
             self._pause_receiving()
-        else:
+        elif self._is_paused:
             self.resume_receiving()
-
-    def _is_flooded(self) -> bool:
-        return self._incoming is not None and self._incoming.is_full
 
     def _begin(self, exchange: Exchange) -> None:
         self._is_answering = True
@@ -327,7 +326,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._lingering_bytes = 0
-        self._unparsed = memoryview(b"")
+        self._unparsed = b""
         for exchange in self._exchanges:
             exchange.disconnect()
         self._exchanges.clear()
