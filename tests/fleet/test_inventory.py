@@ -29,6 +29,8 @@ def smaller(fleet, tmp_path):
     return [f"--inventory={folder}", "-e", f"test_hosts_dir={ROOT}/.bedplate/{fleet.fleet}"]
 
 
+# Two runs over the whole fleet take longer than most tests do.
+@pytest.mark.timeout(900)
 def test_a_host_taken_out_leaves_no_rule_upstream_target_or_alert(fleet, smaller, predicts, wait_until):
     traces = ["gpu2", fleet.address_of("gpu2")]
 
