@@ -200,6 +200,23 @@ def test_who_is_refused_is_told_to_wait_for_what_is_in_flight_and_for_who_was_re
     assert found == [1, 3, 4, 30, 30]
 
 
+def test_time_without_a_request_says_nothing_of_how_fast_requests_end():
+    now_s = [0.0]
+    bodies = BodyBudget(100, clock=lambda: now_s[0])
+    for idle_s in (0, 500, 500):
+        now_s[0] += idle_s
+        bodies.take(100)
+        now_s[0] += 0.8
+        bodies.give_back(100)
+
+    now_s[0] += 500
+    bodies.take(100)
+    with pytest.raises(ServerBusy) as refused:
+        bodies.take(100)
+
+    assert refused.value.retry_after_s == 2
+
+
 def test_a_model_of_tensors_takes_no_longer_body_than_its_input_needs():
     model = Bundle.from_description(numbers("float32"))
     limits = Limits(body_bytes=50 << 20, items=64)

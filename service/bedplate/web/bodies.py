@@ -25,7 +25,7 @@ class BodyBudget:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
         self._clock = clock
-        self._since_s = clock()
+        self._since_s = self._idle_since_s = clock()
         self._ended_bytes = 0  # since then
         self._bytes_per_s = 0.0  # before
         self._next_turn_s = 0.0  # when whom nobody told to wait yet could come
@@ -43,12 +43,15 @@ class BodyBudget:
                 next_step="try again after the seconds in Retry-After, or send less at a time",
                 retry_after_s=self._retry_after_s(count),
             )
+        if not self.held_bytes:
+            # A front end that had nothing to do was not slow: its idle time must not lower the rate.
+            self._since_s += self._clock() - self._idle_since_s
         self.held_bytes += count
 
     def give_back(self, count: int) -> None:
         self.held_bytes -= count
         self._ended_bytes += count
-        now_s = self._clock()
+        now_s = self._idle_since_s = self._clock()
         if now_s - self._since_s > _WINDOW_S:
             self._bytes_per_s = self._ended_bytes / (now_s - self._since_s)
             self._since_s, self._ended_bytes = now_s, 0

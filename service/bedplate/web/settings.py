@@ -55,7 +55,7 @@ class WebSettings:
 
     # What the bodies of all requests in flight may take together. What would be more is refused with 429 before it is
     # read. Each takes about three times its length until it is answered.
-    max_inflight_bytes: int = field(default=64 << 20, metadata={"unit": "bytes", "min": 1024, "max": 16 << 30})
+    max_inflight_bytes: int = field(default=128 << 20, metadata={"unit": "bytes", "min": 1024, "max": 16 << 30})
 
     # What decoders take of a recording: it bounds what they may answer.
     max_media_s: float = field(default=600.0, metadata={"unit": "s", "min": 1, "max": 86_400})
