@@ -19,31 +19,47 @@ demo-all: setup examples ## Train and serve every example of examples/, and show
 demo-down: ## Remove the demo's hosts, mounts, bridge and firewall rules
 	@tools/testhosts down demo
 
-check: setup ## Lint, types, service and template tests; needs no host
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/yamllint --strict .
-	@$(BIN)/ansible-lint --offline --profile production
-	@# Apart: Ansible patches sys.intern in its process, and torch cannot be trained in one.
-	@$(BIN)/pytest tests/templates tests/library
-	@$(BIN)/pytest tests/control
-	@$(BIN)/pytest
+# Each part is timed; `make test` ends with their table (docs/testing.md).
+TIMED = @$(BIN)/python -m tools.minutes run
 
-test: check bundles ## Everything: check, then real hosts
-	@# Side by side, as each keeps one core busy at most.
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-damage test-parts test-examples
+check: setup test-lint test-templates test-control test-service ## Lint, types, service and template tests; needs no host
+
+test: setup bundles ## Everything: check, then real hosts
+	@$(BIN)/python -m tools.minutes start
+	@# Two at a time, the longest first, as each keeps little more than one core busy.
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
+		test-service test-lint test-templates test-control test-damage test-parts
 	@# A run that was cut off left hosts behind that molecule would take for converged.
 	@$(BIN)/molecule destroy --all
-	@$(BIN)/molecule test --all
+	$(TIMED) molecule $(BIN)/molecule test --all
+	@$(BIN)/python -m tools.minutes print
 
-test-damage:
-	@$(BIN)/pytest tests/backup/test_damage.py
+test-lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(TIMED) types $(BIN)/mypy
+	@$(BIN)/yamllint --strict .
+	$(TIMED) ansible-lint $(BIN)/ansible-lint --offline --profile production
 
-test-parts:
-	@$(BIN)/pytest tests/disposable
-	@$(BIN)/pytest tests/backup/test_steps.py
+# Apart from the service: Ansible patches sys.intern in its process, and torch cannot be trained in one.
+test-templates: setup
+	$(TIMED) templates $(BIN)/pytest tests/templates tests/library
 
-test-examples: examples
+test-control: setup
+	$(TIMED) control $(BIN)/pytest tests/control
+
+test-service: setup
+	$(TIMED) service $(BIN)/pytest
+
+test-damage: setup
+	$(TIMED) damage $(BIN)/pytest tests/backup/test_damage.py
+
+test-parts: setup
+	$(TIMED) disposable $(BIN)/pytest tests/disposable
+	$(TIMED) backup $(BIN)/pytest tests/backup/test_steps.py tests/backup/test_restore.py
+
+acceptance: test test-examples fuzz faults rollouts ## All of it, and what proves figures: every example trained, floods, planted faults, wrong releases; three hours
+
+test-examples: examples ## Train every example from nothing and hold it to its README; a quarter of an hour
 	@$(BIN)/pytest --timeout=1200 tests/trained
 
 VM_INVENTORY := .bedplate/vm/one-host
@@ -87,4 +103,5 @@ $(VENV)/.complete: requirements.txt tools/setup
 	@tools/setup $(PYTHON) $(VENV)
 	@touch $@
 
-.PHONY: help demo demo-all demo-down check test test-damage test-parts test-examples test-vm fuzz faults rollouts examples bundles setup
+.PHONY: help demo demo-all demo-down check test test-lint test-templates test-control test-service test-damage test-parts \
+	test-examples acceptance test-vm fuzz faults rollouts examples bundles setup
