@@ -198,6 +198,51 @@ def test_a_version_that_is_gone_by_then_is_looked_up_once_more(ask, engines, met
     assert metrics.registry.get_sample_value("bedplate_requests_in_flight") == 0
 
 
+@pytest.fixture
+def vanishing(engines):
+    """Every first attempt finds its version gone; the terms of all attempts."""
+    frame, terms_seen = engines.frame, []
+
+    def gone_at_first(meta, tensors, terms):
+        terms_seen.append(terms)
+        if len(terms_seen) % 2:
+            raise UnknownModel("unloaded")
+        return frame(meta, tensors, terms)
+
+    engines.frame = gone_at_first
+    return terms_seen
+
+
+def test_a_version_that_is_gone_by_then_leaves_the_client_its_deadline_and_its_priority(ask, vanishing):
+    theirs, ours, was_direct = ask(headers={**KEY, "X-Request-Timeout-Ms": "5000", "X-Request-Priority": "batch"})
+
+    assert (was_direct, ours) == (True, theirs)
+    for first, second in (vanishing[:2], vanishing[2:]):
+        assert (first.deadline_ns, first.priority) == (second.deadline_ns, second.priority)
+
+
+def test_a_version_that_is_gone_by_then_is_counted_as_a_retry(ask, vanishing, metrics):
+    ask()
+
+    assert metrics.registry.get_sample_value("bedplate_engine_retries_total", {"reason": "stale"}) == 2
+
+
+def test_who_names_a_version_that_is_gone_by_then_is_told_so_and_asked_once(ask, engines):
+    attempts = []
+
+    def gone(meta, tensors, terms):
+        attempts.append(meta)
+        raise UnknownModel("unloaded")
+
+    engines.frame = gone
+
+    theirs, ours, was_direct = ask(path="/v2/models/lamp/versions/1/infer")
+
+    assert (was_direct, ours) == (True, theirs)
+    assert ours[0].split()[1] == b"404"
+    assert len(attempts) == 2  # of each way one
+
+
 def test_a_prediction_is_counted_and_told_like_any_other(ask, metrics, caplog):
     caplog.set_level("INFO", logger="bedplate.performance")
 

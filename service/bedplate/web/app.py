@@ -18,6 +18,7 @@ from bedplate.web.lifespan import Lifespan
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import ObservedApp, Observer
 from bedplate.web.oip import resources as oip
+from bedplate.web.oip.handler import InferHandler
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
@@ -76,13 +77,12 @@ def create_app(
     app.add_route("/health/detailed", resources.Detailed(probe))
     app.add_route("/openapi.json", openapi.Document())
     app.add_route("/v1/models", resources.Models(engines))
-    predict = resources.Predict(
-        engines, cache, bodies, settings.request_timeout_s, lambda: metrics.engine_retry("stale")
-    )
+    predict = resources.Predict(engines, cache, bodies, settings.request_timeout_s, metrics.stale)
     app.add_route("/v1/models/{name}/predict", predict)
     app.add_route("/v1/models/{name}/versions/{version}/predict", predict)
-    oip.install(app, engines, predictor, probe, limits, bodies, settings.request_timeout_s, metrics)
-    app.direct = DirectInfer(app, observer, ids, keys, engines, predictor, limits, settings.request_timeout_s)
+    handler = InferHandler(predictor, limits)
+    oip.install(app, engines, handler, probe, limits, bodies, settings.request_timeout_s, metrics)
+    app.direct = DirectInfer(observer, ids, keys, engines, predictor, handler, limits, settings.request_timeout_s)
     return app
 
 

@@ -16,20 +16,21 @@ from functools import lru_cache
 from typing import Any
 
 from bedplate.bundle import Bundle
-from bedplate.errors import ServiceError, UnknownModel
+from bedplate.errors import ServiceError
 from bedplate.web import encoding, problems
 from bedplate.web.auth import ApiKeys, presented
 from bedplate.web.body import Limits, is_read_as_text, limits_of
-from bedplate.web.http.exchange import Asgi, Exchange
+from bedplate.web.http.exchange import Exchange
 from bedplate.web.http.reply import render_fields
 from bedplate.web.observer import Observer
+from bedplate.web.oip.handler import HEADER, InferHandler, inference_of, json_bytes_of
 from bedplate.web.oip.request import InferRequest, parse
-from bedplate.web.oip.resources import HEADER, inference_of, json_bytes_of
 from bedplate.web.oip.response import Reply, encode
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor, checked, question
 from bedplate.web.request_id import RequestIds
-from bedplate.web.terms import Terms, terms_of, within
+from bedplate.web.terms import Header, Terms, terms_of, within
+from bedplate.web.versions import at_its_version
 from bedplate.wire import Frame, Type, now_ns
 
 _log = logging.getLogger("bedplate.web")
@@ -43,27 +44,27 @@ class DirectInfer:
     """Takes an exchange whose request is whole, or leaves it.
 
     Args:
-        app: what an exchange is left to.
+        handler: answers where a model's version is gone by the time its engine is asked.
         timeout_s: where the client allows no less.
     """
 
     def __init__(
         self,
-        app: Asgi,
         observer: Observer,
         ids: RequestIds,
         keys: ApiKeys,
         engines: EnginePool,
         predictor: Predictor,
+        handler: InferHandler,
         limits: Limits,
         timeout_s: float,
     ):
-        self.app = app
         self.observer = observer
         self.ids = ids
         self._keys = keys
         self.engines = engines
         self.predictor = predictor
+        self.handler = handler
         self._limits = limits
         self._timeout_s = timeout_s
 
@@ -86,7 +87,7 @@ class DirectInfer:
             asked, terms = self._read(fields, bytes(exchange.body), model, started_ns)
         except ServiceError:
             return False
-        return asked.items is not None and _Answer(self, exchange, fields, model, asked, terms).begin(started_ns)
+        return asked.items is not None and _Answer(self, exchange, model, asked, terms, started_ns).begin()
 
     def _is_known(self, fields: Mapping[bytes, bytes]) -> bool:
         key = presented(_text(fields, b"authorization"), _text(fields, b"x-api-key"))
@@ -98,8 +99,7 @@ class DirectInfer:
         asked = parse(body, json_bytes_of(_text(fields, _JSON_BYTES)), model, self._limits)
         if _OF_TERMS.isdisjoint(fields) and asked.timeout_us is None and asked.priority is None:
             return asked, within(self._timeout_s)
-        terms = terms_of(lambda name: _text(fields, name.lower().encode()), self._timeout_s)
-        terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
+        terms = terms_of(_by_name(fields), self._timeout_s).narrowed(started_ns, asked.timeout_us, asked.priority)
         terms.require_time()
         return asked, terms
 
@@ -120,6 +120,7 @@ class _Answer:
         "_model",
         "_question",
         "_seen",
+        "_started_ns",
         "_terms",
     )
 
@@ -127,30 +128,31 @@ class _Answer:
         self,
         direct: DirectInfer,
         exchange: Exchange,
-        fields: Mapping[bytes, bytes],
         model: Bundle,
         asked: InferRequest,
         terms: Terms,
+        started_ns: int,
     ):
         assert asked.items is not None
         self._direct = direct
         self._exchange = exchange
-        self._fields = fields
+        self._fields = exchange.head.by_name
         self._model = model
         self._asked = asked
         self._terms = terms
+        self._started_ns = started_ns
         self._items = len(asked.items)
         self._question = question(model, asked.items)
         self._is_done = False  # nothing more is wanted of the link
         self._has_ended = False  # told to the observer
 
-    def begin(self, started_ns: int) -> bool:
+    def begin(self) -> bool:
         """Ask an engine. False if none can be asked right now."""
         begun = self._direct.engines.begin(*self._question, self._terms, self)
         if begun is None:
             return False
         self._begun = begun
-        self._decode_ns = now_ns() - started_ns
+        self._decode_ns = now_ns() - self._started_ns
         self._seen = self._direct.observer.begins()
         self._seen.model, self._seen.body_bytes = self._model, len(self._exchange.body)
         self._seen.hold(self._seen.body_bytes)
@@ -167,7 +169,7 @@ class _Answer:
             self._go_on(self._try_again(answer))
             return
         try:
-            self._reply(checked(self._model, answer))
+            self._deliver(self._rendered(checked(self._model, answer)))
         except ServiceError as error:
             self._refuse(error)
         except Exception:
@@ -199,15 +201,13 @@ class _Answer:
 
     async def _try_again(self, came: Frame | Exception) -> None:
         """The first attempt brought no answer: whatever can be made of that."""
+        engines, seen = self._direct.engines, self._seen
+        asked_for = _infer_of(self._exchange.head.path)
+        assert asked_for is not None
+        first = self._reply_of(engines.predict(*self._question, self._terms, (self._begun[0], came)))
+        on_stale = self._direct.observer.metrics.stale
         try:
-            begun = self._begun[0], came
-            frame = await self._direct.engines.predict(*self._question, self._terms, begun)
-            self._reply(checked(self._model, frame))
-        except UnknownModel:
-            # It was unloaded meanwhile; an alias, or the default, means another version by now.
-            self._has_ended = True
-            self._direct.observer.forgets(self._seen)
-            await self._exchange.run(self._direct.app)
+            self._deliver(await at_its_version(engines, seen, *asked_for, first, self._ask_anew, on_stale))
         except ServiceError as error:
             self._refuse(error)
         except asyncio.CancelledError:
@@ -215,9 +215,20 @@ class _Answer:
                 self._direct.predictor.cancelled("engine", self._terms)
             raise
 
-    def _reply(self, frame: Frame) -> None:
+    async def _reply_of(self, asking: Coroutine[Any, Any, Frame]) -> Reply:
+        return self._rendered(checked(self._model, await asking))
+
+    def _ask_anew(self, model: Bundle) -> Coroutine[Any, Any, Reply]:
+        """Of `model`, with what is left of the client's time."""
+        body = bytes(self._exchange.body)
+        header = _by_name(self._fields)
+        return self._direct.handler.answer(header, body, model, self._terms, self._started_ns, self._seen)
+
+    def _rendered(self, frame: Frame) -> Reply:
         self._seen.inference = inference_of(frame, self._items, self._decode_ns)
-        reply = encode(frame, self._model, self._asked)
+        return encode(frame, self._model, self._asked)
+
+    def _deliver(self, reply: Reply) -> None:
         kind = encoding.accepted(_text(self._fields, b"accept-encoding"))
         if kind is None or not encoding.is_worth_it(reply.body):
             self._send(reply, reply.body)
@@ -267,6 +278,10 @@ def _infer_of(path: str) -> tuple[str, str | None] | None:
     """Model and version of an infer request; None of any other."""
     found = _INFER.fullmatch(path)
     return found and (found[1], found[2])
+
+
+def _by_name(fields: Mapping[bytes, bytes]) -> Header:
+    return lambda name: _text(fields, name.lower().encode())
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:

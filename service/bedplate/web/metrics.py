@@ -151,6 +151,10 @@ class WebMetrics:
         """lost, draining, busy or stale."""
         self._retries.labels(reason).inc()
 
+    def stale(self) -> None:
+        """A version was gone by the time its engine was asked, and its successor is asked instead."""
+        self.engine_retry("stale")
+
     def cancelled(self, stage: str) -> None:
         """decode or engine."""
         self._cancelled.labels(stage).inc()

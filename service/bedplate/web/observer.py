@@ -88,11 +88,6 @@ class Observer:
         self.metrics.in_flight += 1
         return Observation(self.bodies)
 
-    def forgets(self, seen: Observation) -> None:
-        """Of a request that begins once more elsewhere."""
-        self.metrics.in_flight -= 1
-        self.bodies.give_back(seen.held_bytes)
-
     def ends(self, route: str, seen: Observation) -> None:
         self.metrics.in_flight -= 1
         self.bodies.give_back(seen.held_bytes)

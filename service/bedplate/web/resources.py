@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from falcon.asgi import Request, Response
 
 from bedplate import __version__
 from bedplate.bundle import Bundle
-from bedplate.errors import UnknownModel
 from bedplate.tensor import Tensor
 from bedplate.web.body import BodyReader
 from bedplate.web.cache import Answer, ResponseCache
@@ -21,7 +20,8 @@ from bedplate.web.pool import RETRY_AFTER_S, EnginePool
 from bedplate.web.predictor import Prediction
 from bedplate.web.readiness import ReadinessProbe
 from bedplate.web.served import Served
-from bedplate.web.terms import Terms, terms_of
+from bedplate.web.terms import terms_of
+from bedplate.web.versions import at_its_version
 
 
 class Ping:
@@ -112,24 +112,18 @@ class Predict:
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
         body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, terms)
-        try:
-            answer = await self._answer(req, seen.model, body, terms)
-        except UnknownModel:
-            if version == seen.model.version:
-                raise
-            # An alias, or the default, means another version by now.
-            seen.model = await self._engines.model(name, version)
-            self._on_stale()
-            answer = await self._answer(req, seen.model, body, terms)
+
+        def asked(model: Bundle) -> Awaitable[Answer]:
+            cache_control = req.get_header("Cache-Control") or ""
+            return self._cache.predict(model, req.content_type or "", body, terms, cache_control)
+
+        first = asked(seen.model)
+        answer = await at_its_version(self._engines, seen, name, version, first, asked, self._on_stale)
         seen.answer = answer
         _json(resp, {**_document(answer.prediction), "request_id": req.context.request_id})
         resp.set_header("Server-Timing", _server_timing(answer.prediction))
         if answer.cache_status:
             resp.set_header("Cache-Status", answer.cache_status)
-
-    async def _answer(self, req: Request, model: Bundle, body: bytes, terms: Terms) -> Answer:
-        cache_control = req.get_header("Cache-Control") or ""
-        return await self._cache.predict(model, req.content_type or "", body, terms, cache_control)
 
 
 def _document(found: Prediction) -> dict[str, Any]:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Awaitable
 from typing import Any
 
 from falcon.asgi import App, Request, Response
 
 from bedplate.bundle import Bundle
-from bedplate.errors import UnknownModel, WrongSize
 from bedplate.web import encoding
-from bedplate.web.body import BodyReader, Limits, decode_files
-from bedplate.web.decoders import Media
+from bedplate.web.body import BodyReader, Limits
 from bedplate.web.metrics import WebMetrics
-from bedplate.web.observer import Inference, observation
+from bedplate.web.observer import observation
 from bedplate.web.oip import metadata
+from bedplate.web.oip.handler import HEADER, InferHandler
 from bedplate.web.oip.plan import plan_of
-from bedplate.web.oip.request import InferRequest, parse
-from bedplate.web.oip.response import Reply, encode, of_files
+from bedplate.web.oip.response import Reply
 from bedplate.web.oip.statistics import statistics
 from bedplate.web.pool import RETRY_AFTER_S, EnginePool
-from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
-from bedplate.web.terms import Terms, terms_of
-from bedplate.wire import Frame, now_ns
-
-_NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)
-HEADER = "Inference-Header-Content-Length"
+from bedplate.web.terms import terms_of
+from bedplate.web.versions import at_its_version
+from bedplate.wire import now_ns
 
 
 class Server:
@@ -120,16 +115,14 @@ class Infer:
     def __init__(
         self,
         engines: EnginePool,
-        predictor: Predictor,
-        limits: Limits,
+        handler: InferHandler,
         bodies: BodyReader,
         timeout_s: float,
         metrics: WebMetrics,
     ):
         self._bodies = bodies
         self._engines = engines
-        self._predictor = predictor
-        self._limits = limits
+        self._handler = handler
         self._timeout_s = timeout_s
         self._metrics = metrics
 
@@ -139,56 +132,13 @@ class Infer:
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
         body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, terms, "a JSON document")
-        try:
-            reply = await self._answer(req, seen.model, body, terms, started_ns)
-        except UnknownModel:
-            if version == seen.model.version:
-                raise
-            # An alias, or the default, means another version by now.
-            seen.model = await self._engines.model(name, version)
-            self._metrics.engine_retry("stale")
-            reply = await self._answer(req, seen.model, body, terms, started_ns)
-        await _send(req, resp, reply)
 
-    async def _answer(self, req: Request, model: Bundle, body: bytes, terms: Terms, started_ns: int) -> Reply:
-        decoding_ns = now_ns()
-        asked = parse(body, json_bytes_of(req.get_header(HEADER)), model, self._limits)
-        terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
-        terms.require_time()
-        media = await self._media(asked, model, terms)
-        decode_ns = now_ns() - decoding_ns
-        frame = await self._predictor.infer_all(model, media.parts, terms)
-        observation(req).inference = inference_of(frame, sum(map(len, media.parts)), decode_ns)
-        if media.files and model.input.cuts_files:
-            frame = of_files(frame, model, media.files)
-        return encode(frame, model, asked)
+        def answer(model: Bundle) -> Awaitable[Reply]:
+            return self._handler.answer(req.get_header, body, model, terms, started_ns, seen)
 
-    async def _media(self, asked: InferRequest, model: Bundle, terms: Terms) -> Media:
-        """What is sent: tensors as they are, files decoded."""
-        if asked.items is not None:
-            return Media([asked.items])
-        assert asked.files is not None
-        limits = plan_of(model, self._limits).limits
-        decoding = decode_files(asked.files, model, limits, self._predictor.decoders, terms)
-        return await self._predictor.decode(decoding, terms)
-
-
-def inference_of(frame: Frame, items: int, decode_ns: int) -> Inference:
-    meta = frame.meta
-    return Inference(items, meta["queue_ns"], decode_ns, meta.get("batch_ns", 0), meta["compute_ns"])
-
-
-def json_bytes_of(given: str | None) -> int | None:
-    """What Inference-Header-Content-Length says.
-
-    Raises:
-        WrongSize: it is no number.
-    """
-    if given is None:
-        return None
-    if not _NUMBER.fullmatch(given):
-        raise WrongSize(f"{HEADER} is no number of bytes", next_step="send the length of the JSON, or leave it out")
-    return int(given)
+        first = answer(seen.model)
+        on_stale = self._metrics.stale
+        await _send(req, resp, await at_its_version(self._engines, seen, name, version, first, answer, on_stale))
 
 
 async def _send(req: Request, resp: Response, reply: Reply) -> None:
@@ -217,7 +167,7 @@ def _unless(ready: bool, resp: Response) -> None:
 def install(
     app: App[Request, Response],
     engines: EnginePool,
-    predictor: Predictor,
+    handler: InferHandler,
     probe: ReadinessProbe,
     limits: Limits,
     bodies: BodyReader,
@@ -233,7 +183,7 @@ def install(
     app.add_route("/v2/models/stats", Statistics(engines, metrics))
     app.add_route("/v2/repository/index", Index(engines))
     model = Model(engines, limits, metrics)
-    infer = Infer(engines, predictor, limits, bodies, timeout_s, metrics)
+    infer = Infer(engines, handler, bodies, timeout_s, metrics)
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         app.add_route(path, model)
         app.add_route(f"{path}/ready", model, suffix="ready")
