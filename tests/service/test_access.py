@@ -1,6 +1,7 @@
 """Who may ask what: keys, public routes, and what the health routes say."""
 
 import asyncio
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -176,3 +177,12 @@ def test_a_good_request_id_comes_back(client):
     result = client.simulate_get("/no/such", headers={"X-Request-ID": "abc-123"})
 
     assert json.loads(result.text)["request_id"] == result.headers["x-request-id"] == "abc-123"
+
+
+def test_only_keys_that_are_known_are_remembered():
+    keys = ApiKeys({hashlib.sha256(b"bp_ours").hexdigest(): "us"})
+
+    found = [keys.client_of(key) for key in ("bp_ours", "bp_ours", "bp_wrong", "bp_wrong")]
+
+    assert found == ["us", "us", None, None]
+    assert len(keys._known) == 1

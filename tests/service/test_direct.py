@@ -9,7 +9,7 @@ import struct
 
 import pytest
 import uvloop
-from bedplate.errors import DeadlineExceeded, EngineBusy, UnknownModel
+from bedplate.errors import DeadlineExceeded, EngineBusy, ServerBusy, UnknownModel
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
 from bedplate.web.http.connection import Connection, Listener
@@ -34,9 +34,13 @@ def engines():
 
 
 @pytest.fixture
-def ask(engines, keys, metrics):
+def app(engines, keys, metrics):
+    return create_app(WebSettings(engines=()), engines, keys, metrics)
+
+
+@pytest.fixture
+def ask(app):
     """ask(...) → what Falcon answers, and what is answered where direct answers are allowed; whether one was."""
-    app = create_app(WebSettings(engines=()), engines, keys, metrics)
     taken = []
 
     def direct(exchange):
@@ -52,6 +56,39 @@ def ask(engines, keys, metrics):
         return *answers, taken == [True]
 
     return make
+
+
+@pytest.fixture
+def rule(app):
+    """A check that refuses whoever names a forbidden animal; the requests that it was asked about."""
+    asked_about = []
+
+    def check(request):
+        asked_about.append(request)
+        if request.header("X-Animal") == "crocodile":
+            raise ServerBusy("no crocodiles", retry_after_s=1)
+
+    app.checks.append(check)
+    return asked_about
+
+
+@pytest.mark.parametrize("animal", ["crocodile", "duck"])
+@pytest.mark.parametrize(
+    "path", [INFER, "/v2/models/lamp/versions/1/infer", "/v1/models/lamp/predict", "/v1/models", "/v2", "/nowhere"]
+)
+def test_a_check_that_is_added_is_made_once_for_each_request_of_either_way(ask, rule, path, animal):
+    theirs, ours, _ = ask(path=path, headers={**KEY, "X-Animal": animal})
+
+    assert ours == theirs
+    assert (ours[0].split()[1] == b"429") == (animal == "crocodile")
+    assert [(request.path, request.client) for request in rule] == [(path, "tests")] * 2
+
+
+def test_a_check_holds_for_what_is_answered_directly(ask, rule):
+    *_, was_direct = ask(headers={**KEY, "X-Animal": "duck"})
+    *_, refused_directly = ask(headers={**KEY, "X-Animal": "crocodile"})
+
+    assert (was_direct, refused_directly) == (True, False)
 
 
 def no_direct(exchange):

@@ -8,10 +8,11 @@ from typing import Any
 from bedplate.exposition import Exposition
 from bedplate.instance import by_preference
 from bedplate.web import openapi, problems, resources
-from bedplate.web.auth import ApiKeys, RequireKey
+from bedplate.web.auth import ApiKeys, RefusalLog, require_key
 from bedplate.web.bodies import BodyBudget
 from bedplate.web.body import BodyReader, Limits
 from bedplate.web.cache import ResponseCache
+from bedplate.web.checks import Check, PassChecks
 from bedplate.web.decoders import Decoders
 from bedplate.web.direct import DirectInfer
 from bedplate.web.lifespan import Lifespan
@@ -63,12 +64,17 @@ def create_app(
     )
     exposition = Exposition(metrics_socket, metrics.registry) if metrics_socket else None
     ids = RequestIds()
-    guard = RequireKey(keys, settings.security_lines_per_s, metrics.refusal_untold)
-    middleware: list[Any] = [RequestId(ids), guard, Lifespan(engines, exposition, notify_address)]
+    checks: list[Check] = [require_key(keys)]
+    refusals = RefusalLog(settings.security_lines_per_s, metrics.refusal_untold)
+    middleware: list[Any] = [
+        RequestId(ids),
+        PassChecks(checks, refusals),
+        Lifespan(engines, exposition, notify_address),
+    ]
     if shared:
         middleware.append(shared)
     observer = Observer(metrics, settings.performance_lines_per_s, BodyBudget(settings.max_inflight_bytes))
-    app = ObservedApp(observer, middleware=middleware)
+    app = ObservedApp(observer, checks, middleware=middleware)
     problems.install(app)
     app.add_route("/ping", resources.Ping())
     app.add_route("/health", resources.Live())
@@ -82,7 +88,7 @@ def create_app(
     app.add_route("/v1/models/{name}/versions/{version}/predict", predict)
     handler = InferHandler(predictor, limits)
     oip.install(app, engines, handler, probe, limits, bodies, settings.request_timeout_s, metrics)
-    app.direct = DirectInfer(observer, ids, keys, engines, predictor, handler, limits, settings.request_timeout_s)
+    app.direct = DirectInfer(observer, ids, checks, engines, predictor, handler, limits, settings.request_timeout_s)
     return app
 
 

@@ -1,4 +1,4 @@
-"""API keys: who may call, and the middleware that asks. Only hashes are stored."""
+"""API keys: who may call, the check that asks for one, and the log of who was refused. Only hashes are stored."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from falcon.asgi import Request, Response
+from falcon.asgi import Request
 
-from bedplate.errors import MissingCredential, WrongCredential
+from bedplate.errors import MissingCredential, ServiceError, WrongCredential
 from bedplate.settings import SettingsError
+from bedplate.web.checks import IncomingRequest
 from bedplate.web.observer import Allowance
 
 PUBLIC_PATHS = frozenset({"/ping", "/health", "/health/live", "/health/ready"})
 _NEXT_STEP = "send 'Authorization: Bearer <key>'; the operator has the key"
 _SUMMARY_S = 1.0  # between two lines that say how many refusals were not told
+_KINDS: dict[type, str] = {MissingCredential: "missing", WrongCredential: "wrong"}
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _security = logging.getLogger("bedplate.security")
 
@@ -31,6 +33,8 @@ class ApiKeys:
 
     def __init__(self, clients_by_sha256: dict[str, str]):
         self._clients_by_sha256 = clients_by_sha256
+        # By the keys that were found: no more than there are. Else a hash were made for each request.
+        self._known: dict[str, str] = {}
 
     @classmethod
     def read(cls, path: Path) -> ApiKeys:
@@ -50,6 +54,12 @@ class ApiKeys:
 
     def client_of(self, key: str) -> str | None:
         """The client that owns `key`. Every stored hash is compared, so time tells nothing about which one was near."""
+        client = self._known.get(key)
+        if client is None and (client := self._found(key)) is not None:
+            self._known[key] = client
+        return client
+
+    def _found(self, key: str) -> str | None:
         digest = hashlib.sha256(key.encode()).hexdigest()
         found = None
         for known, client in self._clients_by_sha256.items():
@@ -58,34 +68,41 @@ class ApiKeys:
         return found
 
 
-class RequireKey:
-    """Falcon middleware: every route but PUBLIC_PATHS wants a key, routes that do not exist included.
+def require_key(keys: ApiKeys) -> Callable[[IncomingRequest], None]:
+    """The check that every route but PUBLIC_PATHS wants a key of `keys`, routes that do not exist included."""
+
+    def check(request: IncomingRequest) -> None:
+        if request.path in PUBLIC_PATHS:
+            return
+        key = presented(request.header("Authorization"), request.header("X-API-Key"))
+        if key is None:
+            raise MissingCredential("this route needs an API key", next_step=_NEXT_STEP)
+        request.client = keys.client_of(key)
+        if request.client is None:
+            raise WrongCredential("the API key is not known here", next_step=_NEXT_STEP)
+
+    return check
+
+
+class RefusalLog:
+    """Tells the security log of refused credentials.
 
     Args:
-        lines_per_s: refusals told in lines of the security log, at most; of the rest a line says how many they were.
+        lines_per_s: refusals told in lines, at most; of the rest a line says how many they were.
         on_untold: told of each of the rest whether the key was missing or wrong.
     """
 
-    def __init__(self, keys: ApiKeys, lines_per_s: int, on_untold: Callable[[str], None] = lambda kind: None):
-        self._keys = keys
+    def __init__(self, lines_per_s: int, on_untold: Callable[[str], None] = lambda kind: None):
         self._allowance = Allowance(lines_per_s)
         self._on_untold = on_untold
         self._summary: asyncio.TimerHandle | None = None  # to come, of what is not told
 
-    async def process_request(self, req: Request, resp: Response) -> None:
-        if req.path in PUBLIC_PATHS:
-            return
-        key = presented(req.auth, req.get_header("X-API-Key"))
-        if key is None:
-            self._log_refusal(req, "missing")
-            raise MissingCredential("this route needs an API key", next_step=_NEXT_STEP)
-        client = self._keys.client_of(key)
-        if client is None:
-            self._log_refusal(req, "wrong")
-            raise WrongCredential("the API key is not known here", next_step=_NEXT_STEP)
-        req.context.client = client
+    def __call__(self, req: Request, error: ServiceError) -> None:
+        kind = _KINDS.get(type(error))
+        if kind is not None:
+            self._tell(req, kind)
 
-    def _log_refusal(self, req: Request, kind: str) -> None:
+    def _tell(self, req: Request, kind: str) -> None:
         if self._allowance.take(int(time.monotonic())):
             fields: dict[str, Any] = {
                 "request_id": req.context.request_id,

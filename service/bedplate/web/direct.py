@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from bedplate.bundle import Bundle
 from bedplate.errors import ServiceError
 from bedplate.web import encoding, problems
-from bedplate.web.auth import ApiKeys, presented
 from bedplate.web.body import Limits, is_read_as_text, limits_of
+from bedplate.web.checks import Check, IncomingRequest, outcome_of
 from bedplate.web.http.exchange import Exchange
 from bedplate.web.http.reply import render_fields
 from bedplate.web.observer import Observer
@@ -44,6 +44,7 @@ class DirectInfer:
     """Takes an exchange whose request is whole, or leaves it.
 
     Args:
+        checks: what every request has to pass.
         handler: answers where a model's version is gone by the time its engine is asked.
         timeout_s: where the client allows no less.
     """
@@ -52,7 +53,7 @@ class DirectInfer:
         self,
         observer: Observer,
         ids: RequestIds,
-        keys: ApiKeys,
+        checks: Sequence[Check],
         engines: EnginePool,
         predictor: Predictor,
         handler: InferHandler,
@@ -61,7 +62,7 @@ class DirectInfer:
     ):
         self.observer = observer
         self.ids = ids
-        self._keys = keys
+        self._checks = checks
         self.engines = engines
         self.predictor = predictor
         self.handler = handler
@@ -69,13 +70,13 @@ class DirectInfer:
         self._timeout_s = timeout_s
 
     def __call__(self, exchange: Exchange) -> bool:
-        """True if it sees to the answer; else nothing of the exchange has changed."""
+        """True if it sees to the answer; else the exchange keeps what came of the checks, and nothing else."""
         head = exchange.head
         asked_for = _infer_of(head.path)
         if asked_for is None or head.method != "POST":
             return False
         fields = head.by_name
-        if head.has_twins or not _is_plain(fields) or not self._is_known(fields):
+        if head.has_twins or not _is_plain(fields) or not self._passes(exchange):
             return False
         model = self.engines.connected_model(*asked_for)
         if model is None or not 0 < len(exchange.body) <= limits_of(model, self._limits).body_bytes:
@@ -89,9 +90,11 @@ class DirectInfer:
             return False
         return asked.items is not None and _Answer(self, exchange, model, asked, terms, started_ns).begin()
 
-    def _is_known(self, fields: Mapping[bytes, bytes]) -> bool:
-        key = presented(_text(fields, b"authorization"), _text(fields, b"x-api-key"))
-        return key is not None and self._keys.client_of(key) is not None
+    def _passes(self, exchange: Exchange) -> bool:
+        """What comes of the checks stays with the exchange: they are not made again where Falcon answers."""
+        head = exchange.head
+        exchange.checked = outcome_of(self._checks, IncomingRequest(head.method, head.path, _by_name(head.by_name)))
+        return not isinstance(exchange.checked, ServiceError)
 
     def _read(
         self, fields: Mapping[bytes, bytes], body: bytes, model: Bundle, started_ns: int

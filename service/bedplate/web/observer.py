@@ -15,6 +15,7 @@ from falcon.asgi import App, Request, Response
 from bedplate.bundle import Bundle
 from bedplate.web.bodies import BodyBudget
 from bedplate.web.cache import Answer
+from bedplate.web.checks import Check
 from bedplate.web.http.connection import Direct
 from bedplate.web.metrics import WebMetrics
 
@@ -142,8 +143,9 @@ class Allowance:
 class ObservedApp(App[Request, Response]):
     """Falcon's application, observed; what `direct` takes never comes here."""
 
-    def __init__(self, observer: Observer, **options: Any):
+    def __init__(self, observer: Observer, checks: list[Check], **options: Any):
         super().__init__(**options)
+        self.checks = checks
         self._observer = observer
         self.direct: Direct = lambda exchange: False
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("bedplate.web")
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+CHECKED = "bedplate.checked"  # in the scope: what came of the checks that the direct way made, or None
 
 # Of a body that nobody has read yet. Past it the connection is not read, and TCP slows the sender down.
 _UNREAD_BYTES = 256 << 10
@@ -37,6 +38,7 @@ class Exchange:
         "_waiting",
         "answered",
         "body",
+        "checked",
         "connection",
         "head",
         "keep_alive",
@@ -52,6 +54,7 @@ class Exchange:
         self.body: bytes | bytearray = b""  # what was not read yet
         self.received = False
         self.answered = False
+        self.checked: Any = None  # what came of the checks, where the direct way made them
         self.task: asyncio.Task[None] | None = None  # that answers, where one does
         self.on_gone: Callable[[], None] = _nothing  # told that the client is gone, where no task answers
         self._started: tuple[int, Fields] | None = None  # told by the application, not sent yet
@@ -167,6 +170,7 @@ class Exchange:
             "client": client,
             "server": server,
             "state": dict(state),
+            CHECKED: self.checked,
         }
 
     async def receive(self) -> dict[str, Any]:
