@@ -48,7 +48,7 @@ test-control: setup
 	$(TIMED) control $(BIN)/pytest tests/control
 
 test-service: setup
-	$(TIMED) service $(BIN)/pytest
+	$(TIMED) service $(BIN)/pytest --durations=20 --durations-min=2
 
 test-damage: setup
 	$(TIMED) damage $(BIN)/pytest tests/backup/test_damage.py
