@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from bedplate.web.http.head import Fields, Head
 from bedplate.web.http.reply import render_fields, render_head
-
-if TYPE_CHECKING:
-    from bedplate.web.http.connection import Connection
 
 _log = logging.getLogger("bedplate.web")
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
@@ -20,6 +17,31 @@ CHECKED = "bedplate.checked"  # in the scope: what came of the checks that the d
 # Of a body that nobody has read yet. Past it the connection is not read, and TCP slows the sender down.
 _UNREAD_BYTES = 256 << 10
 _BODILESS = frozenset({204, 304})
+
+
+class Channel(Protocol):
+    """What an exchange needs of the connection that it came on."""
+
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def state(self) -> MutableMapping[str, Any]: ...  # of the application's lifespan
+
+    @property
+    def addresses(self) -> tuple[Any, Any]: ...  # of this end and of the client's
+
+    @property
+    def is_draining(self) -> bool: ...  # it closes after the answer
+
+    def write(self, data: bytes) -> None: ...
+
+    async def writable(self) -> None: ...  # the client takes what it was sent
+
+    def resume_receiving(self) -> None: ...  # there is room for more of the body
+
+    def answered(self, exchange: Exchange, close: bool) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class Exchange:
@@ -38,8 +60,8 @@ class Exchange:
         "_waiting",
         "answered",
         "body",
+        "channel",
         "checked",
-        "connection",
         "head",
         "keep_alive",
         "on_gone",
@@ -47,8 +69,8 @@ class Exchange:
         "task",
     )
 
-    def __init__(self, connection: Connection, head: Head, keep_alive: bool):
-        self.connection = connection
+    def __init__(self, channel: Channel, head: Head, keep_alive: bool):
+        self.channel = channel
         self.head = head
         self.keep_alive = keep_alive
         self.body: bytes | bytearray = b""  # what was not read yet
@@ -101,7 +123,7 @@ class Exchange:
     def tell_processing(self) -> None:
         """Say that the answer takes time, where something may still be said before it."""
         if not self.is_answer_under_way and self.head.version == "1.1":
-            self.connection.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+            self.channel.write(b"HTTP/1.1 102 Processing\r\n\r\n")
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -118,18 +140,18 @@ class Exchange:
     def _write_whole(self, status: int, fields: bytes, body: bytes) -> None:
         close = self._closes()
         head = render_head(status, fields, close)
-        self.connection.write(head + body if self.head.method != "HEAD" else head)
+        self.channel.write(head + body if self.head.method != "HEAD" else head)
         self._finish(close)
 
     def _closes(self) -> bool:
         # What is left of a body that nobody waits for would be read as the next request.
-        return not self.keep_alive or not self.received or self.connection.is_draining
+        return not self.keep_alive or not self.received or self.channel.is_draining
 
     def _finish(self, close: bool) -> None:
         self.answered = True
         self.on_gone = _nothing  # whoever answered holds this exchange: a cycle would wait for the collector
         self._wake()
-        self.connection.answered(self, close)
+        self.channel.answered(self, close)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Whoever answered has returned: a client that got no whole answer must not wait for the rest."""
@@ -142,17 +164,17 @@ class Exchange:
     def abort(self) -> None:
         """No answer, or no whole one: the client finds the connection closed."""
         self.answered = True
-        self.connection.abort()
+        self.channel.abort()
 
     def answer_with(self, answering: Coroutine[Any, Any, None]) -> None:
         """Have a task answer; a client that leaves cancels it."""
-        self.task = self.connection.loop.create_task(answering)
+        self.task = self.channel.loop.create_task(answering)
         self.task.add_done_callback(self._ended)
 
     async def run(self, app: Asgi) -> None:
         """Have an ASGI application answer."""
-        server, client = self.connection.addresses
-        await app(self._scope(server, client, self.connection.state), self.receive, self.send)
+        server, client = self.channel.addresses
+        await app(self._scope(server, client, self.channel.state), self.receive, self.send)
 
     def _scope(self, server: Any, client: Any, state: MutableMapping[str, Any]) -> dict[str, Any]:
         head = self.head
@@ -185,7 +207,7 @@ class Exchange:
         if not (self._is_continued or self.body or self.received or self._gone or self.answered):
             self._is_continued = True
             if self.head.expects_continue and not self.is_answer_under_way:
-                self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self.body or (self.received and not self._told_end) or self._gone or self.answered):
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
@@ -193,7 +215,7 @@ class Exchange:
             return {"type": "http.disconnect"}
         body, self.body = bytes(self.body), b""
         self._told_end = self.received
-        self.connection.resume_receiving()
+        self.channel.resume_receiving()
         return {"type": "http.request", "body": body, "more_body": not self.received}
 
     async def send(self, event: MutableMapping[str, Any]) -> None:
@@ -212,7 +234,7 @@ class Exchange:
         if self._chunked is None:
             self._send_head(*self._started)
         self._send_piece(body, more)
-        await self.connection.writable()
+        await self.channel.writable()
 
     def _send_whole(self, status: int, fields: Fields, body: bytes) -> None:
         if status not in _BODILESS and not any(name.lower() == b"content-length" for name, _ in fields):
@@ -225,7 +247,7 @@ class Exchange:
             self._chunked = self.keep_alive = False  # the end of the connection is the end of the body
         elif self._chunked:
             fields.append((b"transfer-encoding", b"chunked"))
-        self.connection.write(render_head(status, render_fields(fields), self._closes()))
+        self.channel.write(render_head(status, render_fields(fields), self._closes()))
 
     def _send_piece(self, body: bytes, more: bool) -> None:
         if self.head.method == "HEAD":
@@ -233,7 +255,7 @@ class Exchange:
         elif self._chunked:
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
         if body:
-            self.connection.write(body)
+            self.channel.write(body)
         if not more:
             self._finish(self._closes())
 

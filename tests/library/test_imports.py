@@ -1,0 +1,52 @@
+"""Who may import whom in service/bedplate: no circles, and no room imports one that stands on it."""
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+from tools.deployment import ROOT
+
+PACKAGE = ROOT / "service" / "bedplate"
+MODULES = {
+    "bedplate." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imported_by(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bedplate":
+            for name in node.names:
+                full = f"{node.module}.{name.name}"
+                yield full if full in MODULES else node.module
+
+
+def test_no_module_imports_in_a_circle():
+    try:
+        list(TopologicalSorter({module: set(imported_by(module)) for module in MODULES}).static_order())
+    except CycleError as error:
+        pytest.fail(f"these import each other in a circle: {' → '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("bedplate.web.main", {"torch"}),
+        ("bedplate.web.app", {"torch"}),
+        ("bedplate.engine.main", {"falcon", "gunicorn"}),
+        ("bedplate.engine.server", {"falcon", "gunicorn"}),
+        ("bedplate.decode.main", {"torch", "falcon", "gunicorn"}),
+        ("bedplate.bundle", {"torch", "falcon", "gunicorn"}),
+        ("bedplate.settings", {"torch", "falcon", "gunicorn", "numpy"}),
+        ("bedplate.log", {"torch", "falcon", "gunicorn", "numpy"}),
+    ],
+)
+def test_a_process_loads_no_library_that_it_does_not_use(module, unwanted):
+    program = f"import sys, {module}; print(*({unwanted} & set(sys.modules)))"
+
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert loaded.stdout.split() == []
