@@ -12,11 +12,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
 # Read each time by who needs them, so nobody has to be told.
 READ_EACH_TIME = [
-    r"/etc/bedplate/(backup.json|credentials/backup-(s3|wanted))",
+    r"/etc/bedplate/((backup|store).json|credentials/backup-(s3|wanted))",
     r"/etc/logrotate.d/\w+",
     r"/etc/ssh/bedplate-backup/.*",
     r"/etc/sudoers.d/.*",
-    r"/etc/systemd/system/(bedplate-(backup|optimize)@.service|bedplate.slice|bedplate.target)",
+    r"/etc/systemd/system/(bedplate-((backup|optimize)@|store).service|bedplate.slice|bedplate.target)",
     r"/etc/tmpfiles.d/.*",
     r"/etc/(apt/apt.conf.d|modules-load.d)/.*",
     r"/etc/nginx/sites-enabled/default",
