@@ -71,6 +71,14 @@ def test_a_file_that_a_unit_reads_is_one_that_it_is_made_to_read(role, evaluate)
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_a_role_declares_units_in_its_own_name(role):
+    """Under another's name its word would take the place of the other's."""
+    given = [task["host_units"] for task in tasks_of(role) if "units" in task.get("host_units", {})]
+
+    assert {each.get("role") for each in given} <= {role}
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_a_task_that_is_given_a_secret_does_not_show_it(role):
     shown = [
         task["name"]
