@@ -19,6 +19,16 @@ options:
       - C(test) is a command that has to succeed before a restart or reload.
     type: list
     elements: dict
+  role:
+    description:
+      - Who declares them. Several roles may declare one unit for files of their own; each one's word is remembered
+        until it says another.
+    type: str
+  ask:
+    description:
+      - Only say what would be done. Unlike a dry run this declares, for a role that does it with precautions.
+    type: bool
+    default: false
   recorded:
     description: Take the units that earlier runs declared on this host, all roles together.
     type: bool
@@ -58,7 +68,7 @@ PROPERTIES = [
 READ = "/run/host-units"
 # Larger files count by size and time: nobody reads weights of gigabytes with every run.
 SUMMED_BYTES = 1 << 20
-# What was declared, by unit: for those who ask whether the host is still as it was declared.
+# What was declared, a file ROLE:UNIT for each: for those who ask whether the host is still as it was declared.
 RECORDS = "/var/lib/host-units"
 JOURNAL_LINES = 20
 # Longer than any unit of ours takes to start or stop.
@@ -303,16 +313,17 @@ def others(patterns, declared):
     return [name for name in names if name not in declared]
 
 
-def apply(wanted, patterns, check_mode):
-    """Returns what was done, or in a dry run would be, as lines. Raises Failed."""
+def apply(wanted, patterns, role=None, check_mode=False, ask=False):
+    """Returns what was done, or in a dry run or where one only asks would be, as lines. Raises Failed."""
     units = [Unit(each) for each in wanted]
     done = []
     for unit in units:
         unit.look()
     strays = others(patterns, {unit.name for unit in units})
     # First: a run that fails below leaves a host that is not as declared, and that has to show.
-    if not check_mode:
-        record(wanted, strays)
+    if role and not check_mode:
+        record(role, wanted, strays)
+    check_mode = check_mode or ask
     if any(unit.needs_systemd_to_read for unit in units) and not check_mode:
         run("systemctl", "daemon-reload")
         for unit in units:
@@ -338,28 +349,52 @@ def apply(wanted, patterns, check_mode):
 
 
 def recorded():
-    """The units that earlier runs declared."""
-    names = sorted(os.listdir(RECORDS)) if os.path.isdir(RECORDS) else []
-    # What a run that was cut off, or one of an earlier version, left beside them.
-    names = [name for name in names if not name.startswith(".") and not name.endswith(".new")]
-    units = []
-    for name in names:
+    """The units that earlier runs declared, each once whatever the number of roles that did."""
+    by_unit = {}
+    for name in sorted(_names()):
         with open(os.path.join(RECORDS, name)) as file:
-            units.append(json.load(file))
-    return units
+            unit = json.load(file)
+        by_unit.setdefault(unit["name"], []).append(unit)
+    return [merged(declared) for _, declared in sorted(by_unit.items())]
 
 
-def record(wanted, strays):
+def merged(declared):
+    """What all roles want of one unit: to have read the files of each, and to be up and enabled if one needs it."""
+    if len(declared) == 1:
+        return declared[0]
+    unit = {"name": declared[0]["name"]}
+    for key in ("restart_for", "reload_for"):
+        unit[key] = list(dict.fromkeys(path for each in declared for path in each.get(key) or []))
+    if all(each.get("state") == "stopped" for each in declared):
+        unit["state"] = "stopped"
+    enabled = [each["enabled"] for each in declared if each.get("enabled") is not None]
+    if enabled:
+        unit["enabled"] = any(enabled)
+    tests = list(dict.fromkeys(each["test"] for each in declared if each.get("test")))
+    if tests:
+        unit["test"] = tests[0] if len(tests) == 1 else " && ".join(f"({test})" for test in tests)
+    return unit
+
+
+def _names():
+    """Of the records, without what a run that was cut off, or one of an earlier version, left beside them."""
+    names = os.listdir(RECORDS) if os.path.isdir(RECORDS) else []
+    return [name for name in names if not name.startswith(".") and not name.endswith(".new")]
+
+
+def record(role, wanted, strays):
     os.makedirs(RECORDS, mode=0o755, exist_ok=True)
     for unit in wanted:
-        path = os.path.join(RECORDS, unit["name"])
         # A name of its own: tasks of several hosts may be delegated to this one at once.
         handle, temporary = tempfile.mkstemp(dir=RECORDS, prefix=".")
         with os.fdopen(handle, "w") as file:
             os.fchmod(file.fileno(), 0o644)
             json.dump(unit, file)
-        os.rename(temporary, path)
-    for name in strays:
+        os.rename(temporary, os.path.join(RECORDS, f"{role}:{unit['name']}"))
+    # An earlier version named a record by its unit alone, whichever role wrote last.
+    gone = [unit["name"] for unit in wanted]
+    gone += [name for name in _names() if name.split(":", 1)[-1] in strays]
+    for name in gone:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(RECORDS, name))
 
@@ -368,16 +403,20 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "units": {"type": "list", "elements": "dict"},
+            "role": {"type": "str"},
+            "ask": {"type": "bool", "default": False},
             "recorded": {"type": "bool", "default": False},
             "stop_others": {"type": "list", "elements": "str", "default": []},
         },
         mutually_exclusive=[["units", "recorded"]],
         required_one_of=[["units", "recorded"]],
+        required_together=[["units", "role"]],
         supports_check_mode=True,
     )
     try:
-        wanted = recorded() if module.params["recorded"] else module.params["units"]
-        done = apply(wanted, module.params["stop_others"], module.check_mode)
+        given = module.params
+        wanted = recorded() if given["recorded"] else given["units"]
+        done = apply(wanted, given["stop_others"], given["role"], module.check_mode, given["ask"])
     except Failed as failure:
         module.fail_json(msg=str(failure))
     module.exit_json(changed=bool(done), done=done)

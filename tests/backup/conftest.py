@@ -34,7 +34,7 @@ class Host:
         self.password.write_text("right-password")
         self.settings()
 
-    def settings(self) -> None:
+    def settings(self, **more: str) -> None:
         (self.folder / "backup.json").write_text(
             json.dumps(
                 {
@@ -49,7 +49,9 @@ class Host:
                     "state_dir": str(self.folder / "state"),
                     "directory": str(self.store),
                     "metrics_dir": str(self.metrics),
+                    "quota_file": "",
                 }
+                | more
             )
         )
 

@@ -10,6 +10,8 @@ import time
 import pytest
 from conftest import ruin, tree
 
+from roles.backup.files.bedplate_backup import Repository, State
+
 INSTEAD = 'mount --bind "$0" /etc/group && exec "$@"'
 
 
@@ -177,3 +179,61 @@ def test_the_list_is_read_by_people_too(own):
     assert lines[0].split()[0] == "snapshot"
     assert "never" not in lines[1]
     assert "things: bundles:" in lines[-1]
+
+
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+
+
+@pytest.fixture
+def refused(own):
+    """As of a host over its quota: it reads at the store, and its note there says why it may not write."""
+    (own.folder / "quota.json").write_text('{"refused": "this host keeps 12.1 GiB there, its quota is 10.0"}')
+    own.settings(quota_file=str(own.folder / "quota.json"))
+    return own
+
+
+@pytest.fixture
+def read_only(own):
+    """The store in a mount namespace of its own, where nobody writes to it."""
+    return ["unshare", "--mount", "sh", "-c", READ_ONLY, str(own.store)]
+
+
+@pytest.mark.parametrize("step", ["backup", "check"])
+def test_a_step_that_the_store_would_refuse_says_why_at_once(refused, step):
+    done = refused.take(step)
+
+    assert done.returncode == 1
+    assert f"bedplate-backup: {step}: the store takes nothing more: this host keeps 12.1 GiB there" in done.stderr
+    assert refused.told()[f'bedplate_backup_ok{{step="{step}"}}'] == 0
+    assert len(refused.snapshots()) == 1
+
+
+def test_what_lies_at_a_store_that_takes_nothing_more_is_rehearsed_and_restored(refused, read_only):
+    assert "equal byte for byte" in refused.succeed("rehearse", within=read_only)
+    before = tree(refused.files)
+    refused.forget_everything()
+    ruin(refused)
+
+    assert "taken up" in refused.succeed("init", within=read_only)
+    refused.succeed("restore", within=read_only)
+
+    assert tree(refused.files) == before
+
+
+def test_a_new_secret_waits_until_the_store_takes_it(refused):
+    (refused.folder / "password-wanted").write_text("new-password")
+
+    done = refused.take("init")
+
+    assert "the store takes nothing more" in done.stderr
+    assert refused.password.read_text() == "right-password"
+    assert len(refused.snapshots()) == 1
+
+
+@pytest.mark.parametrize("note", [None, '{"refused": ""}', "", "{", "[]", "{}", "\udcff"])
+def test_a_store_that_says_nothing_is_written_to(tmp_path, note):
+    if note is not None:
+        (tmp_path / "quota.json").write_text(note, errors="surrogateescape")
+    settings = {"quota_file": str(tmp_path / "quota.json"), "ssh_config": ""}
+
+    Repository(settings, State(tmp_path / "state")).require_room()

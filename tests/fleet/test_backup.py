@@ -42,9 +42,38 @@ def test_a_host_sees_its_own_folder_at_the_store_and_can_do_nothing_else(fleet):
         fleet.ssh("gpu1", f"ssh -F {STORE} -O exit store 2>&1")
     other = fleet.ssh("gpu1", f"ssh -F {STORE} -l store-lb1 store 2>&1 </dev/null || true")
 
-    assert [line for line in seen.splitlines() if not line.startswith("sftp>")] == ["/repository"]
+    assert [line for line in seen.splitlines() if not line.startswith("sftp>")] == ["/quota.json", "/repository"]
     assert "uid=" not in done
     assert "Permission denied (publickey)" in other
+
+
+def test_a_host_over_its_quota_reads_and_does_not_write_until_it_is_raised(fleet):
+    """The settings are the test's own for a moment; the next run would write them anew, too."""
+    kept, settings = "/etc/bedplate/store.json.kept", "/etc/bedplate/store.json"
+    note = "/srv/bedplate-backup/store-gpu1/quota.json"
+
+    def look():
+        fleet.ssh("ops1", "systemctl start bedplate-store.service")
+        return json.loads(fleet.ssh("ops1", f"cat {note}"))["refused"]
+
+    wanted = json.loads(fleet.ssh("ops1", f"cp -a {settings} {kept} && cat {settings}"))
+    wanted["hosts"]["store-gpu1"]["files"] = 1
+    try:
+        fleet.ssh("ops1", f"cat > {settings}", stdin=json.dumps(wanted))
+        assert "more than 1 files" in look()
+
+        said = fleet.ssh("gpu1", "systemctl start bedplate-backup@backup.service 2>&1; "
+                                 "journalctl --unit=bedplate-backup@backup --lines=5 --output=cat")  # fmt: skip
+        assert "the store takes nothing more: this host keeps more than 1 files there" in said
+        stray = "put /etc/hostname /repository/stray"
+        put = fleet.ssh("gpu1", f"echo '{stray}' | sftp -q -F {STORE} -b - store 2>&1 || true")
+        assert "ermission denied" in put
+        assert json.loads(fleet.ssh("gpu1", "bedplate-backup list --json"))["snapshots"]
+        fleet.ssh("gpu1", "systemctl start bedplate-backup@rehearse.service")
+    finally:
+        fleet.ssh("ops1", f"mv {kept} {settings}")
+    assert look() == ""
+    fleet.ssh("gpu1", "systemctl start bedplate-backup@backup.service")
 
 
 def test_a_hosts_password_lies_in_its_file_alone(fleet):

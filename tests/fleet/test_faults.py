@@ -12,7 +12,7 @@ from tools.load.ledger import summarise
 HOSTS = ["lb1", "gpu1", "gpu2", "ops1"]
 # What is not up, among the units that the roles declared. systemd says ConditionResult=no of what nobody tried, too.
 NOT_UP = (
-    "for record in /var/lib/host-units/*; do grep -q stopped $record && continue; unit=$(basename $record); "
+    "for record in /var/lib/host-units/*; do grep -q stopped $record && continue; unit=${record##*[:/]}; "
     "result=$(systemctl show -P ConditionResult $unit) tried=$(systemctl show -P ConditionTimestampMonotonic $unit); "
     '{ test "$result" = no && test "$tried" != 0; } || systemctl is-active --quiet $unit || echo $unit; done'
 )

@@ -65,7 +65,7 @@ def test_units_are_watched_with_their_restarts(host, figures):
     )
     assert f'node_systemd_service_restart_total{{name="{unit}"}}' in node
     # Whatever the roles declared for this host, but for what systemd has of its own.
-    services = host.check_output("ls /var/lib/host-units | grep '[.]service$'").split()
+    services = host.check_output("ls /var/lib/host-units | sed 's/.*://' | grep '[.]service$'").split()
     watched = set(re.findall(r'node_systemd_unit_state{name="([^"]+)"', "\n".join(node)))
     assert {name for name in services if not name.startswith("systemd-")} <= watched
     # Only what the kit runs.

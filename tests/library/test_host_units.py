@@ -210,14 +210,78 @@ def test_a_failing_test_keeps_the_unit_as_it_is(unit):
         unit(test="echo bad config; false").do("reload")
 
 
-def test_what_was_declared_is_remembered(tmp_path, monkeypatch):
+@pytest.fixture
+def records(tmp_path, monkeypatch):
     monkeypatch.setattr(host_units, "RECORDS", str(tmp_path / "records"))
+    return tmp_path / "records"
+
+
+def test_what_was_declared_is_remembered(records):
     declared = [{"name": "a.service", "reload_for": ["/x"]}, {"name": "b.service"}]
 
-    host_units.record(declared, strays=[])
-    host_units.record([{"name": "a.service", "enabled": True}], strays=["b.service"])
+    host_units.record("base", declared, strays=[])
+    host_units.record("base", [{"name": "a.service", "enabled": True}], strays=["b.service"])
 
     assert host_units.recorded() == [{"name": "a.service", "enabled": True}]
+
+
+def test_of_a_unit_that_two_roles_declare_both_are_remembered(records):
+    host_units.record("base", [{"name": "ssh.service", "reload_for": ["/etc/ssh/sshd_config.d/00.conf"]}], strays=[])
+    host_units.record("backup", [{"name": "ssh.service", "reload_for": ["/etc/ssh/sshd_config.d/10.conf"]}], strays=[])
+
+    [unit] = host_units.recorded()
+
+    assert sorted(unit["reload_for"]) == ["/etc/ssh/sshd_config.d/00.conf", "/etc/ssh/sshd_config.d/10.conf"]
+
+
+def test_what_a_role_no_longer_declares_of_a_unit_is_forgotten_and_the_other_roles_stays(records):
+    host_units.record("base", [{"name": "a.service", "reload_for": ["/old"]}], strays=[])
+    host_units.record("backup", [{"name": "a.service", "reload_for": ["/other"]}], strays=[])
+    host_units.record("base", [{"name": "a.service", "reload_for": ["/new"]}], strays=[])
+
+    [unit] = host_units.recorded()
+
+    assert sorted(unit["reload_for"]) == ["/new", "/other"]
+
+
+def test_a_unit_is_up_enabled_and_tested_as_any_of_its_roles_wants(records):
+    host_units.record("one", [{"name": "a.service", "state": "stopped", "enabled": False, "test": "x"}], strays=[])
+    host_units.record("two", [{"name": "a.service", "enabled": True, "test": "y"}], strays=[])
+
+    [unit] = host_units.recorded()
+
+    assert not host_units.Unit(unit).stopped
+    assert unit["enabled"] is True
+    assert unit["test"] == "(x) && (y)"
+
+
+def test_a_unit_that_all_its_roles_want_stopped_is_to_be_stopped(records):
+    for role in ("one", "two"):
+        host_units.record(role, [{"name": "a.service", "state": "stopped"}], strays=[])
+
+    [unit] = host_units.recorded()
+
+    assert host_units.Unit(unit).stopped
+    assert "enabled" not in unit
+
+
+def test_a_unit_that_is_no_longer_wanted_is_forgotten_for_every_role(records):
+    for role in ("one", "two"):
+        host_units.record(role, [{"name": "a@1.service"}], strays=[])
+
+    host_units.record("one", [], strays=["a@1.service"])
+
+    assert host_units.recorded() == []
+
+
+def test_the_record_of_a_version_that_knew_no_roles_stands_until_a_role_declares_the_unit(records):
+    records.mkdir()
+    (records / "ssh.service").write_text('{"name": "ssh.service", "reload_for": ["/old"]}')
+    assert host_units.recorded() == [{"name": "ssh.service", "reload_for": ["/old"]}]
+
+    for _ in range(2):
+        host_units.record("base", [{"name": "ssh.service", "reload_for": ["/new"]}], strays=[])
+        assert host_units.recorded() == [{"name": "ssh.service", "reload_for": ["/new"]}]
 
 
 def test_a_misspelt_key_is_refused():
@@ -225,21 +289,31 @@ def test_a_misspelt_key_is_refused():
         host_units.Unit({"name": "a.service", "restrat_for": []})
 
 
-def test_several_hosts_may_delegate_the_same_unit_to_one_at_once(tmp_path, monkeypatch):
+def test_several_hosts_may_delegate_the_same_unit_to_one_at_once(records):
     """As every host does with the sshd of the store of backups."""
-    monkeypatch.setattr(host_units, "RECORDS", str(tmp_path))
     wanted = [{"name": "ssh.service", "reload_for": ["/etc/ssh/sshd_config.d"]}]
 
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda _: host_units.record(wanted, strays=["old.service"]), range(400)))
+        list(pool.map(lambda _: host_units.record("backup", wanted, strays=["old.service"]), range(400)))
 
-    assert os.listdir(tmp_path) == ["ssh.service"]
+    assert os.listdir(records) == ["backup:ssh.service"]
     assert host_units.recorded() == wanted
 
 
 @pytest.mark.parametrize("name", [".x7f3", "ssh.service.new"])
-def test_what_a_run_that_was_cut_off_left_is_no_unit(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(host_units, "RECORDS", str(tmp_path))
-    (tmp_path / name).write_text("{")
+def test_what_a_run_that_was_cut_off_left_is_no_unit(records, name):
+    records.mkdir()
+    (records / name).write_text("{")
 
     assert host_units.recorded() == []
+
+
+@pytest.mark.parametrize(("check_mode", "remembered"), [(False, 1), (True, 0)])
+def test_who_only_asks_declares_all_the_same_but_not_in_a_dry_run(records, monkeypatch, check_mode, remembered):
+    """The role base asks whether sshd has to read, and reloads it behind a way back if it has."""
+    monkeypatch.setattr(host_units, "run", lambda *command: (0, "ActiveState=inactive"))
+
+    done = host_units.apply([{"name": "a.service"}], [], "base", check_mode=check_mode, ask=True)
+
+    assert done == ["start a.service: it was inactive"]
+    assert len(host_units.recorded()) == remembered

@@ -135,7 +135,12 @@ def test_a_host_that_brings_backups_may_do_nothing_else(render):
     text = render("backup", "etc/ssh/sshd_config.d/10-bedplate-backup.conf.j2")
     lines = [line.strip() for line in text.splitlines() if not line.startswith("#")]
 
-    assert lines[0] == "Match Group bedplate-backup"
+    # sshd takes the first that fits.
+    assert lines[:3] == [
+        "Match Group bedplate-backup-full",
+        "ForceCommand internal-sftp -R",
+        "Match Group bedplate-backup",
+    ]
     assert {"ChrootDirectory /srv/bedplate-backup/%u", "ForceCommand internal-sftp", "PermitTTY no"} < set(lines)
 
 
@@ -162,6 +167,45 @@ def test_timers_make_up_for_what_they_missed_and_do_not_come_all_at_once(render,
     lines = render("backup", f"etc/systemd/system/bedplate-{name}.timer.j2", backup_spread_min=7).splitlines()
 
     assert {f"Unit=bedplate-backup@{step}.service", "Persistent=true", "RandomizedDelaySec=7min"} < set(lines)
+
+
+def test_the_store_holds_each_host_to_its_own_quota_or_to_the_manuals(render):
+    hostvars = {"gpu1": {"backup_quota_gib": 40}, "gpu2": {}, "lb1": {"backup_quota_files": 9}, "ops1": {}}
+
+    its = {"inventory_hostname": "ops1", "hostvars": hostvars, "backup_quota_gib": 7}
+    found = json.loads(render("backup", "etc/bedplate/store.json.j2", **its))["hosts"]
+
+    assert found["store-gpu1"] == {"name": "gpu1", "gib": 40.0, "files": 500000}
+    assert found["store-gpu2"]["gib"] == 0.0, "the store's own quota is no other host's"
+    assert found["store-lb1"]["files"] == 9
+    assert found.keys() == {"store-gpu1", "store-gpu2", "store-lb1", "store-ops1"}
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "note"),
+    [
+        ("gpu1", "sftp", "/quota.json"),
+        ("ops1", "sftp", "/srv/bedplate-backup/store-ops1/quota.json"),
+        ("gpu1", "directory", ""),
+        ("gpu1", "s3", ""),
+    ],
+)
+def test_a_host_reads_at_the_store_why_it_may_not_write(settings, host, target, note):
+    assert settings(host, ["gpu"], backup_target=target)["quota_file"] == note
+
+
+def test_quotas_are_looked_at_every_minute(render):
+    lines = render("backup", "etc/systemd/system/bedplate-store.timer.j2").splitlines()
+
+    assert {"OnActiveSec=5s", "OnUnitInactiveSec=1min", "AccuracySec=5s"} < set(lines)
+
+
+@needs_systemd
+def test_the_quotas_program_stays_below_its_bar(render, tmp_path):
+    path = tmp_path / "bedplate-store.service"
+    path.write_text(render("backup", "etc/systemd/system/bedplate-store.service.j2"))
+
+    assert_exposure(path, 18)
 
 
 @needs_systemd

@@ -17,8 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = yaml.safe_load((REPOSITORY / "tests/fleet/documented_commands.yml").read_text())
 GROUPS = {"lb1": ["lb"], "gpu1": ["gpu"], "gpu-with-nvidia": ["gpu"], "ops1": ["data", "ops"]}
 # What every host has: Debian's essential packages, systemd, and what the role base begins with.
-EVERYWHERE = {"apt-get", "chmod", "chown", "cp", "df", "dmesg", "du", "grep", "head", "journalctl", "ls", "rm", "sort"}
-EVERYWHERE |= {"sudo", "systemctl", "systemd-cgtop", "tail", "uniq"}
+EVERYWHERE = {"apt-get", "cat", "chmod", "chown", "cp", "df", "dmesg", "du", "grep", "head", "journalctl", "ls", "rm"}
+EVERYWHERE |= {"sort", "sudo", "systemctl", "systemd-cgtop", "tail", "uniq"}
 EVERYWHERE |= {"ss"}  # without iproute2 preflight stops
 PACKAGES = {
     "amtool": "prometheus-alertmanager",

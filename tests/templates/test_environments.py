@@ -30,7 +30,15 @@ TEMPLATES = sorted(
 UNITS = "etc/systemd/system"
 # By role: a group whose hosts get its files, and the files.
 WRITTEN = {
-    "backup": ("gpu", ["etc/bedplate/backup*", f"{UNITS}/bedplate-backup*", "*backup/ssh/*", "*/10-bedplate-backup*"]),
+    "backup": (
+        "gpu",
+        [
+            *(f"{folder}/{name}*" for folder, name in (("etc/bedplate", "backup"), (UNITS, "bedplate-backup"))),
+            *(f"{folder}/{name}*" for folder, name in (("etc/bedplate", "store"), (UNITS, "bedplate-store"))),
+            "*backup/ssh/*",
+            "*/10-bedplate-backup*",
+        ],
+    ),
     "base": (
         "ops",
         ["etc/chrony/*", "*/00-bedplate.conf.j2", "etc/sudoers.d/*", "etc/sysctl.d/*", "*/journald.conf.d/*"],

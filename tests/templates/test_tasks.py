@@ -12,11 +12,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
 # Read each time by who needs them, so nobody has to be told.
 READ_EACH_TIME = [
-    r"/etc/bedplate/(backup.json|credentials/backup-(s3|wanted))",
+    r"/etc/bedplate/((backup|store).json|credentials/backup-(s3|wanted))",
     r"/etc/logrotate.d/\w+",
     r"/etc/ssh/bedplate-backup/.*",
     r"/etc/sudoers.d/.*",
-    r"/etc/systemd/system/(bedplate-(backup|optimize)@.service|bedplate.slice|bedplate.target)",
+    r"/etc/systemd/system/(bedplate-((backup|optimize)@|store).service|bedplate.slice|bedplate.target)",
     r"/etc/tmpfiles.d/.*",
     r"/etc/(apt/apt.conf.d|modules-load.d)/.*",
     r"/etc/nginx/sites-enabled/default",
@@ -68,6 +68,14 @@ def test_a_file_that_a_unit_reads_is_one_that_it_is_made_to_read(role, evaluate)
     read = {path for path in written for each in told if path == each or path.startswith(f"{each}/")}
     unread = written - directories - read
     assert {path for path in unread if not any(re.fullmatch(each, path) for each in READ_EACH_TIME)} == set()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_declares_units_in_its_own_name(role):
+    """Under another's name its word would take the place of the other's."""
+    given = [task["host_units"] for task in tasks_of(role) if "units" in task.get("host_units", {})]
+
+    assert {each.get("role") for each in given} <= {role}
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -49,6 +49,9 @@ SECRET_CHANGED = (
 
 # Between tries to reach the store, whose firewall holds off who comes more than 6 times in 30 s.
 PAUSES_S = (12, 12, 12)
+# Of the store's note on why it takes nothing more, and for its way here.
+NOTE_CHARACTERS = 2000
+NOTE_S = 60
 
 
 class Failed(Exception):
@@ -170,6 +173,7 @@ class Repository:
             return
         if current.exists() and not self._opens_with(wanted):
             if self._opens_with(current):
+                self.require_room()
                 self.run("key", "passwd", f"--new-password-file={wanted}")
                 print("the store has the new password")
             elif self.state.read("repository"):
@@ -206,6 +210,33 @@ class Repository:
                 f"{len(gone)} snapshots are gone from the store: {', '.join(sorted(each[:8] for each in gone))}"
             )
 
+    def require_room(self) -> None:
+        """Before writing: restic tries for minutes what the store refuses, and then does not know why."""
+        refused = self._refused()
+        if refused:
+            raise Failed(f"the store takes nothing more: {refused}. What lies there is read and restored as before")
+
+    def _refused(self) -> str:
+        """Why, in the store's words, which lie beside the repository; empty where it says nothing."""
+        path = self.settings.get("quota_file")
+        if not path:
+            return ""
+        with tempfile.TemporaryDirectory(dir=self.state.folder) as folder:
+            note = Path(folder) / "note"
+            # A store of before quotas has none; whatever else is wrong, restic says better.
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired):
+                self._fetch(path, note)
+                with open(note) as file:
+                    return str(json.loads(file.read(NOTE_CHARACTERS))["refused"])
+        return ""
+
+    def _fetch(self, path: str, to: Path) -> None:
+        if not self.settings["ssh_config"]:
+            shutil.copyfile(path, to)
+            return
+        sftp = ["sftp", "-q", "-F", self.settings["ssh_config"], "-b", "-", "store"]
+        subprocess.run(sftp, input=f"get {path} {to}\n", text=True, capture_output=True, check=False, timeout=NOTE_S)
+
     def remember(self, **facts: dict[str, Any]) -> None:
         """Write down which snapshots there are, with facts on some of them by id."""
         before = self.state.read("repository").get("snapshots", {})
@@ -213,9 +244,12 @@ class Repository:
         self.state.write("repository", {"id": self.id(), "snapshots": now})
 
     def restore(self, snapshot: str, scratch: Path, paths: list[str]) -> None:
-        """Onto scratch; restic reads everything once more and compares it with what the snapshot says."""
+        """Onto scratch; restic reads everything once more and compares it with what the snapshot says.
+
+        Without a lock, which is a file that a store may refuse; steps of one host wait for each other anyway.
+        """
         included = [f"--include={literally(path)}" for path in paths]
-        self.run("restore", snapshot, f"--target={scratch}", "--verify", *included)
+        self.run("restore", snapshot, f"--target={scratch}", "--verify", "--no-lock", *included)
 
 
 def wanted_password(settings: dict[str, Any]) -> Path:
@@ -293,6 +327,7 @@ def backup(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
     if missing:
         raise Failed(f"{', '.join(missing)} should be backed up and is not there")
     require_apart(settings, paths_of(settings))
+    repository.require_room()
     repository.require_whole()
     said = repository.run("backup", "--json", f"--host={settings['host']}", *paths_of(settings), *ACCOUNTS)
     summary = json.loads(said.strip().splitlines()[-1])
@@ -305,6 +340,7 @@ def backup(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
 
 
 def check(repository: Repository, _: argparse.Namespace) -> dict[str, Any]:
+    repository.require_room()
     repository.require_whole()
     # First what is quickly seen: restic asks for minutes again and again for a file that is not there.
     repository.run("check")
