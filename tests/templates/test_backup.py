@@ -8,7 +8,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import host_files
 import pytest
+import yaml
+from conftest import REPOSITORY
 from exposure import assert_exposure, needs_systemd
 
 from tools.preflight.settings import DERIVED
@@ -129,6 +132,20 @@ def test_a_host_that_is_gone_can_no_longer_log_in_at_the_store_and_its_backups_s
         "userdel store-gone",
         f"chown -R root:root -- {backups}/store-gone",
     ]
+
+
+def test_the_store_is_not_found_wanting_for_the_key_of_a_host_that_is_gone(evaluate, tmp_path, monkeypatch):
+    """Its record says that the key is there, until another says that it is not; check.yml compares both."""
+    tasks = yaml.safe_load((REPOSITORY / "roles/backup/tasks/store.yml").read_text())
+    [after] = [task for task in tasks if "__backup_gone.stdout_lines" in str(task.get("host_files", ""))]
+    files = evaluate("backup", after["host_files"]["files"], __backup_gone={"stdout_lines": ["store-gone"]})
+    assert files == [{"path": "/etc/ssh/bedplate-backup/store-gone", "state": "absent"}]
+
+    monkeypatch.setattr(host_files, "RECORDS", str(tmp_path))
+    host_files.record([{"path": files[0]["path"], "content": "restrict ssh-ed25519 AAAA"}])
+    assert host_files.differences() == [f"{files[0]['path']} is gone"]
+    host_files.record(files)
+    assert host_files.differences() == []
 
 
 def test_a_host_that_brings_backups_may_do_nothing_else(render):
