@@ -323,6 +323,10 @@ def _validation(top: Section, answer: str) -> Validation:
 def _check_agreement(bundle: Bundle, top: Section) -> None:
     """What one key has to do with another: bundle.schema.json knows nothing of it."""
     shape, labels = list(bundle.output.shape), len(bundle.labels)
+    if bundle.output.allows_non_finite and _answer(bundle.task) != NUMBERS:
+        tasks = " or ".join(task for task, answer in _ANSWERS.items() if answer == NUMBERS)
+        wanted = f"refuse, or the task {tasks}: any other makes something of its numbers"
+        raise top.disagree("outputs[0].non_finite", "allow", wanted)
     if bundle.detection:
         if len(shape) != 2 or shape[1] != BOX + labels or not bundle.output.is_floating:
             wanted = f"[candidates, {BOX + labels}] floating numbers: a box and one for each of 'labels'"

@@ -80,14 +80,14 @@ def canary_answer(bundle: Bundle, model: Model) -> str:
     """What the model says to the canary; `bundle.canary.wanted` where it is right.
 
     Raises:
-        BundleError: the canary is no request that the service takes.
+        BundleError: the canary is no request that the service takes, or its answer none that a client can be told.
     """
     canary = bundle.canary
     try:
         return canary.found_in(answer(bundle, model, canary.content_type, canary.content))
     except ServiceError as error:
         raise BundleError(
-            f"{bundle.name} {bundle.version}: canary.file: {canary.file} is no request ({error})"
+            f"{bundle.name} {bundle.version}: canary.file: {canary.file} gets no answer ({error})"
         ) from None
 
 
@@ -255,5 +255,12 @@ def _right(bundle: Bundle, model: Model, inputs: Array, expected: Array) -> Arra
     if not bundle.output.is_floating:
         near = outputs == wanted
     else:
-        near = np.abs(outputs.astype(np.float64) - wanted.astype(np.float64)) <= bundle.canary.tolerance
+        near = np.isclose(
+            outputs.astype(np.float64),
+            wanted.astype(np.float64),
+            rtol=0,
+            atol=bundle.canary.tolerance,
+            # Where the bundle allows it; else no client would get it.
+            equal_nan=True,
+        ) & (np.isfinite(outputs) | bundle.output.allows_non_finite)
     return np.asarray(near.reshape(len(inputs), -1).all(axis=1))

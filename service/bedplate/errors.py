@@ -14,6 +14,7 @@ ServiceError                    code, value, limit, next step
 ├── Draining                    worth retrying
 ├── OutOfMemory                 worth retrying with less
 ├── DeadlineExceeded
+├── EnginesLost                 the end of two engines that computed it; never worth retrying unchanged
 └── Internal                    nothing is said about the fault
 
 The code names the error on the wire and in `urn:bedplate:problem:<code>`; `web/problems.py` maps it to a status.
@@ -266,6 +267,13 @@ class DeadlineExceeded(ServiceError):
 
     code = "deadline-exceeded"
     title = "Deadline exceeded"
+
+
+class EnginesLost(ServiceError):
+    """Two engines ended, or went away, while each computed the request: it is likely to be why."""
+
+    code = "engine-lost"
+    title = "Engine lost"
 
 
 class Internal(ServiceError):

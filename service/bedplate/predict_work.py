@@ -1,7 +1,8 @@
 """`bedplate predict --output`: thousands of items as one piece of work, gone on with where it was cut off.
 
 Tables (.csv) and lines (.jsonl, what `inputs` would hold, one a line) are cut into requests of some items; any other
-file is an item. Each item's answer is a line of the output, and what has a line there is not asked again.
+file is an item. Each item's answer is a line of the output, and what has a line there is not asked again. Where a
+request ended the engines that computed it, that is the answer of all its items.
 """
 
 from __future__ import annotations
@@ -136,6 +137,8 @@ def _answers(deployment: Deployment, path: str, part: Part) -> Iterator[Answer]:
     status, document = deployment.request("POST", path, source.body(rows), headers)
     if status == 200:
         yield from _lines(source, rows, document)
+    elif str(document.get("type", "")).endswith(":engine-lost"):
+        yield from _ended(source, rows, reason_of(status, document))
     elif not _is_about_items(status, document):
         raise Unusable(reason_of(status, document))
     elif len(rows) == 1:
@@ -144,6 +147,13 @@ def _answers(deployment: Deployment, path: str, part: Part) -> Iterator[Answer]:
         size = _smaller(document, len(rows))
         for start in range(0, len(rows), size):
             yield from _answers(deployment, path, Part(source, rows[start : start + size]))
+
+
+def _ended(source: Source, rows: Sequence[int], reason: str) -> Iterator[Answer]:
+    """One of these items ends who computes it. To find out which would end more of them, so each has that answer."""
+    which = f"one of the {len(rows)} items from row {rows[0]} to {rows[-1]}: " if len(rows) > 1 else ""
+    for row in rows:
+        yield {"file": str(source.file), "row": row, "error": f"{which}{reason}"}
 
 
 def _lines(source: Source, rows: Sequence[int], document: Answer) -> Iterator[Answer]:

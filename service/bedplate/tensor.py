@@ -22,6 +22,7 @@ MAX_DIMENSION = 1 << 20  # of a tensor: half a minute of sound
 MAX_SIDE = 16384
 _MAX_CHARACTERS = 1_000_000  # of one text: some 170,000 words
 DROP, REFUSE = "drop", "refuse"  # in place of a ground
+ALLOW = "allow"
 _BACKGROUND = rf"#[0-9A-Fa-f]{{6}}|{DROP}|{REFUSE}"
 _FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
@@ -93,6 +94,7 @@ class Tensor:
     clip: Clip | None = None
     text: Text | None = None
     columns: tuple[Column, ...] = ()  # of a table whose rows become it
+    allows_non_finite: bool = False  # of an output: NaN and infinity are answers
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -115,6 +117,10 @@ class Tensor:
     def finite(self, held: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Which elements of a tensor in `numpy_dtype` are neither infinite nor not a number."""
         return dtypes.finite(self.dtype, held)
+
+    def answerable(self, held: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which elements of an output, in `numpy_dtype`, are answers: the finite ones, or all if the bundle says so."""
+        return np.ones(held.shape, bool) if self.allows_non_finite else self.finite(held)
 
     @property
     def varies(self) -> bool:
@@ -248,7 +254,10 @@ def read_output(section: Section) -> Tensor:
         name=section.text("name", _FIELD_NAME),
         dtype=section.choice("dtype", dtypes.HOLDERS),
         shape=section.integers("shape", 1, MAX_DIMENSION),
+        allows_non_finite=section.has("non_finite") and section.choice("non_finite", [REFUSE, ALLOW]) == ALLOW,
     )
+    if tensor.allows_non_finite and not tensor.is_floating:
+        raise section.disagree("non_finite", ALLOW, f"{REFUSE}, or a floating dtype")
     section.done()
     return tensor
 

@@ -44,6 +44,7 @@ class Type(IntEnum):
     ADMIN_ANSWER = 8
     DECODE = 9  # to a decoder; answered as PREDICT is
     ENCODE = 10  # to a decoder; answered by a RESULT whose metadata have the predictions
+    BEGUN = 11  # an engine computes a PREDICT from now on that was to be alone; the answer follows
 
 
 _TYPES = {int(known): known for known in Type}

@@ -46,6 +46,12 @@ def write_coded(directory: Path, program: str | bytes = LAMP, **changes: Any) ->
     return _written(directory, WEIGHTS, document, {"model.py": program})
 
 
+def write_program(directory: Path, document: dict[str, Any], program: str) -> Path:
+    """A bundle without weights, of what a program computes."""
+    del document["network"]
+    return _written(directory, {}, document, {"model.py": program})
+
+
 def write_custom(directory: Path, **changes: Any) -> Path:
     """A bundle with a codec: `lamp.custom`."""
     return _written(directory, {}, custom(**changes), {})

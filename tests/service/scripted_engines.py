@@ -28,6 +28,7 @@ class Peer:
         self.models = [description()]
         self.aliases: dict[str, dict[str, str]] | None = None
         self.probes = True  # what this release's engines say
+        self.alone = True
         self.connections: set[asyncio.Task[None] | None] = set()
         self.writer: asyncio.StreamWriter
 
@@ -53,7 +54,8 @@ class Peer:
 
     def describe(self, request_id: int = 0) -> None:
         aliases = {} if self.aliases is None else {"aliases": self.aliases}
-        self.send(Frame(Type.DESCRIPTION, request_id, {"models": self.models, "probes": self.probes, **aliases}))
+        knows = {"probes": self.probes, "alone": self.alone}
+        self.send(Frame(Type.DESCRIPTION, request_id, {"models": self.models, **knows, **aliases}))
 
     def send(self, frame: Frame) -> None:
         self.writer.writelines(wire.encode(frame))
@@ -69,6 +71,14 @@ async def silence(peer: Peer, frame: Frame) -> None:
 
 async def vanish(peer: Peer, frame: Frame) -> None:
     peer.writer.transport.abort()
+
+
+async def begin_and_vanish(peer: Peer, frame: Frame) -> None:
+    """As an engine that says which request it computed last."""
+    if frame.meta.get("alone"):
+        peer.send(Frame(Type.BEGUN, frame.id, {}))
+        await peer.writer.drain()
+    peer.writer.close()
 
 
 async def vanish_in_the_middle(peer: Peer, frame: Frame) -> None:

@@ -598,6 +598,30 @@ def test_a_device_that_overlaps_gets_the_next_batch_while_it_computes(batcher_of
     assert all(np.array_equal(work.outputs, lamp_logits(work.inputs)) for work in works)
 
 
+def test_who_is_alone_has_the_device_for_itself(settled):
+    """What ends the process then can be nothing else."""
+    model = Overlapping()
+    told = queue.SimpleQueue()
+    batcher = Batcher(settled, 64, observer=EngineMetrics(), on_lost=pytest.fail, announce=told.put)
+    batcher.start().result(DEADLINE_S)
+    batcher.pause(("lamp", "1"))
+    works = [Work(model, bright(8)), Work(model, bright(8), alone=True), Work(model, bright(8))]
+    for work in works:
+        batcher.submit(work)
+
+    batcher.resume(("lamp", "1"))
+    model.begun.get(timeout=DEADLINE_S)
+    alone_waits = told.empty()
+    model.gate.set()
+    answered = [settled.next() for _ in works]
+    batcher.drain()
+
+    assert batcher.join(DEADLINE_S)
+    assert alone_waits
+    assert (told.get(timeout=DEADLINE_S), told.empty()) == (works[1], True)
+    assert answered == [[work] for work in works]
+
+
 def test_a_job_waits_for_all_that_is_on_the_device(batcher_of, settled):
     model = Overlapping()
     batcher = batcher_of()

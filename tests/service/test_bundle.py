@@ -22,8 +22,9 @@ from bedplate.tensor import Range
 from bedplate.wire import MAX_TENSOR_BYTES
 
 from tests.service import text_tools
+from tests.service.detection_tools import lamps
 from tests.service.engine_tools import write_bundle, write_lamp
-from tests.service.lamp import VARYING, description, numbers, varying
+from tests.service.lamp import VARYING, custom, description, numbers, tabular, varying
 
 
 @pytest.fixture
@@ -393,6 +394,11 @@ def numbers_but(*path_and_value):
     return document
 
 
+def _allowing(document):
+    _set("outputs", 0, "non_finite", "allow")(document)
+    return document
+
+
 def expecting(text):
     return numbers("float32", expect_bytes=base64.b64encode(text).decode())
 
@@ -402,6 +408,22 @@ def expecting(text):
     [
         (numbers_but("inputs", 0, "dtype", "int128"), "inputs[0].dtype: 'int128' does not do, wanted bool or uint8 or"),
         (numbers_but("outputs", 0, "dtype", "FP32"), "outputs[0].dtype: 'FP32' does not do, wanted bool or uint8 or"),
+        (
+            numbers_but("outputs", 0, "non_finite", True),
+            "outputs[0].non_finite: True does not do, wanted refuse or allow",
+        ),
+        (numbers_but("inputs", 0, "non_finite", "allow"), "inputs[0].non_finite: unknown key"),
+        (
+            numbers("int32", outputs=[{"name": "same", "dtype": "int32", "shape": [2, 3], "non_finite": "allow"}]),
+            "outputs[0].non_finite: 'allow' does not do, wanted refuse, or a floating dtype",
+        ),
+        *(
+            (
+                _allowing(document),
+                "outputs[0].non_finite: 'allow' does not do, wanted refuse, or the task tensors or tab",
+            )
+            for document in (description(), varying(activation="none"), tabular(), lamps(), custom())
+        ),
         (numbers_but("activation", "softmax"), "activation: unknown key"),
         (numbers_but("labels", ["a", "b"]), "outputs[0].shape: [2, 3] does not do, wanted [2], one for each of"),
         (numbers_but("canary", "label", "a"), "canary.label: unknown key; known keys here are file, expect, tolerance"),

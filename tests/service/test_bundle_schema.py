@@ -47,6 +47,7 @@ DOCUMENTS = [
     varying(activation="sigmoid"),
     numbers("float32", validation=VALIDATION | {"metric": "agreement"}),
     numbers("int64"),
+    numbers("float16", outputs=[{"name": "same", "dtype": "float16", "shape": [2, 3], "non_finite": "allow"}]),
     numbers("float32", outputs=[{"name": "same", "dtype": "float32", "shape": [3]}], labels=["a", "b", "c"])
     | {"expect_bytes": "eyJvdXRwdXRzIjogW1sxLCAyLCAzXV19"},
     custom(),
@@ -211,6 +212,8 @@ CLASSES, PICTURE, NUMBERS = varying(), description()["inputs"][0], numbers("floa
         _with(description(), "inputs", 0, "image", "mean", [-1e10]),
         _with(description(), "inputs", 0, "image", "background", "#fff"),
         _with(description(), "inputs", 0, "image", "background", "#ffffff\n"),
+        _with(NUMBERS, "outputs", 0, "non_finite", True),
+        _with(NUMBERS, "outputs", 0, "non_finite", "binary"),
         _with(moods(), "inputs", 0, "text", "max_characters", 1_000_001),
         _with(moods(), "inputs", 0, "dtype", "float32"),
         _with(moods(), "detection", lamps()["detection"]),

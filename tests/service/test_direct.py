@@ -119,7 +119,7 @@ async def sent(app, direct, request):
 
 async def whole_answer(reader):
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+    length = int(re.search(rb"(?im)^content-length: (\d+)", head)[1])
     return head, await asyncio.wait_for(reader.readexactly(length), 5)
 
 

@@ -6,12 +6,24 @@ import asyncio
 
 import pytest
 from bedplate import wire
-from bedplate.errors import DeadlineExceeded, EngineBusy, UnknownModel
+from bedplate.errors import DeadlineExceeded, EngineBusy, EnginesLost, EngineUnavailable, UnknownModel
 from bedplate.web.terms import within
 from bedplate.wire import Frame, Type
 
 from tests.service.lamp import description
-from tests.service.scripted_engines import META, busy_for, draining, right, run, silence, unloaded, vanish
+from tests.service.scripted_engines import (
+    META,
+    begin_and_vanish,
+    busy_for,
+    draining,
+    garbage,
+    right,
+    run,
+    silence,
+    unloaded,
+    vanish,
+    vanish_in_the_middle,
+)
 
 WAIT_S = 5  # for what should take milliseconds
 
@@ -264,3 +276,95 @@ def test_a_version_that_its_only_engine_unloaded_is_unknown_and_its_successor_is
         assert len(peers[0].seen) == 1
 
     run(tmp_path, [unloaded], check)
+
+
+@pytest.mark.parametrize(
+    ("fault", "alone"),
+    [(begin_and_vanish, True), (vanish, False), (vanish_in_the_middle, False), (garbage, False)],
+)
+def test_two_engines_that_end_over_a_request_are_enough(tmp_path, fault, alone):
+    """Also where they are of an earlier release, which does not say what it begins."""
+
+    async def check(pool, peers):
+        for peer in peers:
+            peer.alone = alone
+        with pytest.raises(EnginesLost) as caught:
+            await pool.predict(META, b"", within(WAIT_S))
+        assert (caught.value.value, caught.value.limit) == (2, 2)
+        assert sum(len(peer.seen) for peer in peers) == 2
+
+    run(tmp_path, [fault] * 3, check)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_only_after_a_loss_is_it_asked_alone_and_only_of_an_engine_that_knows_this(tmp_path, knows):
+    async def check(pool, peers):
+        peers[1].alone = knows
+
+        await pool.predict(META, b"", within(WAIT_S))
+
+        assert [peer.seen[0].meta.get("alone") for peer in peers] == [None, True if knows else None]
+
+    run(tmp_path, [vanish, right], check)
+
+
+@pytest.mark.parametrize("fault", [draining, busy_for(3), unloaded])
+def test_what_was_refused_is_not_asked_alone(tmp_path, fault):
+    async def check(pool, peers):
+        await pool.predict(META, b"", within(WAIT_S))
+
+        assert "alone" not in peers[1].seen[0].meta
+
+    run(tmp_path, [fault, right], check)
+
+
+def test_who_only_waited_where_another_ended_the_engine_is_asked_again(tmp_path):
+    async def check(pool, peers):
+        answer = await pool.predict(META, b"12345678", within(WAIT_S))
+
+        assert answer.tensors == b"12345678"
+        assert [len(peer.seen) for peer in peers] == [1, 1, 1]
+
+    run(tmp_path, [vanish, vanish, right], check)
+
+
+def test_who_only_waited_is_asked_of_each_engine_once(tmp_path):
+    async def check(pool, peers):
+        with pytest.raises(EngineUnavailable):
+            await pool.predict(META, b"", within(WAIT_S))
+
+        assert [len(peer.seen) for peer in peers] == [1, 1, 1, 1]
+
+    run(tmp_path, [vanish] * 4, check)
+
+
+def test_an_engine_that_ends_while_it_is_asked_what_it_serves_now_is_no_verdict(tmp_path):
+    async def gone(peer, frame):
+        async def end(frame):
+            peer.writer.transport.abort()
+
+        peer.take = end
+        peer.send(Frame(Type.ERROR, frame.id, {"code": "unknown-model", "detail": "not loaded"}))
+
+    async def check(pool, peers):
+        answer = await pool.predict(META, b"12345678", within(WAIT_S))
+
+        assert answer.tensors == b"12345678"
+        assert "alone" not in peers[1].seen[0].meta
+
+    run(tmp_path, [gone, right], check)
+
+
+def test_what_had_not_been_sent_when_the_engine_went_was_not_begun(tmp_path):
+    async def check(pool, peers):
+        await pool.models()
+        answer = asyncio.create_task(pool.predict(META, b"12345678", within(WAIT_S)))
+        while not pool.engines[0].link.outstanding:
+            await asyncio.sleep(0)
+        pool.engines[0].link.connection_lost(None)
+
+        assert (await answer).tensors == b"12345678"
+        assert [len(peer.seen) for peer in peers] == [0, 1]
+        assert "alone" not in peers[1].seen[0].meta
+
+    run(tmp_path, [right, right], check)

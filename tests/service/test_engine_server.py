@@ -441,3 +441,53 @@ def test_a_caller_that_cannot_be_answered_costs_the_others_nothing():
 
     assert alive.answered == [wanted]
     assert gone.aborted
+
+
+def test_who_is_to_be_alone_is_told_of_before_it_is_computed(path, connect):
+    with running_engine(path, lamp := GatedLamp(is_open=False)) as engine:
+        peer = connect(engine)
+        peer.predict(1, bright(), alone=True)
+        begun = peer.receive()
+        computing = lamp.begun.get(timeout=DEADLINE_S)
+        nothing_more = peer.hears_nothing()
+        lamp.gate.set()
+        answer = peer.receive()
+
+    assert (begun.type, begun.id, len(computing), nothing_more) == (Type.BEGUN, 1, 1, True)
+    assert (answer.type, answer.id) == (Type.RESULT, 1)
+
+
+def test_who_is_to_be_alone_shares_no_batch_and_others_do(engine, lamp, peer):
+    lamp.gate.clear()
+    peer.predict(1, bright())
+    lamp.begun.get(timeout=DEADLINE_S)
+    peer.send_raw(b"".join(raw(predict_frame(number, bright(), alone=number == 3)) for number in (2, 3, 4)))
+    wait_until(lambda: engine.server.batcher.depth == 3)
+    lamp.gate.set()
+
+    frames = [peer.receive() for _ in range(5)]
+
+    assert [lamp.begun.get(timeout=DEADLINE_S).shape[0] for _ in range(2)] == [2, 1]
+    assert [(frame.type, frame.id) for frame in frames if frame.id == 3] == [(Type.BEGUN, 3), (Type.RESULT, 3)]
+    assert sorted(frame.id for frame in frames if frame.type is Type.RESULT) == [1, 2, 3, 4]
+
+
+def test_one_that_is_alone_and_cancelled_is_told_of_to_nobody(engine, lamp, peer):
+    lamp.gate.clear()
+    peer.predict(1, bright())
+    lamp.begun.get(timeout=DEADLINE_S)
+    peer.predict(2, bright(), alone=True)
+    wait_until(lambda: engine.server.batcher.depth == 1)
+    peer.send(Frame(Type.CANCEL, 2, {}))
+    wait_until(lambda: engine.server.batcher.depth == 0)
+    lamp.gate.set()
+
+    assert peer.receive().id == 1
+    peer.predict(3, bright())
+    assert peer.receive().id == 3
+
+
+def test_an_engine_says_that_it_knows_this(peer):
+    peer.send(Frame(Type.DESCRIBE, 1, {}))
+
+    assert peer.receive().meta["alone"] is True

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 import uvloop
-from bedplate.errors import DeadlineExceeded, EmptyBody, ServiceError
+from bedplate.errors import DeadlineExceeded, EmptyBody, EnginesLost, EngineUnavailable, ServiceError
 from bedplate.web.flights import Flights
 
 
@@ -89,16 +89,19 @@ def test_a_failure_that_may_be_the_first_callers_own_is_not_the_others():
     assert others == [("answer", False)] * 2
 
 
-def test_a_request_that_is_wrong_is_refused_once_for_all():
+@pytest.mark.parametrize(
+    "error", [EmptyBody("empty"), EnginesLost("the end of two"), EngineUnavailable("the end of one")]
+)
+def test_a_request_that_is_wrong_or_ends_engines_is_computed_once_for_all(error):
     async def scenario():
-        flights, compute = Flights(), Computation(EmptyBody("empty"))
+        flights, compute = Flights(), Computation(error)
         callers = await joined(flights, compute, 3)
         compute.gate.set()
         return await asyncio.gather(*callers, return_exceptions=True), compute.begun
 
     errors, begun = uvloop.run(scenario())
 
-    assert all(isinstance(error, EmptyBody) for error in errors)
+    assert all(isinstance(found, type(error)) for found in errors)
     assert begun == 1
 
 

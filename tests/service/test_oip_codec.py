@@ -11,7 +11,6 @@ import pytest
 from bedplate.bundle import Bundle
 from bedplate.errors import (
     BodyTooLarge,
-    Internal,
     InvalidParameter,
     InvalidPriority,
     InvalidRequest,
@@ -370,13 +369,14 @@ def test_of_whole_numbers_there_is_no_mean_so_recordings_are_refused():
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_what_json_cannot_say_is_our_fault_and_binary_says_it(value):
+def test_what_json_cannot_say_binary_data_says(value):
     outputs = np.array([[1, value]], "<f4")
     as_json = parse(*request(PIXELS, "FP32"), LAMP, LIMITS)
     as_binary = parse(*request(PIXELS, "FP32", parameters={"binary_data_output": True}), LAMP, LIMITS)
 
-    with pytest.raises(Internal, match="NaN or infinite"):
+    with pytest.raises(NotFinite, match="NaN or infinite") as refusal:
         encode(answer(outputs), LAMP, as_json)
+    assert "binary_data_output" in refusal.value.next_step
     np.testing.assert_array_equal(decoded(encode(answer(outputs), LAMP, as_binary)).as_numpy("logits"), outputs)
 
 
@@ -384,5 +384,5 @@ def test_classes_are_in_no_order_where_a_score_is_none():
     outputs = [{"name": "logits", "parameters": {"classification": 1}}]
     asked = parse(*request(PIXELS, "FP32", outputs=outputs), LAMP, LIMITS)
 
-    with pytest.raises(Internal, match="NaN"):
+    with pytest.raises(NotFinite, match="NaN"):
         encode(answer(np.array([[1, np.nan]], "<f4")), LAMP, asked)

@@ -206,6 +206,19 @@ def test_a_candidate_that_dies_is_refused_and_the_others_are_measured(tmp_path):
     assert package is None
 
 
+def test_a_form_that_is_not_finite_where_float32_is_does_not_do(tmp_path):
+    directory = write_known_lamp(tmp_path / "lamp")
+    answers = "import json, sys, numpy; asked = json.loads(sys.stdin.readline()); "
+    saved = "numpy.save(asked['answers'], [1, numpy.nan if asked['precision'] == 'bfloat16' else 1]); "
+    works = "print(json.dumps({'accuracy': 1.0, 'items_per_s': 9.0, 'p50_ms': 1.0, 'memory_mb': 1.0, 'start_s': 1.0}))"
+    terms = dataclasses.replace(TERMS, worker=(sys.executable, "-c", answers + saved + works))
+    bundle = read_bundle(directory)
+
+    figures, _ = optimize(bundle, directory, terms, tmp_path, lambda text: None, candidates_for(bundle)[:2])
+
+    assert [one.refused for one in figures] == ["", "answers NaN or infinity elsewhere than float32"]
+
+
 def test_what_takes_too_long_is_refused(tmp_path):
     directory = write_known_lamp(tmp_path / "lamp")
     terms = dataclasses.replace(TERMS, limit_s=0.2, worker=(sys.executable, "-c", "import time; time.sleep(60)"))

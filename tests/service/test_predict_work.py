@@ -1,5 +1,6 @@
 """`bedplate predict --output` against the whole service: thousands of items as one piece of work."""
 
+import contextlib
 import http.server
 import json
 import threading
@@ -155,22 +156,57 @@ class _Dying(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_fails_on_the_way_leaves_what_was_answered(lines, tmp_path):
-    output = tmp_path / "answers.jsonl"
-    server = http.server.HTTPServer(("127.0.0.1", 0), _Dying)
+class _Ending(_Dying):
+    """Loses its engines over an item that is none."""
+
+    asked = 0
+
+    def do_POST(self):
+        inputs = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
+        type(self).asked += 1
+        document = {"model": "lamp", "version": "1", "predictions": [{"label": "bright"} for _ in inputs]}
+        if [[[1]]] in inputs:
+            document = {"type": "urn:bedplate:problem:engine-lost", "detail": "2 engines ended", "next_step": "do not"}
+        content = json.dumps(document).encode()
+        self.send_response(500 if "type" in document else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@contextlib.contextmanager
+def answering(handler):
+    """The address of a server that answers so."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), handler)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
     try:
-        url = f"http://127.0.0.1:{server.server_port}"
-        done = predict(url, lines, "--model", "lamp", "--output", output, "--items", "10", "--parallel", "1")
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         serving.join()
         server.server_close()
 
+
+def test_a_server_that_fails_on_the_way_leaves_what_was_answered(lines, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    with answering(_Dying) as url:
+        done = predict(url, lines, "--model", "lamp", "--output", output, "--items", "10", "--parallel", "1")
+
     assert done.returncode == 2
     assert "500: " in done.stderr
     assert list(labels_in(output)) == list(range(1, 31))
+
+
+def test_a_request_that_ended_engines_is_not_sent_again_in_any_form(lines, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    with answering(_Ending) as url:
+        done = [predict(url, lines, "--model", "lamp", "--output", output, "--items", "10") for _ in range(2)]
+
+    assert [each.returncode for each in done] == [1, 1]
+    assert _Ending.asked == 10  # in the first run; none in the second
+    assert [row for row, label in labels_in(output).items() if label is None] == list(range(41, 51))
+    assert "one of the 10 items from row 41 to 50: 500: 2 engines ended; do not" in answers_in(output)[40]["error"]
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "ROWS.CSV", "rows.JSONL"])

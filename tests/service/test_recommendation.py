@@ -218,7 +218,7 @@ def test_a_validation_set_that_asks_for_somebody_else_is_told(tmp_path):
 def test_a_canary_that_nobody_knows_is_told(tmp_path):
     directory = write_shop(tmp_path, users=["a", "b", "c"])
 
-    with pytest.raises(BundleError, match=r"canary.file: canary.json is no request \(inputs\[0\]: user 'ann'"):
+    with pytest.raises(BundleError, match=r"canary.file: canary.json gets no answer \(inputs\[0\]: user 'ann'"):
         check.canary_answer(*check.load(directory, "float32"))
 
 

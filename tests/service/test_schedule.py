@@ -186,3 +186,21 @@ def test_only_the_last_batch_of_a_bucket_may_still_be_joined(schedule):
 
     assert (full.is_open, last.is_open, other.is_open) == (False, True, True)
     assert (full.full_cost, last.full_cost, other.full_cost) == (5, 8, 8)
+
+
+def test_who_is_to_be_alone_shares_no_batch(schedule):
+    first, alone, second, also_alone, third = put(
+        schedule, request(), request(alone=True), request(), request(alone=True), request()
+    )
+
+    foreseen = [batch.works for batch in schedule.batches()]
+
+    assert taken(schedule) == foreseen == [[first, second, third], [alone], [also_alone]]
+
+
+def test_a_batch_of_one_who_is_alone_waits_for_nobody(schedule):
+    put(schedule, request(alone=True))
+
+    [batch] = schedule.batches()
+
+    assert (batch.is_full, batch.full_cost) == (True, 1)

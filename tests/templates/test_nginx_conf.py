@@ -6,6 +6,8 @@ import json
 import re
 
 import pytest
+from bedplate.errors import EnginesLost, EngineUnavailable
+from bedplate.web.problems import STATUS
 
 CONF = "etc/nginx/nginx.conf.j2"
 RELEASES = ["jammy", "noble", "resolute", "bullseye", "bookworm", "trixie"]
@@ -144,6 +146,14 @@ def test_a_request_outlives_all_front_ends_of_one_host(nginx_conf, instances, tr
     text = nginx_conf(hostvars=hosts, groups={"gpu": list(hosts)})
 
     assert re.findall(r"proxy_next_upstream_tries (.*);", text) == [str(tries)]
+
+
+def test_what_ended_two_engines_is_tried_on_no_other_host(nginx_conf):
+    tried = re.findall(r"proxy_next_upstream (.*);", nginx_conf())
+
+    assert tried == ["error timeout http_502 http_503 non_idempotent"]
+    assert f"http_{STATUS[EnginesLost]}" not in tried[0].split()
+    assert f"http_{STATUS[EngineUnavailable]}" in tried[0].split()
 
 
 def test_limits_are_written_as_declared(nginx_conf):

@@ -52,6 +52,7 @@ class Batcher:
         on_lost: called when the device is lost, or its thread ends otherwise than by a drain.
         offer: asks somebody to call `compute_short` soon; called in the device thread when it could rest and what waits
             is short. Without it that thread goes on with it.
+        announce: told of each request that is computed alone, right before; called in the device thread.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Batcher:
         wait_ns: int = 0,
         on_lost: Callable[[BaseException], None],
         offer: Callable[[], object] | None = None,
+        announce: Callable[[Work], object] = lambda work: None,
     ):
         self._deliver = deliver
         self._queue_limit = queue_limit
@@ -72,6 +74,7 @@ class Batcher:
         self._wait_ns = wait_ns
         self._on_lost = on_lost
         self._offer = offer
+        self._announce = announce
         self._lanes = Lanes()
         self._schedule = Schedule(lambda work: self._lanes.of(work.model).room_for(work))
         self._admission = Admission(self._schedule, self._lanes)
@@ -154,7 +157,7 @@ class Batcher:
     def _is_short(self, limit_ns: int) -> bool:
         """True if something waits, and the next batch takes no longer than that."""
         first = self._schedule.first()
-        if first is None or first.model.overlaps:
+        if first is None or first.model.overlaps or first.alone:
             return False
         return self._lanes.of(first.model).is_short(self._schedule.cost, limit_ns)
 
@@ -281,6 +284,8 @@ class Batcher:
                 self._finish_all()
                 job()
                 self._jobs_done += 1
+            elif is_new_batch and self._device.in_hand[-1].batch.works[0].alone:
+                self._compute_alone()
             elif is_new_batch:
                 self._device.begin()
                 while self._device.is_full:
@@ -289,6 +294,14 @@ class Batcher:
                 self._settle(self._device.finish())
             elif self._draining and not late:
                 return
+
+    def _compute_alone(self) -> None:
+        """The batch that was taken last, with nothing else on the device: if this process ends, it was that request."""
+        while len(self._device.in_hand) > 1:
+            self._settle(self._device.finish())
+        self._announce(self._device.in_hand[0].batch.works[0])
+        self._device.begin()
+        self._settle(self._device.finish())
 
     def _next(self) -> tuple[Callable[[], None] | None, bool, list[Work]]:
         """What comes next, in this order: a job, a batch that the device has now, finishing what it has, the end.

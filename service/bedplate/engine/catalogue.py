@@ -138,6 +138,7 @@ class Catalogue:
             "models": [describe(bundle) for bundle in bundles],
             "aliases": self.aliases,
             "probes": True,
+            "alone": True,
             "files": {sha256: len(content) for sha256, content in files.items()},
         }
         description = Frame(Type.DESCRIPTION, 0, meta, b"".join(files.values()))

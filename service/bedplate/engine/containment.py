@@ -35,13 +35,13 @@ class Containment:
     Args:
         run: inputs (items, *shape) → outputs (items, *output shape).
         is_over: asked before each further attempt; once true, what has failed is not taken apart any more.
-        finite: tells of each number of the outputs whether it is neither infinite nor not a number.
+        answerable: tells of each number of the outputs whether it may be one of an answer; others fail their item.
     """
 
-    def __init__(self, run: Run, is_over: Callable[[], bool], finite: Callable[[Array], Array] = np.isfinite):
+    def __init__(self, run: Run, is_over: Callable[[], bool], answerable: Callable[[Array], Array] = np.isfinite):
         self._run = run
         self._is_over = is_over
-        self._finite = finite
+        self._answerable = answerable
         self.outcome = Outcome()
 
     def compute(self, inputs: Array, first: Run | None = None) -> Outcome:
@@ -87,8 +87,8 @@ class Containment:
             if self.outcome.outputs is None:
                 self.outcome.outputs = np.zeros((self._items, *outputs.shape[1:]), outputs.dtype)
             self.outcome.outputs[start : start + len(outputs)] = outputs
-        finite = self._finite(outputs)  # (items, *output shape)
-        if finite.all():
+        answerable = self._answerable(outputs)  # (items, *output shape)
+        if answerable.all():
             return
-        for position in np.flatnonzero(~finite.reshape(len(outputs), -1).all(axis=1)):
+        for position in np.flatnonzero(~answerable.reshape(len(outputs), -1).all(axis=1)):
             self.outcome.faults[start + int(position)] = NotFiniteOutput()

@@ -106,7 +106,7 @@ class Device:
         assert current.inputs is not None
         model = current.model
         containment = Containment(
-            model.run, lambda: _nobody_waits(current.batch.works, self._clock()), model.bundle.output.finite
+            model.run, lambda: _nobody_waits(current.batch.works, self._clock()), model.bundle.output.answerable
         )
         outcome = containment.compute(current.inputs, current.first)
         end_ns = self._clock()

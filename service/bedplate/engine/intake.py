@@ -23,6 +23,7 @@ class Question:
     cost: int  # of all items
     wanted_bytes: int
     id_limit: int | None  # of a model whose input are ids
+    alone: bool  # shares a batch with no other
 
     def read(self, tensors: bytes | memoryview) -> Array:
         """The input of one frame, (items, *input shape).
@@ -53,8 +54,8 @@ def understand(meta: dict[str, Any], catalogue: Catalogue) -> Question:
     Raises:
         InvalidRequest: they do not agree with what the model takes.
     """
-    if meta.keys() - {"model", "version", "inputs"}:
-        raise UnknownField("the request has fields beside model, version and inputs")
+    if meta.keys() - {"model", "version", "inputs", "alone"}:
+        raise UnknownField("the request has fields beside model, version, inputs and alone")
     model = catalogue.find(meta.get("model"), meta.get("version"))
     inputs = meta.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
@@ -63,7 +64,7 @@ def understand(meta: dict[str, Any], catalogue: Catalogue) -> Question:
     spec = bundle.input
     shape = _checked_shape(inputs[0], spec, model.max_items, model.max_cost)
     cost, wanted_bytes = shape[0] * spec.cost_of(shape[1:]), shape[0] * spec.item_bytes_of(shape[1:])
-    return Question(model, shape, cost, wanted_bytes, id_limit(bundle.network))
+    return Question(model, shape, cost, wanted_bytes, id_limit(bundle.network), meta.get("alone") is True)
 
 
 def _check_ids(items: Array, limit: int, name: str) -> None:

@@ -177,8 +177,11 @@ class Model:
             raise BundleError(f"{name}: {self._part}: fails on {items} items of shape {shape} ({error})") from None
         if result.shape != (items, *self.bundle.output.shape):
             raise self._other_output(self.bundle.output.dtype, result.shape)
-        if not self.bundle.output.finite(result).all():
-            raise BundleError(f"{name}: {self._part} gives values that are not finite; train or export it again")
+        if not self.bundle.output.answerable(result).all():
+            raise BundleError(
+                f"{name}: {self._part} gives values that are not finite; train or export it again, or say "
+                "'non_finite: allow' of the output if that is meant (docs/bundles.md)"
+            )
 
     @property
     def _part(self) -> str:

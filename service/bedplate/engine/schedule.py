@@ -58,6 +58,7 @@ class Batch:
         """False if it does not fit; then nothing has changed."""
         if not self.works:
             self.room, self.time_ns = self.room_for(work), work.time_ns
+            self.is_open = not work.alone
         elif work.time_ns < self.time_ns:
             room = self.room_for(work)
             if not self._holds(room, work):
@@ -149,10 +150,14 @@ class Schedule:
         if first is None:
             return None
         batch = Batch(self._room_for)
+        if first.alone:
+            self.remove(first)
+            batch.join(first)
+            return batch
         model, shape = first.bucket
         left: list[Work] = []
         for place, work in enumerate(self._works):
-            if work.model is not model or work.shape != shape:
+            if work.model is not model or work.shape != shape or work.alone:
                 left.append(work)
             elif not batch.join(work):
                 left += self._works[place:]

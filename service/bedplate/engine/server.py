@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -28,6 +29,8 @@ FLUSH_S = 5.0
 # Metadata that a connection knows what they ask for; as many as its reader remembers.
 _UNDERSTOOD = 64
 _DEVICE_LOST = 3  # exit status
+# How long the device waits for the event loop to say what it begins; it takes a turn.
+_TELL_S = 1.0
 
 
 class Server:
@@ -53,6 +56,7 @@ class Server:
             wait_ns=wait_ns,
             on_lost=_end_the_process,
             offer=lambda: self._loop.call_soon_threadsafe(self.compute_short),
+            announce=self._announce,
         )
         metrics.queue(lambda: self.batcher.depth, queue_limit)
         self.connections: set[Connection] = set()
@@ -119,6 +123,17 @@ class Server:
     def compute_short(self) -> None:
         """Have computed what waits: here and now if that is short, else by the device thread."""
         answer(self.batcher.compute_short())
+
+    def _announce(self, work: Work) -> None:
+        """In the device thread: back when the web has been told that this one is begun, or cannot be."""
+        told = threading.Event()
+        self._loop.call_soon_threadsafe(self._tell_begun, work, told)
+        told.wait(_TELL_S)
+
+    def _tell_begun(self, work: Work, told: threading.Event) -> None:
+        work.caller.begins(work)
+        # uvloop sends what is written at the end of this turn.
+        self._loop.call_soon(told.set)
 
     def _deliver(self, works: list[Work]) -> None:
         self._loop.call_soon_threadsafe(answer, works)
@@ -235,6 +250,10 @@ class Connection(asyncio.Protocol):
         if pieces:
             self._transport.writelines(pieces)
 
+    def begins(self, work: Work) -> None:
+        if work.request_id in self._waiting:
+            self._transport.writelines(wire.encode(Frame(Type.BEGUN, work.request_id, {})))
+
     def finish(self) -> None:
         self._transport.close()
 
@@ -258,7 +277,9 @@ class Connection(asyncio.Protocol):
         try:
             question = self._understand(frame.meta)
             inputs = question.read(frame.tensors)
-            work = Work(question.model, inputs, frame.deadline_ns, self, frame.id, question.cost, frame.priority)
+            work = Work(
+                question.model, inputs, frame.deadline_ns, self, frame.id, question.cost, frame.priority, question.alone
+            )
             self._server.batcher.queue(work)
         except ServiceError as error:
             self._transport.writelines(wire.encode(_error(frame.id, error)))

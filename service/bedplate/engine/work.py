@@ -51,6 +51,7 @@ class Work:
     request_id: int = 0
     cost: int = 0  # of all its items; as many as there are items unless the bundle counts otherwise
     priority: int = INTERACTIVE
+    alone: bool = False  # an engine has ended that computed it
     items: int = field(init=False)
     shape: tuple[int, ...] = field(init=False)  # of one item
     cancelled: bool = False
@@ -73,7 +74,7 @@ class Work:
     @property
     def bucket(self) -> tuple[Any, ...]:
         """Requests of one bucket may share a batch: one model, one shape."""
-        return self.model, self.shape
+        return (self.model, self.shape, self.number) if self.alone else (self.model, self.shape)
 
     def come(self, now_ns: int, number: int) -> None:
         """It begins to wait. When it is due is settled now: whoever is due later stays behind it."""

@@ -16,6 +16,7 @@ from bedplate.engine.form import Form
 from bedplate.engine.model import Model, read_network
 from bedplate.engine.trial import full_batch
 from bedplate.optimize.build import AsDeclared, export_arguments
+from bedplate.optimize.difference import difference_of
 from bedplate.settings import SettingsError
 
 _EQUAL = 1e-3  # of the largest number; kernels of another runtime add in another order
@@ -63,7 +64,7 @@ def export(bundle: Bundle, directory: Path, path: Path) -> str:
             batch = inputs[start : start + items]
             wanted = dtypes.to_numbers(bundle.output.dtype, model.run(batch)).astype(np.float64)
             [found] = session.run(None, {bundle.input.name: batch})
-            worst = max(worst, float(np.abs(found - wanted).max() / (np.abs(wanted).max() or 1.0)))
+            worst = max(worst, difference_of(found, wanted))
     if worst > _EQUAL:
         raise BundleError(f"{path}: onnxruntime differs from torch by {worst:.1g} of the largest number")
     return f"{path}: onnxruntime computes what torch does, within {worst:.1g} of the largest number"

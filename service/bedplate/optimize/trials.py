@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from bedplate.bundle import Bundle
 from bedplate.document import BundleError
 from bedplate.engine.prepared import RECORD, Host, Record, Shelf, Unusable, place_of, sha256_of, write_record
 from bedplate.optimize.candidates import CANDIDATES, PLAIN, Candidate, Figures, best_of, verdict
+from bedplate.optimize.difference import difference_of
 
 PACKAGE = "model.pt2"
 # Of a host's directory: what an older torch or content of the bundle left, for the way back.
@@ -70,9 +72,13 @@ def optimize(
                 raise BundleError(f"{directory}: {figures.refused}")
             plain = figures
         elif not figures.refused:
-            figures = replace(figures, difference=_difference(folder, figures.name))
             threshold = bundle.validation.threshold if bundle.validation else 0.0
-            figures = replace(figures, refused=verdict(figures, plain, threshold, terms.accuracy_loss))
+            difference = _difference(folder, figures.name)
+            if math.isfinite(difference):
+                figures = replace(figures, difference=difference)
+                figures = replace(figures, refused=verdict(figures, plain, threshold, terms.accuracy_loss))
+            else:
+                figures = replace(figures, refused="answers NaN or infinity elsewhere than float32")
         found.append(figures)
     package = _package(folder, best_of(found).name)
     return found, package if package.exists() else None
@@ -172,7 +178,7 @@ def _work_folder() -> Iterator[str]:
 
 def _difference(folder: Path, name: str) -> float:
     plain, found = (np.load(_answers(folder, each)) for each in (PLAIN, name))
-    return float(np.abs(found - plain).max() / (np.abs(plain).max() or 1.0))
+    return difference_of(found, plain)
 
 
 def _answers(folder: Path, name: str) -> Path:

@@ -60,7 +60,11 @@ class Engine:
         """
         if self.link is None:
             raise EngineLost
-        await self.link.ask(Type.DESCRIBE, {}, b"", terms)
+        try:
+            await self.link.ask(Type.DESCRIBE, {}, b"", terms)
+        except EngineLost:
+            # Not of a prediction, whatever was sent.
+            raise EngineLost from None
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()

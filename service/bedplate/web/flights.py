@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from bedplate.errors import InvalidRequest
+from bedplate.errors import EnginesLost, EngineUnavailable, InvalidRequest
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Flights(Generic[T]):
         Returns: the result, and whether somebody else's computation gave it.
 
         When another's computation fails for a reason that may be its own, such as its deadline, the caller computes for
-        itself; a request that is wrong is wrong for all of them.
+        itself. A request that is wrong is wrong for all of them; and one that may have ended engines would end more.
 
         Raises:
             asyncio.TimeoutError: the caller's time is over; the computation goes on for those who still wait.
@@ -39,7 +39,7 @@ class Flights(Generic[T]):
             return await self._wait(key, self._start(key, compute), timeout_s), False
         try:
             return await self._wait(key, flight, timeout_s), True
-        except (asyncio.TimeoutError, InvalidRequest):
+        except (asyncio.TimeoutError, InvalidRequest, EnginesLost, EngineUnavailable):
             raise
         except Exception:
             return await compute(), False

@@ -6,7 +6,6 @@ What comes back too late, or twice, is dropped, because its id is forgotten; ids
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,15 @@ _UNSENT_BYTES = 64 << 20
 
 
 class EngineLost(Exception):
-    """The connection ended before the answer."""
+    """The connection ended before the answer.
+
+    Attributes:
+        begun: the engine may have begun to compute it; certainly not where nothing was sent.
+    """
+
+    def __init__(self, begun: bool = False):
+        super().__init__()
+        self.begun = begun
 
 
 class Waiting(Protocol):
@@ -68,7 +75,9 @@ class EngineLink(asyncio.Protocol):
         self._reader = wire.FrameReader()
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes | memoryview] = []  # asked in this turn of the loop: one write for all of it
-        self._ids = itertools.count(1)
+        self._last_id = 0
+        self._last_sent_id = 0  # those after it are unsent
+        self._not_begun: set[int] = set()  # of which the engine tells when it begins, and has not yet
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -92,11 +101,20 @@ class EngineLink(asyncio.Protocol):
     def _take(self, frame: Frame) -> None:
         self._frames += 1
         self.silent = False
-        if frame.type is Type.DESCRIPTION:
-            self._on_description(frame)
+        if frame.type is not Type.RESULT and self._is_notice(frame):
+            return
         asked = self.outstanding.pop(frame.id, None)
         if asked is not None and not asked.waiting.done():
             self._tell(asked.waiting, frame)
+
+    def _is_notice(self, frame: Frame) -> bool:
+        """True for what is no answer: nobody waits for it, or goes on waiting."""
+        if frame.type is Type.DESCRIPTION:
+            self._on_description(frame)
+        elif frame.type is Type.BEGUN:
+            self._not_begun.discard(frame.id)
+            return True
+        return False
 
     def _tell(self, waiting: Waiting, answer: Frame) -> None:
         """An answer that cannot be used is none: whoever waits is told that too, and no other is forgotten over it."""
@@ -105,15 +123,16 @@ class EngineLink(asyncio.Protocol):
         except Exception:
             _log.exception("an answer of the engine cannot be used")
             self.close()
-            _fail(waiting, EngineLost())
+            _fail(waiting, EngineLost(begun=True))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         if self._timer is not None:
             self._timer.cancel()
         outstanding, self.outstanding = self.outstanding, {}
-        for asked in outstanding.values():
-            _fail(asked.waiting, EngineLost())
+        for request_id, asked in outstanding.items():
+            begun = request_id <= self._last_sent_id and request_id not in self._not_begun
+            _fail(asked.waiting, EngineLost(begun))
 
     async def ask(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms) -> Frame:
         """Send one frame and wait for its answer.
@@ -130,6 +149,20 @@ class EngineLink(asyncio.Protocol):
         try:
             return await waiting
         finally:
+            self.give_up(request_id)
+
+    async def ask_alone(self, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms) -> Frame:
+        """As `ask`, of a prediction that shares a batch with no other; only engines that know this may be asked so.
+
+        They tell when they begin, so an EngineLost is sure about it.
+        """
+        waiting: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        request_id = self.begin(Type.PREDICT, {**meta, "alone": True}, tensors, terms, waiting)
+        self._not_begun.add(request_id)
+        try:
+            return await waiting
+        finally:
+            self._not_begun.discard(request_id)
             self.give_up(request_id)
 
     def begin(
@@ -184,7 +217,7 @@ class EngineLink(asyncio.Protocol):
             _fail(asked.waiting, asyncio.TimeoutError())
 
     def _send(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms | None) -> int:
-        request_id = next(self._ids)
+        request_id = self._last_id = self._last_id + 1
         deadline_ns, priority = (terms.engine_deadline_ns, terms.priority) if terms else (0, wire.INTERACTIVE)
         self._write(Frame(kind, request_id, meta, tensors, deadline_ns, priority))
         return request_id
@@ -198,6 +231,7 @@ class EngineLink(asyncio.Protocol):
         """Send what was asked in this turn of the loop; it goes by itself at the end of it."""
         unsent, self._unsent = self._unsent, []
         if unsent and self._transport is not None and not self.lost:
+            self._last_sent_id = self._last_id
             self._transport.writelines(unsent)
 
     def _fall_silent(self) -> None:

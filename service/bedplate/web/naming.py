@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from bedplate.bundle import Bundle
 from bedplate.detection import BOX, Boxes, Detection, boxes_of
+from bedplate.errors import NotFinite
 from bedplate.recommendation import questions_in, suggestions_in
 from bedplate.web.decoders import Media
 
@@ -28,6 +29,9 @@ def predictions_of(outputs: Array, model: Bundle, media: Media) -> list[dict[str
     Args:
         outputs: (items, *output shape).
         media: what was asked.
+
+    Raises:
+        NotFinite: the bundle allows NaN and infinity, and JSON has neither.
     """
     files = media.files
     if model.recommendation:
@@ -35,11 +39,23 @@ def predictions_of(outputs: Array, model: Bundle, media: Media) -> list[dict[str
     if model.detection:
         return _objects(outputs, model, model.detection, files)
     if not model.names_classes:
+        if model.output.allows_non_finite:
+            _require_finite(outputs, model.name)
         return [{"output": one} for one in outputs.tolist()]
     scores = scores_of(outputs.astype(np.float64), model)  # (items, classes)
     if not model.input.cuts_files or not files:
         return _named(scores, model)
     return [_of_file(some, model, file) for some, file in zip(_by_file(scores, files), files, strict=True)]
+
+
+def _require_finite(outputs: Array, name: str) -> None:
+    finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+    if not finite.all():
+        raise NotFinite(
+            f"the answer to item {int(finite.argmin())} of the request (counted from 0) holds NaN or infinity, "
+            "which JSON cannot say",
+            next_step=f"ask /v2/models/{name}/infer for binary data, with the parameter binary_data_output",
+        )
 
 
 def file_scores(outputs: Array, model: Bundle, files: Sequence[dict[str, Any]]) -> Array:

@@ -1,12 +1,14 @@
 """The engines of this host. A request goes to the one with the fewest outstanding, and stays here until it is answered.
 
 It is sent twice at most: once more, to another engine where there is one, when the first is lost, stops, is busy, or no
-longer has the version that it described.
+longer has the version that it described; an engine that was lost before it began does not count. What was computed when
+an engine ended may be why: the second time it is computed alone, and if that engine ends too, nobody else is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 from bedplate import errors
 from bedplate.bundle import Bundle
-from bedplate.errors import Draining, EngineBusy, EngineUnavailable, UnknownModel
+from bedplate.errors import Draining, EngineBusy, EnginesLost, EngineUnavailable, UnknownModel
 from bedplate.instance import by_preference
 from bedplate.web.engine import Engine
 from bedplate.web.link import EngineLink, EngineLost, Waiting
@@ -23,9 +25,13 @@ from bedplate.web.terms import Terms, too_late
 from bedplate.web.together import MAX_BYTES, Group, Member, Pace
 from bedplate.wire import INTERACTIVE, PROBE, FixedMeta, Frame, Type
 
+_log = logging.getLogger("bedplate.web.engines")
+
 # Long enough for systemd to start the engine again and for torch to load.
 RETRY_AFTER_S = 5
 _TRIES = 2
+# Engines that may end over one request. One is no verdict: another request in its batch may have ended it, or a person.
+_MAX_LOST = 2
 # Names and versions that are remembered: strangers may ask for any.
 _MAX_FOUND = 256
 
@@ -159,21 +165,30 @@ class EnginePool:
             begun: whom `begin` asked, and what came of it: then that was the first of the attempts.
 
         Raises:
-            ServiceError: what the engine answered, DeadlineExceeded, or EngineUnavailable when none is left.
+            ServiceError: what the engine answered, DeadlineExceeded, EnginesLost, or EngineUnavailable if none is left.
         """
         version = (meta["model"], meta["version"])
         tried: set[Path] = set()
         reason = ""
         busy: EngineBusy | None = None
-        for tries_left in reversed(range(_TRIES)):
+        lost_over_it = 0  # engines
+        tries_left = _TRIES
+        while tries_left:
+            tries_left -= 1
             try:
                 if begun is None:
-                    return await self._attempt(version, meta, tensors, terms, tried, reason)
+                    return await self._attempt(version, meta, tensors, terms, tried, reason, lost_over_it > 0)
                 (engine, came), begun = begun, None
                 tried.add(engine.socket)
                 return await self._judged(engine, came, terms)
-            except EngineLost:
+            except EngineLost as lost:
                 reason = "lost"
+                lost_over_it += lost.begun
+                if lost_over_it == _MAX_LOST:
+                    raise _lost_over(version, tried) from None
+                if not lost.begun and self._is_served_elsewhere(version, tried):
+                    # It only waited there. No engine is asked so more than once.
+                    tries_left = max(tries_left, 1)
             except Draining:
                 reason = "draining"
             except UnknownModel:
@@ -197,6 +212,7 @@ class EnginePool:
         terms: Terms,
         tried: set[Path],
         reason: str,
+        alone: bool,
     ) -> Frame:
         engine, link = await self._least_busy(version, tried, terms)
         if reason:
@@ -204,6 +220,8 @@ class EnginePool:
         tried.add(engine.socket)
         if terms.priority == PROBE and not engine.served.knows_probes:
             terms = replace(terms, priority=INTERACTIVE)
+        if alone and engine.served.knows_alone:
+            return await self._judged(engine, await link.ask_alone(meta, tensors, terms), terms)
         return await self._judged(engine, await link.ask(Type.PREDICT, meta, tensors, terms), terms)
 
     async def _judged(self, engine: Engine, came: Frame | Exception, terms: Terms) -> Frame:
@@ -272,3 +290,15 @@ def _sooner(one: EngineBusy | None, other: EngineBusy) -> EngineBusy:
 
 def _unavailable() -> EngineUnavailable:
     return EngineUnavailable("no engine can answer right now", next_step="try again", retry_after_s=RETRY_AFTER_S)
+
+
+def _lost_over(version: tuple[str, str], tried: set[Path]) -> EnginesLost:
+    engines = sorted(socket.stem for socket in tried)
+    told = {"model": version[0], "version": version[1], "engines": engines}
+    _log.error("engines were lost while they computed one request", extra=told)
+    return EnginesLost(
+        f"{_MAX_LOST} engines ended while each computed this request",
+        value=_MAX_LOST,
+        limit=_MAX_LOST,
+        next_step="do not send it again unchanged; the operator finds why in the journals of the engines",
+    )

@@ -48,6 +48,8 @@ STATUS: dict[type[ServiceError], int] = {
     errors.DecoderBusy: 429,
     errors.ServerBusy: 429,
     errors.Internal: 500,
+    # Never what nginx tries on another host (502, 503): two engines are enough.
+    errors.EnginesLost: 500,
     errors.EngineUnavailable: 503,
     errors.DecoderUnavailable: 503,
     errors.Draining: 503,

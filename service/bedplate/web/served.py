@@ -18,6 +18,7 @@ class Served:
     bundles: Mapping[tuple[str, str], Bundle] = field(default_factory=dict)  # by name and version
     aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # name → alias → version
     knows_probes: bool = False  # an engine of an earlier release closes the connection on that priority
+    knows_alone: bool = False  # and refuses a prediction that is to be computed alone
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any], content: bytes | memoryview = b"") -> Served:
@@ -38,7 +39,7 @@ class Served:
             aliases.setdefault(name, {DEFAULT: version})
         for name, versions in _aliases(meta).items():
             aliases[name] = {**aliases.get(name, {}), **versions}
-        return cls(bundles, aliases, meta.get("probes") is True)
+        return cls(bundles, aliases, meta.get("probes") is True, meta.get("alone") is True)
 
     def by_alias(self, name: str, alias: str) -> Bundle | None:
         return self.bundles.get((name, self.aliases.get(name, {}).get(alias, "")))

@@ -13,7 +13,7 @@ import orjson
 
 from bedplate import dtypes
 from bedplate.bundle import Bundle
-from bedplate.errors import Internal
+from bedplate.errors import NotFinite
 from bedplate.web.naming import file_scores
 from bedplate.web.oip.datatypes import BYTES, Datatype, datatype_of
 from bedplate.web.oip.plan import Wanted
@@ -46,7 +46,7 @@ def encode(frame: Frame, model: Bundle, asked: InferRequest) -> Reply:
     """The answer to `asked`, from the RESULT frame of an engine.
 
     Raises:
-        Internal: the model gave NaN or an infinity, and JSON has neither; classes cannot be in the order of NaN.
+        NotFinite: the model gave NaN or an infinity, and JSON has neither; classes cannot be in the order of NaN.
     """
     texts = _texts_of(model)
     wanted = asked.outputs[0]
@@ -60,8 +60,9 @@ def encode(frame: Frame, model: Bundle, asked: InferRequest) -> Reply:
     # As shortest texts that are the same number again in this datatype.
     numbers = orjson.dumps(np.frombuffer(frame.tensors, texts.given.numpy), option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in numbers:
-        raise Internal(
-            "an output is NaN or infinite, which JSON cannot say", next_step="ask for the output as binary data"
+        raise NotFinite(
+            "an output is NaN or infinite, which JSON cannot say",
+            next_step='ask for the output as binary data, "parameters": {"binary_data_output": true}',
         )
     return Reply(b'%b,"data":%b}]}' % (opening, numbers), None, JSON)
 
@@ -86,7 +87,7 @@ def _classified(frame: Frame, model: Bundle, wanted: Wanted, head: bytes) -> Rep
     dtype = model.output.dtype
     values = dtypes.to_numbers(dtype, dtypes.from_bytes(dtype, frame.tensors)).reshape(items, classes)
     if np.isnan(values).any():
-        raise Internal("an output is NaN, which has no place in an order", next_step="ask without 'classification'")
+        raise NotFinite("an output is NaN, which has no place in an order", next_step="ask without 'classification'")
     named = [text for row in values for text in _best(row, count, model.labels)]
     text = orjson.dumps({"name": wanted.name, "datatype": BYTES, "shape": [items, count]})[:-1]
     opening = b'%b"outputs":[%b' % (head, text)
