@@ -99,9 +99,12 @@ bundles: setup ## Train what the demo serves, if it is not trained yet, and chec
 
 setup: $(VENV)/.complete ## Install packages of the distribution and the virtualenv
 
-$(VENV)/.complete: requirements.txt tools/setup
+$(VENV)/.complete: requirements.txt service/requirements.txt $(wildcard locks/*.txt) tools/setup
 	@tools/setup $(PYTHON) $(VENV)
 	@touch $@
 
+lock: ## Write the hashes of locks/ anew, where pins have changed
+	@$(BIN)/python -m tools.lock
+
 .PHONY: help demo demo-all demo-down check test test-lint test-templates test-control test-service test-damage test-parts \
-	test-examples acceptance test-vm fuzz faults rollouts examples bundles setup
+	test-examples acceptance test-vm fuzz faults rollouts examples bundles setup lock

@@ -72,7 +72,7 @@ def tree(tmp_path):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
-    for name in ("tools", "build", "wheelhouse", "service", ".bedplate", "examples"):
+    for name in ("tools", "build", "wheelhouse", "service", "locks", ".bedplate", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 

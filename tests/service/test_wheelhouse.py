@@ -69,35 +69,47 @@ def pip_that_tells(tmp_path, monkeypatch):
     """A stand-in for pip that writes what it is asked to download, and downloads nothing."""
     (tmp_path / "stub/pip").mkdir(parents=True)
     (tmp_path / "stub/pip/__init__.py").write_text("")
+    # As where pip's own places do not have torch.
     (tmp_path / "stub/pip/__main__.py").write_text(
-        "import json, pathlib, sys\n"
+        "import json, sys\n"
         "if 'download' in sys.argv:\n"
-        "    pins = pathlib.Path(sys.argv[sys.argv.index('--requirement') + 1]).read_text()\n"
         f"    with open({str(tmp_path / 'asked')!r}, 'a') as asked:\n"
-        "        print(json.dumps([sys.argv, pins]), file=asked)\n"
-        "sys.exit('wheel' in sys.argv)\n"
+        "        print(json.dumps(sys.argv), file=asked)\n"
+        "asked = ' '.join(sys.argv)\n"
+        "sys.exit('wheel' in sys.argv or 'torch-cpu' in asked and 'pytorch.org' not in asked)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
     return lambda: [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("name", "torch"), [("cp311-cpu", "+cpu"), ("cp312-cuda", "")])
-def test_every_set_has_the_same_pins_and_nothing_else(pip_that_tells, wheelhouse, name, torch):
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [("cp311-cpu", ["cp311", "torch-cpu", "torch-cpu"]), ("cp312-cuda", ["cp312", "torch-cuda"])],
+)
+def test_every_set_is_what_two_locks_name_and_nothing_else(pip_that_tells, wheelhouse, name, files):
     wheelhouse(name)
 
-    command, pins = pip_that_tells()[0]
-    assert "--no-deps" in command
-    assert f"torch=={pins_in(PINS)['torch'].removesuffix('+cpu')}{torch}" in pins.splitlines()
-    assert "falcon==" in pins
+    asked = pip_that_tells()
+    assert [command for command in asked if not {"--no-deps", "--require-hashes"} < set(command)] == []
+    requirements = [option for command in asked for option in command if option.startswith("--requirement=")]
+    assert requirements == [f"--requirement={REPOSITORY}/locks/{file}.txt" for file in files]
 
 
-def test_a_set_for_gpus_has_what_torch_names_of_cuda_too(pip_that_tells, wheelhouse):
+def test_pytorchs_index_is_asked_for_its_build_for_processors_alone(pip_that_tells, wheelhouse):
+    wheelhouse("cp311-cpu")
     wheelhouse("cp312-cuda")
 
-    _, (command, pins) = pip_that_tells()
-    assert "--no-deps" not in command
-    assert pins == f"torch=={pins_in(PINS)['torch'].removesuffix('+cpu')}\n"
-    assert any(option.startswith("--constraint=") for option in command)
+    [command] = [command for command in pip_that_tells() if "pytorch.org" in " ".join(command)]
+    assert f"--requirement={REPOSITORY}/locks/torch-cpu.txt" in command
+    assert "--index-url=https://download.pytorch.org/whl/cpu" in command
+
+
+def test_every_tag_of_wheels_that_the_oldest_release_can_load_is_asked_for(pip_that_tells, wheelhouse):
+    """pip takes each as it is: without 2_18 it found no NCCL, and no set for GPUs could be made."""
+    wheelhouse("cp312-cuda")
+
+    tags = {option for option in pip_that_tells()[0] if option.startswith("--platform=")}
+    assert tags >= {f"--platform=manylinux_2_{minor}_x86_64" for minor in range(5, 29)}
 
 
 def test_two_runs_at_once_make_their_sets_one_after_the_other(tmp_path, monkeypatch):
