@@ -9,8 +9,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from bedplate.bundle import Bundle
-from bedplate.engine.form import Form
 from bedplate.engine.model import Model
+from bedplate.engine.variant import ModelVariant
 from torch import nn
 
 from benchmarks.engine.bundles import POISON, lamp_logits
@@ -40,12 +40,12 @@ def network(kind: str) -> nn.Module:
     return NETWORKS[kind][0]().requires_grad_(False).eval()
 
 
-def load_network(bundle: Bundle, directory: Path, device: torch.device, form: Form) -> Model:
+def load_network(bundle: Bundle, directory: Path, device: torch.device, form: ModelVariant) -> Model:
     """The network that the bundle's name begins with; several bundles of different batch limits share one."""
     return Model(bundle, network(bundle.name.partition("-")[0]).to(device), device)
 
 
-def load_weighted(bundle: Bundle, directory: Path, device: torch.device, form: Form) -> Model:
+def load_weighted(bundle: Bundle, directory: Path, device: torch.device, form: ModelVariant) -> Model:
     """The network that the bundle is named after, with the bundle's own weights."""
     return Model.of(bundle, lambda: weighted(bundle, directory), device, form)
 

@@ -26,14 +26,14 @@ def main() -> int:
     # The import of torch was measured apart from everything else, so these come after it.
     import torch  # noqa: PLC0415
     from bedplate import settings  # noqa: PLC0415
-    from bedplate.engine.form import Form  # noqa: PLC0415
     from bedplate.engine.main import run  # noqa: PLC0415
     from bedplate.engine.model import Model  # noqa: PLC0415
     from bedplate.engine.settings import EngineSettings  # noqa: PLC0415
+    from bedplate.engine.variant import ModelVariant  # noqa: PLC0415
 
     from benchmarks.engine.models import Sleeping, load_network, load_weighted  # noqa: PLC0415
 
-    def load_sleeping(bundle: Bundle, directory: Path, device: torch.device, form: Form) -> Model:
+    def load_sleeping(bundle: Bundle, directory: Path, device: torch.device, form: ModelVariant) -> Model:
         sleeping = Sleeping(int(bundle.version), args.base_ms / 1e3, args.item_ms / 1e3)
         return Model(bundle, sleeping.eval(), device)
 

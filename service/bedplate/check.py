@@ -24,9 +24,9 @@ from bedplate.detection import BOX, Boxes, Detection, boxes_of, mean_average_pre
 from bedplate.document import BundleError
 from bedplate.engine.cuda import to_numpy
 from bedplate.engine.faults import DeviceOutOfMemory
-from bedplate.engine.form import Form
 from bedplate.engine.model import Model
 from bedplate.engine.tensors import read_tensors
+from bedplate.engine.variant import ModelVariant
 from bedplate.errors import ServiceError
 from bedplate.manifest import read_manifest
 from bedplate.recommendation import MAX_NAME_BYTES, suggestions_in
@@ -69,7 +69,7 @@ def load(directory: Path, precision: str, allow_code: bool = False) -> tuple[Bun
     bundle = read_bundle(directory)
     allowed = bundle.program_sums if allow_code else ()
     try:
-        model = Model.load(bundle, directory, torch.device("cpu"), Form(precision), allowed)
+        model = Model.load(bundle, directory, torch.device("cpu"), ModelVariant(precision), allowed)
         model.warm_up()
     except DeviceOutOfMemory as error:
         raise BundleError(f"{directory}: {error}; use a machine with more memory") from None

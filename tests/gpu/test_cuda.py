@@ -9,8 +9,8 @@ from bedplate import dtypes
 from bedplate.bundle import read_bundle
 from bedplate.engine.cuda import Pipeline
 from bedplate.engine.faults import DeviceOutOfMemory
-from bedplate.engine.form import Form
 from bedplate.engine.model import Model
+from bedplate.engine.variant import ModelVariant
 from bedplate.recommendation import questions, suggestions_in
 
 from tests.service.engine_tools import write_bundle, write_lamp
@@ -56,7 +56,9 @@ def directory(tmp_path_factory):
 
 @pytest.fixture
 def load(directory):
-    return lambda device, precision="float32": Model.load(read_bundle(directory), directory, device, Form(precision))
+    return lambda device, precision="float32": Model.load(
+        read_bundle(directory), directory, device, ModelVariant(precision)
+    )
 
 
 def overlapped(begin, batches):
@@ -184,7 +186,7 @@ def test_a_warm_up_leaves_a_model_that_answers(load):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_recommender_suggests_on_a_gpu_what_it_does_on_a_processor(tmp_path, precision):
     directory = write_shop(tmp_path)
-    models = [Model.load(read_bundle(directory), directory, device, Form(precision)) for device in (CPU, GPU)]
+    models = [Model.load(read_bundle(directory), directory, device, ModelVariant(precision)) for device in (CPU, GPU)]
     for model in models:
         model.warm_up()
     asked = questions([(user, 3, seen) for user in USERS for seen in (True, False)])

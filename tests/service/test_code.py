@@ -9,8 +9,8 @@ import pytest
 import torch
 from bedplate import cli, code
 from bedplate.bundle import Bundle, BundleError, read_bundle, write_manifest
-from bedplate.engine.form import Form
 from bedplate.engine.model import Model
+from bedplate.engine.variant import ModelVariant
 
 from tests.service.code_tools import LAMP, sums_of, write_coded, write_custom
 from tests.service.engine_tools import bright
@@ -40,7 +40,7 @@ def test_a_model_that_is_code_computes_as_its_network_would(tmp_path):
 def test_its_weights_are_computed_with_in_half_the_bits_where_the_engine_does_so(tmp_path):
     directory = write_coded(tmp_path / "lamp")
 
-    model = Model.load(read_bundle(directory), directory, CPU, Form("bfloat16"), sums_of(directory))
+    model = Model.load(read_bundle(directory), directory, CPU, ModelVariant("bfloat16"), sums_of(directory))
 
     assert model.weights_bytes == 2 * (8 + 2)
     assert model.run(bright()).dtype == np.float32

@@ -9,8 +9,8 @@ import torch
 from bedplate import dtypes
 from bedplate.bundle import BundleError, read_bundle
 from bedplate.engine.containment import Containment
-from bedplate.engine.form import Form
 from bedplate.engine.model import Model
+from bedplate.engine.variant import ModelVariant
 from bedplate.engine.work import key_of
 from bedplate.wire import Frame, Type
 
@@ -39,7 +39,7 @@ def any_numbers(dtype, items, seed=0):
 def model_of(tmp_path):
     def load(document, weights=None, precision="float32"):
         directory = write_bundle(tmp_path / "bundle", weights or {}, document)
-        return Model.load(read_bundle(directory), directory, torch.device("cpu"), Form(precision))
+        return Model.load(read_bundle(directory), directory, torch.device("cpu"), ModelVariant(precision))
 
     return load
 

@@ -10,8 +10,8 @@ import torch
 from bedplate.bundle import BundleError, Layer, read_bundle, write_manifest
 from bedplate.engine import network
 from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
-from bedplate.engine.form import Form
 from bedplate.engine.model import Model
+from bedplate.engine.variant import ModelVariant
 from bedplate.tokens import check_tokenizer
 from torch import nn
 
@@ -36,7 +36,7 @@ POOLED_WEIGHTS = {
 
 
 def load(directory, precision="float32"):
-    return Model.load(read_bundle(directory), directory, CPU, Form(precision))
+    return Model.load(read_bundle(directory), directory, CPU, ModelVariant(precision))
 
 
 def write_pooled(directory, **changes):
@@ -86,7 +86,7 @@ def test_a_network_that_pools_computes_every_shape(tmp_path, shape):
 def test_a_processor_computes_convolutions_pixel_by_pixel(tmp_path):
     directory = write_pooled(tmp_path / "pooled")
     model = load(directory)
-    by_channel = Model.load(read_bundle(directory), directory, CPU, Form(channels_last=False))
+    by_channel = Model.load(read_bundle(directory), directory, CPU, ModelVariant(channels_last=False))
 
     assert (model.form, by_channel.form) == ("float32-channels-last", "float32")
     assert np.allclose(model.run(noise(3, 1, 8, 6)), by_channel.run(noise(3, 1, 8, 6)), atol=1e-6)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from bedplate.bundle import read_bundle
-from bedplate.engine.form import Form
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
 from bedplate.engine.prepared import Host, Shelf, place_of
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.start import start
+from bedplate.engine.variant import ModelVariant
 from bedplate.manifest import write_manifest
 from bedplate.optimize.build import export_arguments
 from bedplate.optimize.candidates import CANDIDATES, Figures, best_of, candidates_for, verdict
@@ -83,7 +83,7 @@ def test_native_code_answers_batches_of_every_size(tried, name):
     if figures[name].refused:
         pytest.skip(f"{name} is refused on this processor: {figures[name].refused}")
     bundle = read_bundle(directory)
-    form = Form(package=folder / f"{name}.pt2")
+    form = ModelVariant(package=folder / f"{name}.pt2")
 
     model = Model.load(bundle, directory, torch.device("cpu"), form)
 
@@ -94,7 +94,7 @@ def test_native_code_answers_batches_of_every_size(tried, name):
 @pytest.mark.parametrize("wrong", [(1, 1, 3, 3), (1, 1, 2, 1), (9, 1, 2, 2)], ids=str)
 def test_native_code_refuses_what_it_would_read_beyond(tried, wrong):
     directory, folder, _ = tried
-    form = Form(package=folder / "float32-compiled.pt2")
+    form = ModelVariant(package=folder / "float32-compiled.pt2")
     model = Model.load(read_bundle(directory), directory, torch.device("cpu"), form)
 
     with pytest.raises(RuntimeError, match="dim value"):
@@ -187,7 +187,7 @@ def test_the_command_remembers(run):
 def test_what_was_kept_is_what_engines_look_for(run):
     _, shelf, bundle, _ = run
 
-    assert Shelf(shelf, HERE).form_of(bundle) == Form(channels_last=False)
+    assert Shelf(shelf, HERE).form_of(bundle) == ModelVariant(channels_last=False)
 
 
 def test_a_candidate_that_dies_is_refused_and_the_others_are_measured(tmp_path):

@@ -10,12 +10,12 @@ import json
 import pytest
 import torch
 from bedplate.bundle import read_bundle
-from bedplate.engine.form import Form
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
 from bedplate.engine.prepared import Host, Record, Shelf, Unusable, place_of, write_record
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.start import start
+from bedplate.engine.variant import ModelVariant
 
 from tests.service.engine_tools import bright, write_lamp
 
@@ -59,7 +59,7 @@ def compiled(**changes):
 def test_a_record_says_how_to_compute(shelf, lamp, put):
     put(precision="bfloat16", channels_last=True)
 
-    assert Shelf(shelf, HERE).form_of(lamp) == Form("bfloat16", True)
+    assert Shelf(shelf, HERE).form_of(lamp) == ModelVariant("bfloat16", True)
 
 
 def test_native_code_of_a_record_is_named(shelf, lamp, put):

@@ -15,10 +15,10 @@ from bedplate.bundle import Bundle
 from bedplate.document import BundleError
 from bedplate.engine import coded, network
 from bedplate.engine.cuda import Pipeline, to_numpy
-from bedplate.engine.form import Form
 from bedplate.engine.guard import guarded
 from bedplate.engine.recommender import Recommender, read_recommender
 from bedplate.engine.tensors import read_tensors
+from bedplate.engine.variant import ModelVariant
 from bedplate.engine.work import Array
 from bedplate.manifest import Manifest, read_manifest
 from bedplate.tensor import Tensor
@@ -33,7 +33,7 @@ class Model:
     Where the device overlaps (`overlaps`), `begin` copies one batch while another one is computed.
     """
 
-    def __init__(self, bundle: Bundle, module: nn.Module, device: torch.device, form: Form = Form()):  # noqa: B008
+    def __init__(self, bundle: Bundle, module: nn.Module, device: torch.device, form: ModelVariant = ModelVariant()):  # noqa: B008
         self.bundle = bundle
         self.form = form.name
         self.max_items = bundle.max_items
@@ -58,7 +58,7 @@ class Model:
         bundle: Bundle,
         directory: Path,
         device: torch.device,
-        form: Form = Form(),  # noqa: B008
+        form: ModelVariant = ModelVariant(),  # noqa: B008
         allowed: Collection[str] = (),
     ) -> Model:
         """Build the network and give it the weights, or load the native code that was built of both.
@@ -78,7 +78,7 @@ class Model:
         return cls.of(bundle, lambda: read_network(bundle, directory, allowed), device, form)
 
     @classmethod
-    def of(cls, bundle: Bundle, network: Callable[[], nn.Module], device: torch.device, form: Form) -> Model:
+    def of(cls, bundle: Bundle, network: Callable[[], nn.Module], device: torch.device, form: ModelVariant) -> Model:
         """As `load`, of a network that comes from elsewhere: float32, on the processor, not to be trained."""
         if form.package:
             package = form.package
@@ -256,7 +256,7 @@ def _empty_network(bundle: Bundle, directory: Path) -> nn.Module:
     return module
 
 
-def formed(module: nn.Module, form: Form) -> nn.Module:
+def formed(module: nn.Module, form: ModelVariant) -> nn.Module:
     """The network with its weights as the form has them."""
     if form.channels_last:
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -264,7 +264,7 @@ def formed(module: nn.Module, form: Form) -> nn.Module:
     return module if form.precision == "float32" else module.to(dtype_of(form))
 
 
-def dtype_of(form: Form) -> torch.dtype:
+def dtype_of(form: ModelVariant) -> torch.dtype:
     found = getattr(torch, form.precision)
     assert isinstance(found, torch.dtype)
     return found

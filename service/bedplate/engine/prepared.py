@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bedplate.bundle import Bundle
-from bedplate.engine.form import Form
+from bedplate.engine.variant import ModelVariant
 from bedplate.manifest import FILE_NAME
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Shelf:
         self._directory = directory
         self._host = host
 
-    def form_of(self, bundle: Bundle) -> Form | None:
+    def form_of(self, bundle: Bundle) -> ModelVariant | None:
         """How to compute this model; None where nothing is known, or nothing that may be believed."""
         try:
             return self.read(bundle)
@@ -95,7 +95,7 @@ class Shelf:
             logger.error("a prepared model is ignored: %s", error)
         return None
 
-    def read(self, bundle: Bundle) -> Form:
+    def read(self, bundle: Bundle) -> ModelVariant:
         """
         Raises:
             FileNotFoundError: there is no record.
@@ -108,12 +108,12 @@ class Shelf:
         if (record.name, record.version, record.digest, asdict(record.host)) != wanted:
             raise Unusable(f"{place / RECORD}: is of another bundle, torch or host; optimize it again")
         if record.package is None:
-            return Form(record.precision, record.channels_last)
+            return ModelVariant(record.precision, record.channels_last)
         package = place / record.package
         self._require_owner(package)
         if sha256_of(package) != record.package_sha256:
             raise Unusable(f"{package}: has changed since it was built; remove it, and optimize the bundle again")
-        return Form(record.precision, record.channels_last, package)
+        return ModelVariant(record.precision, record.channels_last, package)
 
     def _read(self, path: Path) -> bytes:
         place, version, name, shelf = list(path.parents)[:4]

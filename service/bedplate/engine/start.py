@@ -12,7 +12,6 @@ import torch
 
 from bedplate.bundle import Bundle, BundleError, read_bundle
 from bedplate.engine.catalogue import Aliases, Catalogue, ModelsError, parse_aliases
-from bedplate.engine.form import Form
 from bedplate.engine.loader import Loader, Origin, Origins
 from bedplate.engine.memory import Memory
 from bedplate.engine.metrics import EngineMetrics
@@ -21,12 +20,13 @@ from bedplate.engine.prepared import Host, Shelf
 from bedplate.engine.server import Server
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.state import State
+from bedplate.engine.variant import ModelVariant
 from bedplate.engine.work import Key, key_of
 from bedplate.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 # A checked bundle, its directory, the device and how to compute → the model on that device.
-Load = Callable[[Bundle, Path, torch.device, Form], Model]
+Load = Callable[[Bundle, Path, torch.device, ModelVariant], Model]
 Models = dict[Path, Model]
 
 
@@ -53,7 +53,7 @@ async def start(
     is_starting = True
 
     def read_model(bundle: Bundle, directory: Path) -> Model:
-        plain = Form(settings.precision)
+        plain = ModelVariant(settings.precision)
         form = shelf.form_of(bundle) if shelf else None
         if is_starting and form and form.package:
             trying.touch()

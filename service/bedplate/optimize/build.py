@@ -12,8 +12,8 @@ import torch._inductor
 from torch import nn
 
 from bedplate.bundle import Bundle
-from bedplate.engine.form import Form
 from bedplate.engine.model import dtype_of
+from bedplate.engine.variant import ModelVariant
 
 _CALIBRATED = 64  # items of the validation set by which int8 learns how large numbers become
 
@@ -80,7 +80,7 @@ def export_arguments(bundle: Bundle) -> tuple[torch.Tensor, dict[int, Any]]:
 
 
 def _float(network: nn.Module, bundle: Bundle, precision: str) -> nn.Module:
-    return AsDeclared(network, bundle, dtype_of(Form(precision)))
+    return AsDeclared(network, bundle, dtype_of(ModelVariant(precision)))
 
 
 def _int8(network: nn.Module, bundle: Bundle, known: torch.Tensor | None) -> nn.Module:

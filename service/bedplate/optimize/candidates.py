@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bedplate.bundle import Bundle
-from bedplate.engine.form import Form
+from bedplate.engine.variant import ModelVariant
 
 PLAIN = "float32"
 # Rates of one run differ by as much from the next: what gains less is not worth other numbers.
@@ -29,12 +29,12 @@ class Candidate:
     channels_last: bool = False
     compiled: bool = False
 
-    def form(self, package: Path) -> Form:
+    def form(self, package: Path) -> ModelVariant:
         """
         Args:
             package: where its native code is, if it has any.
         """
-        return Form(self.precision, self.channels_last, package if self.compiled else None)
+        return ModelVariant(self.precision, self.channels_last, package if self.compiled else None)
 
     @property
     def name(self) -> str:

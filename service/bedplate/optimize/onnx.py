@@ -12,9 +12,9 @@ from bedplate import check, dtypes
 from bedplate.bundle import Bundle
 from bedplate.document import BundleError
 from bedplate.engine.cuda import to_numpy
-from bedplate.engine.form import Form
 from bedplate.engine.model import Model, read_network
 from bedplate.engine.trial import full_batch
+from bedplate.engine.variant import ModelVariant
 from bedplate.optimize.build import AsDeclared, export_arguments
 from bedplate.optimize.difference import difference_of
 from bedplate.settings import SettingsError
@@ -55,7 +55,7 @@ def export(bundle: Bundle, directory: Path, path: Path) -> str:
     except Exception as error:
         raise BundleError(f"{directory}: cannot be exported as ONNX ({' '.join(str(error).split())[:300]})") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    model = Model.load(bundle, directory, torch.device("cpu"), Form())
+    model = Model.load(bundle, directory, torch.device("cpu"), ModelVariant())
     inputs = _inputs(bundle, directory, model)
     most = bundle.input.most_items(inputs.shape[1:], bundle.max_items, bundle.max_cost)
     worst = 0.0

@@ -20,10 +20,10 @@ from bedplate import check, dtypes
 from bedplate.bundle import Bundle, read_bundle
 from bedplate.document import BundleError
 from bedplate.engine.faults import DeviceOutOfMemory
-from bedplate.engine.form import Form
 from bedplate.engine.main import choose_device
 from bedplate.engine.model import Model, read_network
 from bedplate.engine.trial import compute_as_engine, full_batch, measure
+from bedplate.engine.variant import ModelVariant
 from bedplate.optimize.build import CannotBuild, build
 
 # torch says a page where a line would do. Unit: characters.
@@ -58,7 +58,7 @@ def _measure(asked: dict[str, Any], network: Network, begun_s: float) -> dict[st
     directory = Path(asked["bundle"])
     bundle = read_bundle(directory)
     package = Path(asked["package"]) if asked["package"] else None
-    form = Form(asked["precision"], asked["channels_last"], package)
+    form = ModelVariant(asked["precision"], asked["channels_last"], package)
     model = Model.of(bundle, lambda: network(bundle, directory), choose_device(asked["device"]), form)
     model.warm_up()
     start_s = time.monotonic() - begun_s

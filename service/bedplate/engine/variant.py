@@ -10,7 +10,7 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Form:
+class ModelVariant:
     """
     Args:
         precision: what numbers it computes with: float32, bfloat16; of native code also int8.
@@ -27,7 +27,7 @@ class Form:
         layout = "-channels-last" if self.channels_last else ""
         return f"{self.precision}{layout}{'-compiled' if self.package else ''}"
 
-    def settled(self, module: nn.Module, device: torch.device) -> Form:
+    def settled(self, module: nn.Module, device: torch.device) -> ModelVariant:
         """With the layout that this network is computed in: processors take convolutions of pictures pixel by pixel."""
         if self.channels_last is not None:
             return self
