@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 from bedplate.engine.admission import Admission
-from bedplate.engine.lane import Lanes
+from bedplate.engine.profile import ModelProfiles
 from bedplate.engine.schedule import Schedule
 from bedplate.engine.work import Work
 from bedplate.errors import DeadlineExceeded, EngineBusy
@@ -22,17 +22,17 @@ class Desk:
 
     def __init__(self):
         self.lamp = GatedLamp()
-        self.lanes = Lanes()
-        self.schedule = Schedule(lambda work: self.lanes.of(work.model).room_for(work))
-        self._admission = Admission(self.schedule, self.lanes)
+        self.profiles = ModelProfiles()
+        self.schedule = Schedule(lambda work: self.profiles.of(work.model).room_for(work))
+        self._admission = Admission(self.schedule, self.profiles)
         self._number = 0
         self.now = NOW
         for items in (1, 2, 4, 8):
             self.learn(self.lamp, items, 20 + 10 * items)
 
     def learn(self, model, items, took_ms):
-        self.lanes.of(model).curve.learn(items, took_ms * MS)
-        self.lanes.of(model).curve.deviation_ns = 0
+        self.profiles.of(model).curve.learn(items, took_ms * MS)
+        self.profiles.of(model).curve.deviation_ns = 0
 
     def come(self, timeout_ms=500, items=1, free_in_ms=100, model=None, **options):
         self._number += 1
@@ -200,7 +200,7 @@ def test_a_model_whose_full_batch_takes_too_long_gets_smaller_batches(desk):
     for items in (1, 64):
         desk.learn(wide, items, 20 + 10 * items)
 
-    room = desk.lanes.of(wide).room_for(
+    room = desk.profiles.of(wide).room_for(
         Work(wide, np.zeros((1, 1, 2, 2), np.float32), submitted_ns=NOW, deadline_ns=NOW + 500 * MS)
     )
 

@@ -7,7 +7,7 @@ each batch fills up after the prediction was made, every answer comes a little l
 from __future__ import annotations
 
 from bedplate.engine import refusals
-from bedplate.engine.lane import Lanes
+from bedplate.engine.profile import ModelProfiles
 from bedplate.engine.schedule import Batch, Schedule
 from bedplate.engine.work import Work
 
@@ -18,9 +18,9 @@ _DOUBT = 0.02
 class Admission:
     """Judges requests; changes nothing."""
 
-    def __init__(self, schedule: Schedule, lanes: Lanes):
+    def __init__(self, schedule: Schedule, profiles: ModelProfiles):
         self._schedule = schedule
-        self._lanes = lanes
+        self._profiles = profiles
 
     def refuse_if_late(self, work: Work, now_ns: float, free_ns: float) -> None:
         """Nothing if `work` and all that waits behind it will be in time.
@@ -32,13 +32,13 @@ class Admission:
             EngineBusy: it would not, and will once there is less to do; says when.
             DeadlineExceeded: it could not, even with nothing else to do.
         """
-        lane = self._lanes.of(work.model)
-        if not lane.curve.is_known or self._surely_fits(work, free_ns):
+        profile = self._profiles.of(work.model)
+        if not profile.curve.is_known or self._surely_fits(work, free_ns):
             return
         late_ns = self._late_ns(work, free_ns)
         if late_ns <= 0:
             return
-        least_ns = lane.expect_ns(work.cost) + lane.margin_ns
+        least_ns = profile.expect_ns(work.cost) + profile.margin_ns
         if 0 < work.deadline_ns < now_ns + least_ns:
             raise refusals.too_short(work.deadline_ns - now_ns, least_ns)
         raise refusals.too_much_waits(len(self._schedule), late_ns)
@@ -53,7 +53,7 @@ class Admission:
             return False
         if not work.deadline_ns:
             return True
-        longest_ns = (len(self._schedule) + 1) * self._lanes.slowest_ns()
+        longest_ns = (len(self._schedule) + 1) * self._profiles.slowest_ns()
         return free_ns + longest_ns * (1 + _DOUBT) <= work.deadline_ns
 
     def _late_ns(self, work: Work, free_ns: float) -> float:
@@ -71,9 +71,9 @@ class Admission:
         waiting_ns = 0.0
         for batch in batches:
             waiting_ns += self._expect_ns(batch, batch.full_cost)
-            sure_ns = free_ns + waiting_ns * (1 + _DOUBT) + self._lanes.of(batch.works[0].model).margin_ns
+            sure_ns = free_ns + waiting_ns * (1 + _DOUBT) + self._profiles.of(batch.works[0].model).margin_ns
             misses |= {work: sure_ns - work.deadline_ns for work in batch.works if work.is_late(sure_ns)}
         return misses
 
     def _expect_ns(self, batch: Batch, cost: float) -> float:
-        return self._lanes.of(batch.works[0].model).expect_ns(cost)
+        return self._profiles.of(batch.works[0].model).expect_ns(cost)

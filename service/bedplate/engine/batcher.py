@@ -20,7 +20,7 @@ from bedplate.engine import refusals
 from bedplate.engine.admission import Admission
 from bedplate.engine.device import Device, DeviceObserver
 from bedplate.engine.jobs import Jobs
-from bedplate.engine.lane import Lanes
+from bedplate.engine.profile import ModelProfiles
 from bedplate.engine.schedule import Schedule
 from bedplate.engine.work import Key, Runnable, Work, key_of
 from bedplate.errors import ServiceError
@@ -75,10 +75,10 @@ class Batcher:
         self._on_lost = on_lost
         self._offer = offer
         self._announce = announce
-        self._lanes = Lanes()
-        self._schedule = Schedule(lambda work: self._lanes.of(work.model).room_for(work))
-        self._admission = Admission(self._schedule, self._lanes)
-        self._device = Device(clock, self._lanes, observer)
+        self._profiles = ModelProfiles()
+        self._schedule = Schedule(lambda work: self._profiles.of(work.model).room_for(work))
+        self._admission = Admission(self._schedule, self._profiles)
+        self._device = Device(clock, self._profiles, observer)
         self._jobs = Jobs()
         self._retiring: list[tuple[Key, Future[None]]] = []
         self._lock = threading.RLock()
@@ -159,7 +159,7 @@ class Batcher:
         first = self._schedule.first()
         if first is None or first.model.overlaps or first.alone:
             return False
-        return self._lanes.of(first.model).is_short(self._schedule.cost, limit_ns)
+        return self._profiles.of(first.model).is_short(self._schedule.cost, limit_ns)
 
     def _admit(self, work: Work, now: int) -> None:
         if self._draining:
@@ -227,11 +227,11 @@ class Batcher:
 
     def learn(self, model: Runnable, cost: int, took_ns: int) -> None:
         """A batch that the model computed outside of the queue, while it was warmed up."""
-        self._lanes.of(model).learn(cost, took_ns)
+        self._profiles.of(model).learn(cost, took_ns)
 
     def figures(self, key: Key) -> dict[str, Any]:
         """For operators: what was computed and learned, and what waits; empty before the first batch."""
-        figures = self._lanes.figures(key)
+        figures = self._profiles.figures(key)
         return figures and {**figures, "waiting": sum(key_of(work.model) == key for work in self._schedule.waiting)}
 
     @property
@@ -349,7 +349,7 @@ class Batcher:
         done = [(key, future) for key, future in self._retiring if key not in needed]
         self._retiring = [(key, future) for key, future in self._retiring if key in needed]
         for key, future in done:
-            self._lanes.forget(key)
+            self._profiles.forget(key)
             future.set_result(None)
 
     def _wait_for_company(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bedplate.engine.containment import Containment, NotFiniteOutput, Outcome, Run
 from bedplate.engine.faults import DeviceOutOfMemory
-from bedplate.engine.lane import Lane, Lanes
+from bedplate.engine.profile import ModelProfile, ModelProfiles
 from bedplate.engine.schedule import Batch
 from bedplate.engine.work import Array, Runnable, Work
 from bedplate.errors import Internal, NotFinite, OutOfMemory, ServiceError
@@ -35,7 +35,7 @@ class InHand:
     """A batch between the queue and its answers."""
 
     batch: Batch
-    lane: Lane
+    profile: ModelProfile
     started_ns: int
     inputs: Array | None = None  # (items, *input shape)
     first: Run | None = None  # the first attempt
@@ -46,9 +46,9 @@ class InHand:
 
 
 class Device:
-    def __init__(self, clock: Callable[[], int], lanes: Lanes, observer: DeviceObserver):
+    def __init__(self, clock: Callable[[], int], profiles: ModelProfiles, observer: DeviceObserver):
         self._clock = clock
-        self._lanes = lanes
+        self._profiles = profiles
         self._observer = observer
         self._last_end_ns = 0
         self.batches = 0  # that brought an answer
@@ -69,7 +69,7 @@ class Device:
             return now_ns
         end_ns = 0.0
         for each in self.in_hand:
-            end_ns = max(end_ns, each.started_ns) + each.lane.expect_ns(each.batch.cost)
+            end_ns = max(end_ns, each.started_ns) + each.profile.expect_ns(each.batch.cost)
         # What is overdue by some time is expected to take that time again.
         return max(end_ns, now_ns, 2 * now_ns - end_ns)
 
@@ -78,7 +78,7 @@ class Device:
         for work in batch.works:
             work.queue_ns = now_ns - work.submitted_ns
             work.batch_items = batch.items
-        self.in_hand = (*self.in_hand, InHand(batch, self._lanes.of(batch.works[0].model), now_ns))
+        self.in_hand = (*self.in_hand, InHand(batch, self._profiles.of(batch.works[0].model), now_ns))
 
     def begin(self) -> None:
         """Send the batch that was taken last to the device; one that does not overlap is computed in `finish`."""
@@ -119,16 +119,16 @@ class Device:
         return current.batch.works
 
     def _learn(self, current: InHand, outcome: Outcome, took_ns: int) -> None:
-        lane, model, items = current.lane, current.model, current.batch.items
-        lane.items += items - len(outcome.faults)
-        lane.failures += len(outcome.faults)
+        profile, model, items = current.profile, current.model, current.batch.items
+        profile.items += items - len(outcome.faults)
+        profile.failures += len(outcome.faults)
         faults = [error for error in outcome.faults.values() if not isinstance(error, NotFiniteOutput)]
         if outcome.too_many is not None:
-            lane.shrink(outcome.too_many)
+            profile.shrink(outcome.too_many)
             self._observer.out_of_memory(model)
-            logger.warning("out of memory", extra={"items": outcome.too_many, "items_from_now": lane.max_items})
+            logger.warning("out of memory", extra={"items": outcome.too_many, "items_from_now": profile.max_items})
         elif not faults:
-            lane.learn(current.batch.cost, took_ns)
+            profile.learn(current.batch.cost, took_ns)
         if faults:
             self._observer.batch_failed(model)
             # Once for the batch: a model that is broken fails each of its items.

@@ -14,7 +14,7 @@ _BATCH_SHARE = 0.5
 _DEVIATIONS = 4
 
 
-class Lane:
+class ModelProfile:
     """One for each loaded model."""
 
     def __init__(self, max_items: int, max_cost: int):
@@ -72,33 +72,33 @@ class Lane:
         }
 
 
-class Lanes:
-    """The lanes of all models that were asked for."""
+class ModelProfiles:
+    """The profiles of all models that were asked for."""
 
     def __init__(self) -> None:
-        self._by_key: dict[Key, Lane] = {}
+        self._by_key: dict[Key, ModelProfile] = {}
 
-    def of(self, model: Runnable) -> Lane:
+    def of(self, model: Runnable) -> ModelProfile:
         key = key_of(model)
-        lane = self._by_key.get(key)
-        if lane is None:
+        profile = self._by_key.get(key)
+        if profile is None:
             # A copy, so that whoever reads the figures in another thread walks over a dictionary that stays.
-            lane = Lane(model.max_items, model.max_cost)
-            self._by_key = {**self._by_key, key: lane}
-        return lane
+            profile = ModelProfile(model.max_items, model.max_cost)
+            self._by_key = {**self._by_key, key: profile}
+        return profile
 
     def figures(self, key: Key) -> dict[str, Any]:
         """Empty if nothing was learned of it."""
-        lane = self._by_key.get(key)
-        return lane.figures() if lane else {}
+        profile = self._by_key.get(key)
+        return profile.figures() if profile else {}
 
     def forget(self, key: Key) -> None:
         """Keep nothing of a model that is not served any more."""
-        self._by_key = {known: lane for known, lane in self._by_key.items() if known != key}
+        self._by_key = {known: profile for known, profile in self._by_key.items() if known != key}
 
     def slowest_ns(self) -> float:
         """What the largest batch of the slowest model takes."""
         slowest = 0.0
-        for lane in self._by_key.values():
-            slowest = max(slowest, lane.expect_ns(lane.max_cost) + lane.margin_ns)
+        for profile in self._by_key.values():
+            slowest = max(slowest, profile.expect_ns(profile.max_cost) + profile.margin_ns)
         return slowest
