@@ -15,7 +15,7 @@ from bedplate.bundle import read_bundle, write_manifest
 from bedplate.engine.prepared import RECORD, Host, Shelf, place_of
 from bedplate.optimize.candidates import CANDIDATES
 from bedplate.optimize.command import report
-from bedplate.optimize.trials import Terms, keep, optimize
+from bedplate.optimize.trials import RequestOptions, keep, optimize
 from safetensors.torch import save_file
 
 from benchmarks.optimize.trained import Data
@@ -42,13 +42,13 @@ def bundle_of(folder: Path, case: Case, known: Data) -> Path:
 def choose(directory: Path, shelf: Path) -> None:
     bundle = read_bundle(directory)
     command = (sys.executable, "-m", "benchmarks.optimize", "--worker")
-    terms = Terms("cpu0", 1, [environment.cores() - 1], LOSS_POINTS, 0.5, 300, command)
+    options = RequestOptions("cpu0", 1, [environment.cores() - 1], LOSS_POINTS, 0.5, 300, command)
     # Networks that are no chain of layers stand for the bundle's own, so nobody can tell that they convolve.
     some = [one for one in CANDIDATES if bundle.name == "cnn" or not one.channels_last]
     with tempfile.TemporaryDirectory() as folder:
-        figures, package = optimize(bundle, directory, terms, Path(folder), print, some)
-        print(report(bundle, figures, terms), flush=True)
-        keep(bundle, shelf, Host.here("cpu", 1), terms, figures, package)
+        figures, package = optimize(bundle, directory, options, Path(folder), print, some)
+        print(report(bundle, figures, options), flush=True)
+        keep(bundle, shelf, Host.here("cpu", 1), options, figures, package)
 
 
 def found(directory: Path, shelf: Path) -> tuple[str, list[dict[str, Any]]]:

@@ -34,9 +34,9 @@ from bedplate.tensor import Tensor, Text
 from bedplate.web.body import Limits, parse_items
 from bedplate.web.decoders import Decoders, Media
 from bedplate.web.naming import scores_of
+from bedplate.web.options import RequestOptions, within
 from bedplate.web.predictor import predictions_for
 from bedplate.web.settings import WebSettings
-from bedplate.web.terms import Terms, within
 
 Array = np.ndarray[Any, Any]
 INPUTS, EXPECTED = "inputs", "expected"
@@ -97,13 +97,13 @@ def answer(bundle: Bundle, model: Model, content_type: str, body: bytes) -> list
     Raises:
         ServiceError: it is no request that the service takes.
     """
-    limits, here, terms = Limits(WebSettings.max_body_bytes, WebSettings.max_items), _Here(()), within(_DECODING_S)
-    media = asyncio.run(parse_items(content_type, body, bundle, limits, here, terms))
+    limits, here, options = Limits(WebSettings.max_body_bytes, WebSettings.max_items), _Here(()), within(_DECODING_S)
+    media = asyncio.run(parse_items(content_type, body, bundle, limits, here, options))
     for part in media.parts:
         model.require_known(part)
     outputs = np.concatenate([model.run(np.array(part)) for part in media.parts])
     numbers = dtypes.to_numbers(bundle.output.dtype, outputs)
-    return asyncio.run(predictions_for(numbers, bundle, media, here, terms))
+    return asyncio.run(predictions_for(numbers, bundle, media, here, options))
 
 
 def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
@@ -150,14 +150,16 @@ def validation_set(bundle: Bundle, directory: Path) -> tuple[torch.Tensor, torch
 class _Here(Decoders):
     """Decodes in this process: what a bundle brings is no stranger's file."""
 
-    async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms, types: Sequence[str] = ()) -> Media:
+    async def decode(
+        self, files: Sequence[bytes], model: Bundle, options: RequestOptions, types: Sequence[str] = ()
+    ) -> Media:
         if model.codec:
             decoded = _codec(model).decode(files, types, model.input)
         else:
             decoded = decode(files, model.input, DecodeSettings(socket_dir=Path("/")), model.tokenizer)
         return Media(decoded.parts, decoded.files)
 
-    async def encode(self, outputs: Array, items: Sequence[int], model: Bundle, terms: Terms) -> list[Any]:
+    async def encode(self, outputs: Array, items: Sequence[int], model: Bundle, options: RequestOptions) -> list[Any]:
         return _codec(model).encode(outputs, items)
 
 

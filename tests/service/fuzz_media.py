@@ -22,7 +22,7 @@ import torch
 from bedplate.bundle import describe
 from bedplate.errors import InvalidRequest
 from bedplate.web.decoders import Decoders
-from bedplate.web.terms import within
+from bedplate.web.options import within
 
 from tests.service import media_tools
 from tests.service.decoder_tools import RunningDecoder, running_decoder

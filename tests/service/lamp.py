@@ -12,8 +12,8 @@ import numpy as np
 from bedplate import errors
 from bedplate.bundle import Bundle
 from bedplate.errors import EngineUnavailable, ServiceError, UnknownModel
+from bedplate.web.options import RequestOptions
 from bedplate.web.served import Served, find
-from bedplate.web.terms import Terms
 from bedplate.wire import Frame, Type
 from PIL import Image
 
@@ -179,7 +179,7 @@ class FakeEngines:
         self.digest = DIGEST
         self.asked: list[Any] = []  # items (n, 1, 2, 2) of each request
         self.versions: list[str] = []  # of each request
-        self.terms: list[Terms] = []  # of each request
+        self.options: list[RequestOptions] = []  # of each request
         self.serve(description(**changes))
 
     def serve(self, *models: dict[str, Any], aliases: dict[str, dict[str, str]] | None = None) -> None:
@@ -205,32 +205,32 @@ class FakeEngines:
     def is_connected(self, model: Bundle) -> bool:
         return not isinstance(self.error, EngineUnavailable)
 
-    def begin(self, meta: dict[str, Any], tensors: Any, terms: Terms, waiting: Any) -> Any:
+    def begin(self, meta: dict[str, Any], tensors: Any, options: RequestOptions, waiting: Any) -> Any:
         """As the pool's: `waiting` is told in a later turn of the loop."""
 
         def come() -> None:
             if waiting.done():
                 return
             try:
-                waiting.set_result(self.frame(meta, tensors, terms))
+                waiting.set_result(self.frame(meta, tensors, options))
             except ServiceError as error:
                 waiting.set_result(Frame(Type.ERROR, 1, error.to_meta()))
 
         asyncio.get_running_loop().call_soon(come)
         return None, _Left()
 
-    async def predict(self, meta: dict[str, Any], tensors: Any, terms: Terms, begun: Any = None) -> Frame:
+    async def predict(self, meta: dict[str, Any], tensors: Any, options: RequestOptions, begun: Any = None) -> Frame:
         if begun:
             raise errors.from_meta(begun[1].meta)
-        return self.frame(meta, tensors, terms)
+        return self.frame(meta, tensors, options)
 
-    def frame(self, meta: dict[str, Any], tensors: Any, terms: Terms) -> Frame:
+    def frame(self, meta: dict[str, Any], tensors: Any, options: RequestOptions) -> Frame:
         if self.error:
             raise self.error
         items = np.frombuffer(bytes(tensors), np.float32).reshape(meta["inputs"][0]["shape"])
         self.asked.append(items)
         self.versions.append(meta["version"])
-        self.terms.append(terms)
+        self.options.append(options)
         logits = lamp_logits(items)
         answer = {
             "model": meta["model"],

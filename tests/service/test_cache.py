@@ -8,8 +8,8 @@ from bedplate import wire
 from bedplate.errors import DeadlineExceeded, EngineBusy
 from bedplate.web.body import Limits
 from bedplate.web.cache import ResponseCache
+from bedplate.web.options import within
 from bedplate.web.predictor import Predictor
-from bedplate.web.terms import within
 
 from tests.service.lamp import FakeEngines, description, png_of, varying
 
@@ -181,9 +181,9 @@ class HeldEngines(FakeEngines):
         super().__init__()
         self.gate = asyncio.Event()
 
-    async def predict(self, meta, tensors, terms):
+    async def predict(self, meta, tensors, options):
         await self.gate.wait()
-        return await super().predict(meta, tensors, terms)
+        return await super().predict(meta, tensors, options)
 
 
 def test_the_same_at_the_same_time_is_computed_once_even_if_the_first_caller_leaves(cache_of):
@@ -209,8 +209,8 @@ def test_who_is_in_a_hurry_does_not_wait_for_what_is_computed_at_low_priority(ca
         engines.gate.set()
         cache, model = cache_of(engines), await engines.model("lamp")
         patient, urgent = (within(5, priority) for priority in (wire.BATCH, wire.INTERACTIVE))
-        await asyncio.gather(*(cache.predict(model, "image/png", BRIGHT, terms) for terms in (patient, urgent)))
-        return [terms.priority for terms in engines.terms]
+        await asyncio.gather(*(cache.predict(model, "image/png", BRIGHT, options) for options in (patient, urgent)))
+        return [options.priority for options in engines.options]
 
     assert uvloop.run(scenario()) == [wire.BATCH, wire.INTERACTIVE]
 

@@ -279,7 +279,7 @@ class Echo(FakeEngines):
         self.sent = []
         self._off = off
 
-    async def predict(self, meta, tensors, terms):
+    async def predict(self, meta, tensors, options):
         [declared] = meta["inputs"]
         self.sent.append((declared["dtype"], declared["shape"], bytes(tensors)))
         outputs = [{"name": "same", "dtype": declared["dtype"], "shape": declared["shape"]}]

@@ -32,7 +32,7 @@ from bedplate.errors import (
     UnsupportedMediaType,
 )
 from bedplate.web.decoders import Decoders
-from bedplate.web.terms import within
+from bedplate.web.options import within
 from bedplate.wire import Type
 from PIL import Image
 

@@ -12,7 +12,7 @@ from bedplate import wire
 from bedplate.decode.keeper import keep
 from bedplate.errors import Internal, UnreadableMedia
 from bedplate.web.decoders import Decoders
-from bedplate.web.terms import within
+from bedplate.web.options import within
 from bedplate.wire import Frame, FrameReader, Type
 
 from tests.service import media_tools

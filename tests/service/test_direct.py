@@ -168,7 +168,7 @@ def test_a_plain_request_is_answered_directly_and_as_falcon_does(ask, engines, b
     assert was_direct
     assert ours == theirs
     assert ours[0].split()[1] == b"200"
-    assert engines.terms[0].priority == engines.terms[1].priority
+    assert engines.options[0].priority == engines.options[1].priority
 
 
 def test_a_large_answer_is_compressed_as_falcon_does(ask):
@@ -217,11 +217,11 @@ def test_what_is_odd_is_left_to_falcon(ask, engines, body, headers, path, method
 def test_a_version_that_is_gone_by_then_is_looked_up_once_more(ask, engines, metrics):
     frame, attempts = engines.frame, []
 
-    def gone_at_first(meta, tensors, terms):
+    def gone_at_first(meta, tensors, options):
         attempts.append(meta)
         if len(attempts) % 2:
             raise UnknownModel("unloaded")
-        return frame(meta, tensors, terms)
+        return frame(meta, tensors, options)
 
     engines.frame = gone_at_first
 
@@ -237,17 +237,17 @@ def test_a_version_that_is_gone_by_then_is_looked_up_once_more(ask, engines, met
 
 @pytest.fixture
 def vanishing(engines):
-    """Every first attempt finds its version gone; the terms of all attempts."""
-    frame, terms_seen = engines.frame, []
+    """Every first attempt finds its version gone; the options of all attempts."""
+    frame, options_seen = engines.frame, []
 
-    def gone_at_first(meta, tensors, terms):
-        terms_seen.append(terms)
-        if len(terms_seen) % 2:
+    def gone_at_first(meta, tensors, options):
+        options_seen.append(options)
+        if len(options_seen) % 2:
             raise UnknownModel("unloaded")
-        return frame(meta, tensors, terms)
+        return frame(meta, tensors, options)
 
     engines.frame = gone_at_first
-    return terms_seen
+    return options_seen
 
 
 def test_a_version_that_is_gone_by_then_leaves_the_client_its_deadline_and_its_priority(ask, vanishing):
@@ -267,7 +267,7 @@ def test_a_version_that_is_gone_by_then_is_counted_as_a_retry(ask, vanishing, me
 def test_who_names_a_version_that_is_gone_by_then_is_told_so_and_asked_once(ask, engines):
     attempts = []
 
-    def gone(meta, tensors, terms):
+    def gone(meta, tensors, options):
         attempts.append(meta)
         raise UnknownModel("unloaded")
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, EngineBusy, EnginesLost, EngineUnavailable, UnknownModel
-from bedplate.web.terms import within
+from bedplate.web.options import within
 from bedplate.wire import Frame, Type
 
 from tests.service.lamp import description
@@ -174,12 +174,12 @@ def test_a_busy_client_is_not_sent_to_a_silent_engine(tmp_path):
 @pytest.mark.parametrize(("timeout_s", "reserve_ms"), [(0.5, 25), (1, 50), (30, 50)])
 def test_the_engine_has_a_little_less_time_than_the_client(tmp_path, timeout_s, reserve_ms):
     async def check(pool, peers):
-        terms = within(timeout_s, wire.BATCH)
+        options = within(timeout_s, wire.BATCH)
 
-        await pool.predict(META, b"", terms)
+        await pool.predict(META, b"", options)
 
         [frame] = peers[0].seen
-        assert (terms.deadline_ns - frame.deadline_ns) / 1e6 == reserve_ms
+        assert (options.deadline_ns - frame.deadline_ns) / 1e6 == reserve_ms
         assert frame.priority == wire.BATCH
 
     run(tmp_path, [right], check)

@@ -11,10 +11,10 @@ from bedplate.errors import EnginesLost, EngineUnavailable
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
 from bedplate.web.metrics import WebMetrics
+from bedplate.web.options import within
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import question
 from bedplate.web.settings import WebSettings
-from bedplate.web.terms import within
 
 from tests.service.conftest import API_KEY
 from tests.service.killable_engines import POISON, SLOW, killable_engines

@@ -122,10 +122,10 @@ def test_a_fault_of_ours_is_not_described(client, engines):
 def test_the_sooner_deadline_holds_and_the_priority_of_the_body(client, engines, headers, parameters, left_s, priority):
     post(client, headers=headers, parameters=parameters)
 
-    [terms] = engines.terms
-    assert left_s - 1 < terms.left_s <= left_s
-    assert terms.engine_deadline_ns < terms.deadline_ns
-    assert terms.priority == priority
+    [options] = engines.options
+    assert left_s - 1 < options.left_s <= left_s
+    assert options.engine_deadline_ns < options.deadline_ns
+    assert options.priority == priority
 
 
 def test_an_alias_answers_with_its_version(client, engines):
@@ -138,8 +138,8 @@ def test_an_alias_answers_with_its_version(client, engines):
 
 
 class Confused(FakeEngines):
-    async def predict(self, meta, tensors, terms):
-        frame = await super().predict(meta, tensors, terms)
+    async def predict(self, meta, tensors, options):
+        frame = await super().predict(meta, tensors, options)
         return Frame(frame.type, frame.id, {**frame.meta, "version": "2"}, frame.tensors)
 
 
@@ -150,11 +150,11 @@ def test_an_answer_of_another_version_is_never_given(client_of):
 class Reloading(FakeEngines):
     """The first request finds that version 1 has made room for version 2."""
 
-    async def predict(self, meta, tensors, terms):
+    async def predict(self, meta, tensors, options):
         if meta["version"] == "1":
             self.serve(description(version="2"), aliases={"lamp": {"default": "2"}})
             raise UnknownModel("not loaded")
-        return await super().predict(meta, tensors, terms)
+        return await super().predict(meta, tensors, options)
 
 
 @pytest.mark.parametrize(("url", "status"), [(URL, 200), ("/v2/models/lamp/versions/1/infer", 404)])

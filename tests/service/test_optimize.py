@@ -24,7 +24,7 @@ from bedplate.manifest import write_manifest
 from bedplate.optimize.build import export_arguments
 from bedplate.optimize.candidates import CANDIDATES, Figures, best_of, candidates_for, verdict
 from bedplate.optimize.onnx import export
-from bedplate.optimize.trials import Terms, keep, optimize
+from bedplate.optimize.trials import RequestOptions, keep, optimize
 from bedplate.tensor import Range
 from safetensors.torch import save_file
 
@@ -32,7 +32,7 @@ from tests.service.engine_tools import bright, write_lamp
 
 SERVICE = Path(__file__).parents[2] / "service"
 HERE = Host.here("cpu", 1)
-TERMS = Terms("cpu0", 1, sorted(os.sched_getaffinity(0)), accuracy_loss=0.5, seconds=0.05, limit_s=240)
+TERMS = RequestOptions("cpu0", 1, sorted(os.sched_getaffinity(0)), accuracy_loss=0.5, seconds=0.05, limit_s=240)
 
 
 def write_known_lamp(directory, **changes):
@@ -197,10 +197,10 @@ def test_a_candidate_that_dies_is_refused_and_the_others_are_measured(tmp_path):
         "print(json.dumps({'accuracy': 1.0, 'items_per_s': 9.0, 'p50_ms': 1.0, 'memory_mb': 1.0, 'start_s': 1.0})); "
     )
     numbers = "import numpy; numpy.save(json.loads(asked)['answers'], numpy.ones(2))"
-    terms = dataclasses.replace(TERMS, worker=(sys.executable, "-c", dies + works + numbers))
+    options = dataclasses.replace(TERMS, worker=(sys.executable, "-c", dies + works + numbers))
     bundle = read_bundle(directory)
 
-    figures, package = optimize(bundle, directory, terms, tmp_path, lambda text: None, candidates_for(bundle)[:2])
+    figures, package = optimize(bundle, directory, options, tmp_path, lambda text: None, candidates_for(bundle)[:2])
 
     assert [one.refused.partition(" (")[0] for one in figures] == ["", "ended with status -6"]
     assert package is None
@@ -211,20 +211,20 @@ def test_a_form_that_is_not_finite_where_float32_is_does_not_do(tmp_path):
     answers = "import json, sys, numpy; asked = json.loads(sys.stdin.readline()); "
     saved = "numpy.save(asked['answers'], [1, numpy.nan if asked['precision'] == 'bfloat16' else 1]); "
     works = "print(json.dumps({'accuracy': 1.0, 'items_per_s': 9.0, 'p50_ms': 1.0, 'memory_mb': 1.0, 'start_s': 1.0}))"
-    terms = dataclasses.replace(TERMS, worker=(sys.executable, "-c", answers + saved + works))
+    options = dataclasses.replace(TERMS, worker=(sys.executable, "-c", answers + saved + works))
     bundle = read_bundle(directory)
 
-    figures, _ = optimize(bundle, directory, terms, tmp_path, lambda text: None, candidates_for(bundle)[:2])
+    figures, _ = optimize(bundle, directory, options, tmp_path, lambda text: None, candidates_for(bundle)[:2])
 
     assert [one.refused for one in figures] == ["", "answers NaN or infinity elsewhere than float32"]
 
 
 def test_what_takes_too_long_is_refused(tmp_path):
     directory = write_known_lamp(tmp_path / "lamp")
-    terms = dataclasses.replace(TERMS, limit_s=0.2, worker=(sys.executable, "-c", "import time; time.sleep(60)"))
+    options = dataclasses.replace(TERMS, limit_s=0.2, worker=(sys.executable, "-c", "import time; time.sleep(60)"))
 
     with pytest.raises(Exception, match=r"took longer than 0.2 s to measure"):
-        optimize(read_bundle(directory), directory, terms, tmp_path, lambda text: None)
+        optimize(read_bundle(directory), directory, options, tmp_path, lambda text: None)
 
 
 PLAIN = Figures("float32", accuracy=0.98, items_per_s=100, p50_ms=10)

@@ -7,9 +7,9 @@ from bedplate import wire
 from bedplate.bundle import Bundle
 from bedplate.errors import DeadlineExceeded, DecoderBusy, EngineBusy, EngineUnavailable
 from bedplate.web import readiness
+from bedplate.web.options import within
 from bedplate.web.predictor import question
 from bedplate.web.readiness import ReadinessProbe
-from bedplate.web.terms import within
 
 from tests.service.engine_tools import DEADLINE_S, bright
 from tests.service.lamp import description
@@ -33,9 +33,9 @@ class Path:
     async def models(self):
         return MODELS
 
-    async def canary(self, model, terms):
+    async def canary(self, model, options):
         answer = asyncio.get_running_loop().create_future()
-        await self.asked.put((model.name, terms.priority, answer))
+        await self.asked.put((model.name, options.priority, answer))
         return await answer
 
 

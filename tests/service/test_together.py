@@ -8,8 +8,8 @@ import pytest
 from bedplate import errors
 from bedplate.errors import EngineBusy, Internal
 from bedplate.web.link import EngineLost
+from bedplate.web.options import within
 from bedplate.web.predictor import question
-from bedplate.web.terms import within
 from bedplate.wire import BATCH, INTERACTIVE, Frame, Type
 
 from tests.service.lamp import description
@@ -70,7 +70,7 @@ def items(*firsts):
 
 @pytest.fixture
 def asked(tmp_path):
-    """asked(engines, [(first numbers of the items, terms), …]) → callers and the frames that engines got, in turn."""
+    """asked(engines, [(first numbers of the items, options), …]) → callers and the frames that engines got, in turn."""
 
     def ask(answers, requests, afterwards=None):
         callers = [Caller() for _ in requests]
@@ -79,8 +79,8 @@ def asked(tmp_path):
         async def check(pool, peers):
             model = await pool.model("lamp")
 
-            def begin(caller, firsts, terms):
-                return pool.begin(*question(model, items(*firsts)), terms, caller)
+            def begin(caller, firsts, options):
+                return pool.begin(*question(model, items(*firsts)), options, caller)
 
             first = Caller()
             begin(first, [0.0], within(5))  # from its answer it is known how quick the model is
@@ -139,15 +139,15 @@ def test_a_model_that_takes_its_time_is_asked_one_by_one(asked):
 
 
 @pytest.mark.parametrize(
-    ("firsts", "terms", "wanted"),
+    ("firsts", "options", "wanted"),
     [
         ([2.0], (5, BATCH), [[1, 9], [2]]),
         ([2.0, 3.0], (5, INTERACTIVE), [[1, 9], [2, 3]]),
         ([2.0], (50, INTERACTIVE), [[1], [2], [9]]),
     ],
 )
-def test_only_what_is_alike_is_asked_together(asked, firsts, terms, wanted):
-    requests = [([1.0], within(5)), (firsts, within(*terms)), ([9.0], within(5))]
+def test_only_what_is_alike_is_asked_together(asked, firsts, options, wanted):
+    requests = [([1.0], within(5)), (firsts, within(*options)), ([9.0], within(5))]
 
     callers, [frames] = asked([engine()], requests)
 

@@ -10,9 +10,9 @@ import pytest
 from bedplate import wire
 from bedplate.errors import EngineBusy
 from bedplate.web.link import EngineLink
+from bedplate.web.options import RequestOptions
 from bedplate.web.pool import EnginePool
 from bedplate.web.served import Served
-from bedplate.web.terms import Terms
 from bedplate.wire import BATCH, INTERACTIVE, FixedMeta, Frame, Type
 
 from tests.service.lamp import description
@@ -100,11 +100,13 @@ class Scene:
         left_ns = self.rng.choice((MS // 2, MS, 2 * MS, 5 * MS, 30 * MS))
         deadline_ns = self.loop.now_ns + left_ns
         reserve_ns = self.rng.choice((0, left_ns // 20))
-        terms = Terms(deadline_ns, deadline_ns - reserve_ns, self.rng.choice((INTERACTIVE, INTERACTIVE, BATCH)))
+        options = RequestOptions(
+            deadline_ns, deadline_ns - reserve_ns, self.rng.choice((INTERACTIVE, INTERACTIVE, BATCH))
+        )
         caller = Caller(self.loop, deadline_ns)
         meta = self.rng.choice(QUESTIONS)
         size = meta["inputs"][0]["shape"][0] * 16
-        if begun := self.pool.begin(meta, bytes(size), terms, caller):
+        if begun := self.pool.begin(meta, bytes(size), options, caller):
             self.callers.append(caller)
             self.begun.append(begun)
 
@@ -184,7 +186,7 @@ def test_in_any_order_each_is_told_once_and_by_its_deadline():
 def test_a_group_of_one_whose_deadline_passes_in_the_turn_it_came_in_is_told():
     scene = Scene(random.Random(0))
     caller = Caller(scene.loop, scene.loop.now_ns + MS)
-    scene.pool.begin(QUESTIONS[0], bytes(16), Terms(caller.deadline_ns, caller.deadline_ns), caller)
+    scene.pool.begin(QUESTIONS[0], bytes(16), RequestOptions(caller.deadline_ns, caller.deadline_ns), caller)
     scene.loop.now_ns += 2 * MS
 
     scene.loop.settle()

@@ -6,8 +6,8 @@ import pytest
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, UnknownModel
 from bedplate.web.body import Limits
+from bedplate.web.options import within
 from bedplate.web.predictor import Predictor
-from bedplate.web.terms import within
 
 from tests.service.lamp import FakeEngines, description, png_of
 
@@ -54,11 +54,11 @@ def test_what_is_neither_version_nor_alias_is_404(client, version):
 class Reloading(FakeEngines):
     """The first request finds that version 1 has made room for version 2."""
 
-    async def predict(self, meta, tensors, terms):
+    async def predict(self, meta, tensors, options):
         if meta["version"] == "1":
             self.serve(two_versions()[1], aliases={"lamp": {"default": "2", "fast": "2"}})
             raise UnknownModel("not loaded")
-        return await super().predict(meta, tensors, terms)
+        return await super().predict(meta, tensors, options)
 
 
 @pytest.mark.parametrize("url", [URL, of("fast")])
@@ -84,8 +84,8 @@ def test_a_model_that_is_never_found_is_asked_for_twice_and_no_more(client, engi
 
 def test_an_answer_of_another_version_is_a_fault_and_no_answer(client_of):
     class Confused(FakeEngines):
-        async def predict(self, meta, tensors, terms):
-            return await super().predict({**meta, "version": "2"}, tensors, terms)
+        async def predict(self, meta, tensors, options):
+            return await super().predict({**meta, "version": "2"}, tensors, options)
 
     result = post(client_of(Confused()))
 
@@ -105,9 +105,9 @@ def test_the_lower_of_both_timeouts_holds(client, engines, given, timeout_ms):
 
     after_ns = wire.now_ns()
     assert result.status_code in (200, 504)
-    for terms in engines.terms:
-        assert before_ns <= terms.deadline_ns - timeout_ms * 1e6 <= after_ns
-        assert terms.deadline_ns - terms.engine_deadline_ns == min(int(timeout_ms * 50_000), 50_000_000)
+    for options in engines.options:
+        assert before_ns <= options.deadline_ns - timeout_ms * 1e6 <= after_ns
+        assert options.deadline_ns - options.engine_deadline_ns == min(int(timeout_ms * 50_000), 50_000_000)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_only_a_plain_value_is_said_back(client, given, shown):
 def test_the_engine_is_told_how_urgent_a_request_is(client, engines, headers, priority):
     post(client, **headers)
 
-    assert [terms.priority for terms in engines.terms] == [priority]
+    assert [options.priority for options in engines.options] == [priority]
 
 
 @pytest.mark.parametrize("given", ["", "1", "high", "interactive, batch"])

@@ -10,8 +10,8 @@ from bedplate.web.bodies import BodyBudget
 from bedplate.web.body import Limits
 from bedplate.web.cache import Answer
 from bedplate.web.observer import ObservedApp, Observer, observation, route_of
+from bedplate.web.options import within
 from bedplate.web.predictor import Prediction, Predictor
-from bedplate.web.terms import within
 
 from tests.service.lamp import description, png_of
 
@@ -171,10 +171,10 @@ def given_up(metrics, engines, decoders, until, timeout_s):
 
         engines.predict = never
         predictor = Predictor(engines, decoders, Limits(1 << 20, 64), metrics.cancelled)
-        terms = within(timeout_s)
-        request = asyncio.create_task(predictor.predict(await engines.model("lamp"), "image/png", BRIGHT, terms))
+        options = within(timeout_s)
+        request = asyncio.create_task(predictor.predict(await engines.model("lamp"), "image/png", BRIGHT, options))
         await (asyncio.sleep(0) if until == "decode" else asked.wait())
-        while until == "deadline" and terms.left_s > 0:
+        while until == "deadline" and options.left_s > 0:
             await asyncio.sleep(0.001)
         request.cancel()
         await asyncio.wait([request])

@@ -14,7 +14,7 @@ from bedplate import wire
 from bedplate.engine import server
 from bedplate.errors import EngineBusy
 from bedplate.web.link import EngineLink, EngineLost
-from bedplate.web.terms import Terms
+from bedplate.web.options import RequestOptions
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,8 +138,8 @@ class Web:
     def ask(self, timeout_ms):
         tensors = struct.pack("<Q", len(self.asks))
         deadline_ns = self.loop.now_ns + timeout_ms * 1_000_000
-        terms = Terms(deadline_ns, deadline_ns - timeout_ms * 20_000)
-        task = self.loop.create_task(self.link.ask(Type.PREDICT, {}, tensors, terms))
+        options = RequestOptions(deadline_ns, deadline_ns - timeout_ms * 20_000)
+        task = self.loop.create_task(self.link.ask(Type.PREDICT, {}, tensors, options))
         ends = []
         task.add_done_callback(lambda _: ends.append(self.loop.now_ns))
         self.asks.append((task, tensors, self.loop.now_ns, deadline_ns, ends))

@@ -17,7 +17,7 @@ from bedplate.document import BundleError
 from bedplate.engine.prepared import Host
 from bedplate.engine.settings import EngineSettings
 from bedplate.optimize.candidates import Figures, best_of, candidates_for
-from bedplate.optimize.trials import Terms, keep, optimize, remembered
+from bedplate.optimize.trials import TrialOptions, keep, optimize, remembered
 from bedplate.settings import SettingsError
 from bedplate.table import table
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     directories = engine.bundles if engine else tuple(args.directories)
     shelf = engine.prepared_dir if engine else args.output
     _check(args, directories)
-    terms = Terms(
+    options = TrialOptions(
         args.device,
         engine.threads if engine else args.threads,
         sorted(os.sched_getaffinity(0)),
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     for directory in directories:
         try:
             bundle = read_bundle(directory, engine.bundle_signers if engine else None)
-            _optimize(bundle, directory, shelf, terms, args)
+            _optimize(bundle, directory, shelf, options, args)
         except BundleError as error:
             # Of a host's bundles one that does not do keeps none of the others from it; the engine tells of it too.
             if not engine:
@@ -69,22 +69,24 @@ def _check(args: argparse.Namespace, directories: Sequence[Path]) -> None:
         raise SettingsError(f"--threads {args.threads} --limit {args.limit}: does not do, wanted more than 0")
 
 
-def _optimize(bundle: Bundle, directory: Path, shelf: Path | None, terms: Terms, args: argparse.Namespace) -> None:
+def _optimize(
+    bundle: Bundle, directory: Path, shelf: Path | None, options: TrialOptions, args: argparse.Namespace
+) -> None:
     if bundle.recommendation:
         # Sums up a few rows of a matrix: nothing to compile, and its numbers order the items.
         print(f"{bundle.name} {bundle.version}: recommends, so it stays as it is")
         return
-    host = Host.here(_kind(terms.device), terms.threads)
-    if shelf and not (args.plot or args.onnx) and remembered(bundle, shelf, host, terms):
+    host = Host.here(_kind(options.device), options.threads)
+    if shelf and not (args.plot or args.onnx) and remembered(bundle, shelf, host, options):
         print(f"{bundle.name} {bundle.version}: is optimized already")
         return
     with tempfile.TemporaryDirectory(prefix="bedplate-optimize-") as name:
-        figures, package = optimize(bundle, directory, terms, Path(name), _say, candidates_for(bundle))
-        place = keep(bundle, shelf, host, terms, figures, package) if shelf else None
+        figures, package = optimize(bundle, directory, options, Path(name), _say, candidates_for(bundle))
+        place = keep(bundle, shelf, host, options, figures, package) if shelf else None
     if args.json:
         print(json.dumps({"name": bundle.name, "best": best_of(figures).name, "figures": list(map(asdict, figures))}))
     else:
-        print(report(bundle, figures, terms))
+        print(report(bundle, figures, options))
     if place:
         print(f"optimized: {place}")
     if args.plot:
@@ -97,11 +99,13 @@ def _optimize(bundle: Bundle, directory: Path, shelf: Path | None, terms: Terms,
         print(export(bundle, directory, args.onnx))
 
 
-def report(bundle: Bundle, figures: Sequence[Figures], terms: Terms) -> str:
+def report(bundle: Bundle, figures: Sequence[Figures], options: TrialOptions) -> str:
     best = best_of(figures).name
     rows = [_COLUMNS, *(_row(one, one.name == best) for one in figures)]
-    threads = f"{terms.threads} {'thread' if terms.threads == 1 else 'threads'}"
-    told = f"{bundle.name} {bundle.version} on {terms.device}, {threads}; at most {terms.accuracy_loss:g} points lost"
+    threads = f"{options.threads} {'thread' if options.threads == 1 else 'threads'}"
+    told = (
+        f"{bundle.name} {bundle.version} on {options.device}, {threads}; at most {options.accuracy_loss:g} points lost"
+    )
     return f"{told}\n{table(rows)}"
 
 

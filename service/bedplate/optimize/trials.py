@@ -30,7 +30,7 @@ WORKER = (sys.executable, "-m", "bedplate.optimize.worker")
 
 
 @dataclass(frozen=True)
-class Terms:
+class TrialOptions:
     """
     Args:
         device: cpuN or gpuN, as engines are called; its cores are used.
@@ -53,7 +53,7 @@ class Terms:
 def optimize(
     bundle: Bundle,
     directory: Path,
-    terms: Terms,
+    options: TrialOptions,
     folder: Path,
     say: Callable[[str], None],
     candidates: Sequence[Candidate] = CANDIDATES,
@@ -66,7 +66,7 @@ def optimize(
     found: list[Figures] = []
     for candidate in candidates:
         say(f"{bundle.name} {bundle.version}: {candidate.name}")
-        figures = _try(bundle, directory, candidate, terms, folder)
+        figures = _try(bundle, directory, candidate, options, folder)
         if candidate.name == PLAIN:
             if figures.refused:
                 raise BundleError(f"{directory}: {figures.refused}")
@@ -76,7 +76,7 @@ def optimize(
             difference = _difference(folder, figures.name)
             if math.isfinite(difference):
                 figures = replace(figures, difference=difference)
-                figures = replace(figures, refused=verdict(figures, plain, threshold, terms.accuracy_loss))
+                figures = replace(figures, refused=verdict(figures, plain, threshold, options.accuracy_loss))
             else:
                 figures = replace(figures, refused="answers NaN or infinity elsewhere than float32")
         found.append(figures)
@@ -84,18 +84,18 @@ def optimize(
     return found, package if package.exists() else None
 
 
-def remembered(bundle: Bundle, shelf: Path, host: Host, terms: Terms) -> bool:
+def remembered(bundle: Bundle, shelf: Path, host: Host, options: TrialOptions) -> bool:
     """Whether a record is there that engines believe, for this accuracy loss."""
     try:
         Shelf(shelf, host).read(bundle)
         record = json.loads((place_of(shelf, bundle, host) / RECORD).read_text())
     except (Unusable, OSError):
         return False
-    return bool(record["accuracy_loss"] == terms.accuracy_loss)
+    return bool(record["accuracy_loss"] == options.accuracy_loss)
 
 
 def keep(
-    bundle: Bundle, shelf: Path, host: Host, terms: Terms, figures: Sequence[Figures], package: Path | None
+    bundle: Bundle, shelf: Path, host: Host, options: TrialOptions, figures: Sequence[Figures], package: Path | None
 ) -> Path:
     """Put the best on the shelf, in place of what is there; returns where."""
     best = best_of(figures)
@@ -114,7 +114,7 @@ def keep(
         candidate.channels_last,
         PACKAGE if package else None,
         sha256_of(place / PACKAGE) if package else None,
-        terms.accuracy_loss,
+        options.accuracy_loss,
         [asdict(one) for one in figures],
     )
     write_record(place, record)
@@ -128,40 +128,40 @@ def _tidy(versions: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _try(bundle: Bundle, directory: Path, candidate: Candidate, terms: Terms, folder: Path) -> Figures:
+def _try(bundle: Bundle, directory: Path, candidate: Candidate, options: TrialOptions, folder: Path) -> Figures:
     form = candidate.form(_package(folder, candidate.name))
     asked = {
         "bundle": str(directory),
-        "device": terms.device,
-        "threads": terms.threads,
-        "cores": list(terms.cores),
+        "device": options.device,
+        "threads": options.threads,
+        "cores": list(options.cores),
         "precision": form.precision,
         "channels_last": form.channels_last,
         "package": str(form.package) if form.package else None,
-        "seconds": terms.seconds,
+        "seconds": options.seconds,
         "answers": str(_answers(folder, candidate.name)),
     }
-    built = _ask({"do": "build", **asked}, terms) if candidate.compiled else {}
-    said = built if built.get("refused") else {**built, **_ask({"do": "measure", **asked}, terms)}
+    built = _ask({"do": "build", **asked}, options) if candidate.compiled else {}
+    said = built if built.get("refused") else {**built, **_ask({"do": "measure", **asked}, options)}
     return Figures(candidate.name, **said)
 
 
-def _ask(asked: dict[str, Any], terms: Terms) -> dict[str, Any]:
+def _ask(asked: dict[str, Any], options: TrialOptions) -> dict[str, Any]:
     """One worker's answer; that it died or was too slow is one too."""
     with _work_folder() as scratch:
         try:
             done = subprocess.run(
-                terms.worker,
+                options.worker,
                 input=json.dumps(asked) + "\n",
                 capture_output=True,
                 text=True,
-                timeout=terms.limit_s,
+                timeout=options.limit_s,
                 check=False,
                 # What one candidate leaves in torch's caches must not help the next.
-                env={**os.environ, "OMP_NUM_THREADS": str(terms.threads), "TMPDIR": scratch},
+                env={**os.environ, "OMP_NUM_THREADS": str(options.threads), "TMPDIR": scratch},
             )
         except subprocess.TimeoutExpired:
-            return {"refused": f"took longer than {terms.limit_s:g} s to {asked['do']}"}
+            return {"refused": f"took longer than {options.limit_s:g} s to {asked['do']}"}
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):

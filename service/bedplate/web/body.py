@@ -36,7 +36,7 @@ from bedplate.errors import (
 from bedplate.tensor import Tensor
 from bedplate.web import encoding, questions, rows
 from bedplate.web.decoders import Decoders, Media
-from bedplate.web.terms import Terms, too_late
+from bedplate.web.options import RequestOptions, too_late
 
 Items = npt.NDArray[Any]
 
@@ -83,7 +83,7 @@ class BodyReader:
         self._turn = asyncio.Semaphore(1)
 
     async def read(
-        self, req: Request, model: Bundle, hold: Callable[[int], None], terms: Terms, types: str = _TYPES
+        self, req: Request, model: Bundle, hold: Callable[[int], None], options: RequestOptions, types: str = _TYPES
     ) -> tuple[bytes, int]:
         """The whole body, judged by its head where that says how long it is, and how many bytes came.
 
@@ -103,7 +103,7 @@ class BodyReader:
         _check_fields(req)
         check_text_type(req.content_type)
         limits = limits_of(model, self._limits)
-        sent = await _in_time(req, limits, hold, terms)
+        sent = await _in_time(req, limits, hold, options)
         if not sent:
             raise _empty(types)
         coding = req.get_header("Content-Encoding")
@@ -136,7 +136,7 @@ def _inflated_bytes(model: Bundle, limits: Limits, sent_bytes: int) -> int:
     return min(limits.body_bytes, max(tensor_bytes, file_bytes))
 
 
-async def _in_time(req: Request, limits: Limits, hold: Callable[[int], None], terms: Terms) -> bytes:
+async def _in_time(req: Request, limits: Limits, hold: Callable[[int], None], options: RequestOptions) -> bytes:
     announced = req.content_length
     if announced is not None:
         if announced > limits.body_bytes:
@@ -144,7 +144,7 @@ async def _in_time(req: Request, limits: Limits, hold: Callable[[int], None], te
         hold(announced)
         hold = _held_already
     try:
-        return await asyncio.wait_for(_received(req, limits, hold), terms.left_s)
+        return await asyncio.wait_for(_received(req, limits, hold), options.left_s)
     except asyncio.TimeoutError:
         raise too_late() from None
 
@@ -175,7 +175,7 @@ async def parse_items(
     model: Bundle,
     limits: Limits,
     decoders: Decoders,
-    terms: Terms,
+    options: RequestOptions,
 ) -> Media:
     """Turn `body` into items of the model's input, by its declared type; files are known by content.
 
@@ -185,23 +185,23 @@ async def parse_items(
         InvalidRequest: with value, limit and next step.
         DecoderBusy, DecoderUnavailable, DeadlineExceeded: of files.
     """
-    kind, options = falcon.parse_header(content_type)
+    kind, parameters = falcon.parse_header(content_type)
     kind = kind.lower()
     spec = model.input
     limits = replace(limits, items=min(limits.items, model.max_items))
     is_form = kind == "multipart/form-data"
-    parts = _parts(body, options.get("boundary", ""), limits) if is_form else [(body, content_type)]
+    parts = _parts(body, parameters.get("boundary", ""), limits) if is_form else [(body, content_type)]
     if model.codec:
-        return await _by_codec(parts, model, limits, decoders, terms)
+        return await _by_codec(parts, model, limits, decoders, options)
     if is_form or kind.startswith(MEDIA_TYPES):
-        return await decode_files([file for file, _ in parts], model, limits, decoders, terms)
+        return await decode_files([file for file, _ in parts], model, limits, decoders, options)
     if kind == "application/octet-stream":
-        return Media([check_items(from_raw(body, spec, options.get("shape")), model, limits)])
+        return Media([check_items(from_raw(body, spec, parameters.get("shape")), model, limits)])
     if kind == "application/json":
         check_json_length(len(body), model, limits)
         inputs = _inputs(body)
         if spec.text and (texts := _texts(inputs)):
-            return await decode_files(texts, model, limits, decoders, terms)
+            return await decode_files(texts, model, limits, decoders, options)
         return Media([check_items(_from_json(inputs, body, model), model, limits)])
     if kind == "text/csv":
         if not spec.columns:
@@ -216,9 +216,9 @@ def is_read_as_text(content_type: str | None) -> bool:
     """Whether a body of this type is no text, or one in UTF-8. A charset of anything but a text says nothing."""
     if not content_type:
         return True
-    kind, options = falcon.parse_header(content_type)
+    kind, parameters = falcon.parse_header(content_type)
     is_text = kind.lower().startswith(("text/", "application/json"))
-    return not is_text or options.get("charset", "").lower() in _UTF8
+    return not is_text or parameters.get("charset", "").lower() in _UTF8
 
 
 def check_text_type(content_type: str | None) -> None:
@@ -229,7 +229,9 @@ def check_text_type(content_type: str | None) -> None:
         )
 
 
-async def decode_files(files: list[bytes], model: Bundle, limits: Limits, decoders: Decoders, terms: Terms) -> Media:
+async def decode_files(
+    files: list[bytes], model: Bundle, limits: Limits, decoders: Decoders, options: RequestOptions
+) -> Media:
     """Encoded files as items; see `parse_items`.
 
     Args:
@@ -238,16 +240,16 @@ async def decode_files(files: list[bytes], model: Bundle, limits: Limits, decode
     if not model.input.takes_files:
         raise UnsupportedMediaType("this model does not take files", next_step="send a tensor or JSON")
     check_count(len(files), limits)
-    return await decoders.decode(files, model, terms)
+    return await decoders.decode(files, model, options)
 
 
 async def _by_codec(
-    parts: list[tuple[bytes, str]], model: Bundle, limits: Limits, decoders: Decoders, terms: Terms
+    parts: list[tuple[bytes, str]], model: Bundle, limits: Limits, decoders: Decoders, options: RequestOptions
 ) -> Media:
     """Whatever comes: what it is, the model's own `decode` says."""
     check_count(len(parts), limits)
     files, types = zip(*parts, strict=True)
-    media = await decoders.decode(files, model, terms, types)
+    media = await decoders.decode(files, model, options, types)
     check_count(sum(map(len, media.parts)), limits)
     for part in media.parts:
         check_items(part, model, limits)
@@ -256,14 +258,14 @@ async def _by_codec(
 
 def _parts(body: bytes, boundary: str, limits: Limits) -> list[tuple[bytes, str]]:
     """Each file of a form, with its Content-Type."""
-    options = MultipartParseOptions()
-    options.max_body_part_buffer_size = limits.body_bytes
+    parameters = MultipartParseOptions()
+    parameters.max_body_part_buffer_size = limits.body_bytes
     # One more than allowed, so that the refusal can be ours, with value and limit.
-    options.max_body_part_count = limits.items + 1
+    parameters.max_body_part_count = limits.items + 1
     files = []
     _check_parts_codings(body, boundary.encode())
     try:
-        for part in MultipartForm(io.BytesIO(body), boundary.encode(), len(body), options):
+        for part in MultipartForm(io.BytesIO(body), boundary.encode(), len(body), parameters):
             if part.name != "file":
                 raise UnknownField("a part of the form is not called 'file'", limit="file", next_step="rename the part")
             check_text_type(part.content_type)

@@ -23,9 +23,9 @@ from bedplate.tensor import Tensor
 from bedplate.web.body import MEDIA_TYPES, Limits
 from bedplate.web.flights import Flights
 from bedplate.web.memory_cache import MemoryCache
+from bedplate.web.options import RequestOptions, too_late
 from bedplate.web.predictor import Prediction, Predictor
 from bedplate.web.shared_cache import SharedCache
-from bedplate.web.terms import Terms, too_late
 
 # Hashing more than this would hold up the other requests of the process for more than about a millisecond.
 _INLINE_BYTES = 1 << 20
@@ -103,7 +103,7 @@ class ResponseCache:
         return self._shared is None or self._shared.available
 
     async def predict(
-        self, model: Bundle, content_type: str, body: bytes, terms: Terms, cache_control: str = ""
+        self, model: Bundle, content_type: str, body: bytes, options: RequestOptions, cache_control: str = ""
     ) -> Answer:
         """As Predictor.predict, answered from the cache where that can be.
 
@@ -112,10 +112,10 @@ class ResponseCache:
         """
         ttl_s = self._ttl_of(model)
         if not ttl_s:
-            return Answer(await self._predictor.predict(model, content_type, body, terms), "off")
+            return Answer(await self._predictor.predict(model, content_type, body, options), "off")
         if _BYPASS & {directive.strip().lower() for directive in cache_control.split(",")}:
             self._on_lookup("bypass")
-            return Answer(await self._predictor.predict(model, content_type, body, terms), "bypass")
+            return Answer(await self._predictor.predict(model, content_type, body, options), "bypass")
         key = await self._key(model, content_type, body)
         if text := self._memory.get(key):
             self._on_lookup("memory")
@@ -125,9 +125,9 @@ class ResponseCache:
         try:
             (prediction, lookup), collapsed = await self._flights.join(
                 # Who is in a hurry does not wait for what an engine does when it has time.
-                f"{key}:{terms.priority}",
-                lambda: self._look_further(key, model, content_type, body, terms),
-                terms.left_s,
+                f"{key}:{options.priority}",
+                lambda: self._look_further(key, model, content_type, body, options),
+                options.left_s,
             )
         except asyncio.TimeoutError:
             raise too_late() from None
@@ -148,13 +148,13 @@ class ResponseCache:
         return digest.hexdigest()
 
     async def _look_further(
-        self, key: str, model: Bundle, content_type: str, body: bytes, terms: Terms
+        self, key: str, model: Bundle, content_type: str, body: bytes, options: RequestOptions
     ) -> tuple[Prediction, str]:
         """From Redis where that is worth the way, else from an engine."""
         shared = self._shared if self._is_worth_sharing(model) else None
         if shared and (prediction := await self._from(shared, key, model)):
             return prediction, "shared"
-        prediction = await self._predictor.predict(model, content_type, body, terms)
+        prediction = await self._predictor.predict(model, content_type, body, options)
         self._learn(prediction)
         # An engine may have loaded other content under the same version since it was described.
         if prediction.digest == model.digest:

@@ -9,7 +9,7 @@ from falcon.asgi import Request, Response
 
 from bedplate.errors import ServiceError
 from bedplate.web.http.exchange import CHECKED
-from bedplate.web.terms import Header
+from bedplate.web.options import Header
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from bedplate import dtypes, errors, wire
 from bedplate.bundle import Bundle
 from bedplate.errors import DecoderBusy, DecoderUnavailable, Internal, ServiceError, UnreadableMedia
 from bedplate.web import current
-from bedplate.web.terms import Terms, too_late
+from bedplate.web.options import RequestOptions, too_late
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
 _log = logging.getLogger("bedplate.web")
@@ -61,7 +61,9 @@ class Decoders:
         self._max_media_s = max_media_s
         self._waiting = dict.fromkeys(sockets, 0)
 
-    async def decode(self, files: Sequence[bytes], model: Bundle, terms: Terms, types: Sequence[str] = ()) -> Media:
+    async def decode(
+        self, files: Sequence[bytes], model: Bundle, options: RequestOptions, types: Sequence[str] = ()
+    ) -> Media:
         """Items of `files` for `model`, by the decoder that has the least to do.
 
         Args:
@@ -79,9 +81,11 @@ class Decoders:
             meta |= {"types": types, **_told_of(model)}
         body = b"".join(sent) if sent[0] or len(files) > 1 else files[0]
         most = _most_bytes(model, len(files), self._max_media_s)
-        return _media_in(await self._answer(Type.DECODE, meta, body, terms, most, _ended), model)
+        return _media_in(await self._answer(Type.DECODE, meta, body, options, most, _ended), model)
 
-    async def encode(self, outputs: npt.NDArray[Any], items: Sequence[int], model: Bundle, terms: Terms) -> list[Any]:
+    async def encode(
+        self, outputs: npt.NDArray[Any], items: Sequence[int], model: Bundle, options: RequestOptions
+    ) -> list[Any]:
         """What the codec of `model` makes of its outputs, a prediction for each file.
 
         Args:
@@ -95,7 +99,7 @@ class Decoders:
         shown = {"dtype": outputs.dtype.name, "shape": outputs.shape}
         sent = [model.codec_source, outputs.tobytes()]
         meta = {"outputs": [shown], "items": items, "sizes": [len(part) for part in sent], **_told_of(model)}
-        answer = await self._answer(Type.ENCODE, meta, b"".join(sent), terms, 0, _failed)
+        answer = await self._answer(Type.ENCODE, meta, b"".join(sent), options, 0, _failed)
         predictions: list[Any] = answer.meta["predictions"]
         return predictions
 
@@ -104,13 +108,13 @@ class Decoders:
         kind: Type,
         meta: dict[str, Any],
         body: bytes | memoryview,
-        terms: Terms,
+        options: RequestOptions,
         most_bytes: int,
         ended: Callable[[], ServiceError],
     ) -> Frame:
-        question = wire.assemble(kind, 1, wire.to_json(meta), body, terms.engine_deadline_ns)
+        question = wire.assemble(kind, 1, wire.to_json(meta), body, options.engine_deadline_ns)
         try:
-            answer = await asyncio.wait_for(self._ask(question, most_bytes), terms.left_s)
+            answer = await asyncio.wait_for(self._ask(question, most_bytes), options.left_s)
         except asyncio.TimeoutError:
             raise too_late() from None
         except _Ended:

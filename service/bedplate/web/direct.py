@@ -26,17 +26,17 @@ from bedplate.web.observer import Observer
 from bedplate.web.oip.handler import HEADER, InferHandler, inference_of, json_bytes_of
 from bedplate.web.oip.request import InferRequest, parse
 from bedplate.web.oip.response import Reply, encode
+from bedplate.web.options import Header, RequestOptions, options_of, within
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor, checked, question
 from bedplate.web.request_id import RequestIds
-from bedplate.web.terms import Header, Terms, terms_of, within
 from bedplate.web.versions import at_its_version
 from bedplate.wire import Frame, Type, now_ns
 
 _log = logging.getLogger("bedplate.web")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _JSON_BYTES = HEADER.lower().encode()
-_OF_TERMS = frozenset({b"x-request-timeout-ms", b"x-request-priority"})
+_OF_OPTIONS = frozenset({b"x-request-timeout-ms", b"x-request-priority"})
 _UNUSUAL = frozenset({b"content-encoding", b"content-range", b"expect"})
 
 
@@ -85,10 +85,10 @@ class DirectInfer:
             return False
         started_ns = now_ns()
         try:
-            asked, terms = self._read(fields, bytes(exchange.body), model, started_ns)
+            asked, options = self._read(fields, bytes(exchange.body), model, started_ns)
         except ServiceError:
             return False
-        return asked.items is not None and _Answer(self, exchange, model, asked, terms, started_ns).begin()
+        return asked.items is not None and _Answer(self, exchange, model, asked, options, started_ns).begin()
 
     def _passes(self, exchange: Exchange) -> bool:
         """What comes of the checks stays with the exchange: they are not made again where Falcon answers."""
@@ -98,13 +98,13 @@ class DirectInfer:
 
     def _read(
         self, fields: Mapping[bytes, bytes], body: bytes, model: Bundle, started_ns: int
-    ) -> tuple[InferRequest, Terms]:
+    ) -> tuple[InferRequest, RequestOptions]:
         asked = parse(body, json_bytes_of(_text(fields, _JSON_BYTES)), model, self._limits)
-        if _OF_TERMS.isdisjoint(fields) and asked.timeout_us is None and asked.priority is None:
+        if _OF_OPTIONS.isdisjoint(fields) and asked.timeout_us is None and asked.priority is None:
             return asked, within(self._timeout_s)
-        terms = terms_of(_by_name(fields), self._timeout_s).narrowed(started_ns, asked.timeout_us, asked.priority)
-        terms.require_time()
-        return asked, terms
+        options = options_of(_by_name(fields), self._timeout_s).narrowed(started_ns, asked.timeout_us, asked.priority)
+        options.require_time()
+        return asked, options
 
 
 class _Answer:
@@ -121,10 +121,10 @@ class _Answer:
         "_is_done",
         "_items",
         "_model",
+        "_options",
         "_question",
         "_seen",
         "_started_ns",
-        "_terms",
     )
 
     def __init__(
@@ -133,7 +133,7 @@ class _Answer:
         exchange: Exchange,
         model: Bundle,
         asked: InferRequest,
-        terms: Terms,
+        options: RequestOptions,
         started_ns: int,
     ):
         assert asked.items is not None
@@ -142,7 +142,7 @@ class _Answer:
         self._fields = exchange.head.by_name
         self._model = model
         self._asked = asked
-        self._terms = terms
+        self._options = options
         self._started_ns = started_ns
         self._items = len(asked.items)
         self._question = question(model, asked.items)
@@ -151,7 +151,7 @@ class _Answer:
 
     def begin(self) -> bool:
         """Ask an engine. False if none can be asked right now."""
-        begun = self._direct.engines.begin(*self._question, self._terms, self)
+        begun = self._direct.engines.begin(*self._question, self._options, self)
         if begun is None:
             return False
         self._begun = begun
@@ -190,7 +190,7 @@ class _Answer:
         self._is_done = True
         _, member = self._begun
         member.give_up()
-        self._direct.predictor.cancelled("engine", self._terms)
+        self._direct.predictor.cancelled("engine", self._options)
         self._end()
 
     def _go_on(self, answering: Coroutine[Any, Any, None]) -> None:
@@ -207,7 +207,7 @@ class _Answer:
         engines, seen = self._direct.engines, self._seen
         asked_for = _infer_of(self._exchange.head.path)
         assert asked_for is not None
-        first = self._reply_of(engines.predict(*self._question, self._terms, (self._begun[0], came)))
+        first = self._reply_of(engines.predict(*self._question, self._options, (self._begun[0], came)))
         on_stale = self._direct.observer.metrics.stale
         try:
             self._deliver(await at_its_version(engines, seen, *asked_for, first, self._ask_anew, on_stale))
@@ -215,7 +215,7 @@ class _Answer:
             self._refuse(error)
         except asyncio.CancelledError:
             if not self._has_ended:
-                self._direct.predictor.cancelled("engine", self._terms)
+                self._direct.predictor.cancelled("engine", self._options)
             raise
 
     async def _reply_of(self, asking: Coroutine[Any, Any, Frame]) -> Reply:
@@ -225,7 +225,7 @@ class _Answer:
         """Of `model`, with what is left of the client's time."""
         body = bytes(self._exchange.body)
         header = _by_name(self._fields)
-        return self._direct.handler.answer(header, body, model, self._terms, self._started_ns, self._seen)
+        return self._direct.handler.answer(header, body, model, self._options, self._started_ns, self._seen)
 
     def _rendered(self, frame: Frame) -> Reply:
         self._seen.inference = inference_of(frame, self._items, self._decode_ns)

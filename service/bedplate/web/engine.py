@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 
 from bedplate.web.link import EngineLink, EngineLost
+from bedplate.web.options import RequestOptions, within
 from bedplate.web.served import Served
-from bedplate.web.terms import Terms, within
 from bedplate.wire import Frame, Type
 
 _log = logging.getLogger("bedplate.web.engines")
@@ -52,7 +52,7 @@ class Engine:
             self._connecting = loop.create_task(self._connect())
         return self._connecting
 
-    async def describe(self, terms: Terms) -> None:
+    async def describe(self, options: RequestOptions) -> None:
         """Have it say anew what it serves.
 
         Raises:
@@ -61,7 +61,7 @@ class Engine:
         if self.link is None:
             raise EngineLost
         try:
-            await self.link.ask(Type.DESCRIBE, {}, b"", terms)
+            await self.link.ask(Type.DESCRIBE, {}, b"", options)
         except EngineLost:
             # Not of a prediction, whatever was sent.
             raise EngineLost from None

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from bedplate import wire
 from bedplate.bundle import BundleError
-from bedplate.web.terms import Terms, ran_out
+from bedplate.web.options import RequestOptions, ran_out
 from bedplate.wire import Frame, Type
 
 _log = logging.getLogger("bedplate.web.engines")
@@ -134,7 +134,9 @@ class EngineLink(asyncio.Protocol):
             begun = request_id <= self._last_sent_id and request_id not in self._not_begun
             _fail(asked.waiting, EngineLost(begun))
 
-    async def ask(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms) -> Frame:
+    async def ask(
+        self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, options: RequestOptions
+    ) -> Frame:
         """Send one frame and wait for its answer.
 
         Raises:
@@ -144,20 +146,20 @@ class EngineLink(asyncio.Protocol):
         if self._transport is None:
             raise EngineLost
         waiting: asyncio.Future[Frame] = self.loop.create_future()
-        request_id = self.begin(kind, meta, tensors, terms, waiting)
+        request_id = self.begin(kind, meta, tensors, options, waiting)
         # Not wait_for: it would cost a task, and on Python 3.11 it can swallow a cancellation.
         try:
             return await waiting
         finally:
             self.give_up(request_id)
 
-    async def ask_alone(self, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms) -> Frame:
+    async def ask_alone(self, meta: dict[str, Any], tensors: bytes | memoryview, options: RequestOptions) -> Frame:
         """As `ask`, of a prediction that shares a batch with no other; only engines that know this may be asked so.
 
         They tell when they begin, so an EngineLost is sure about it.
         """
         waiting: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        request_id = self.begin(Type.PREDICT, {**meta, "alone": True}, tensors, terms, waiting)
+        request_id = self.begin(Type.PREDICT, {**meta, "alone": True}, tensors, options, waiting)
         self._not_begun.add(request_id)
         try:
             return await waiting
@@ -166,7 +168,7 @@ class EngineLink(asyncio.Protocol):
             self.give_up(request_id)
 
     def begin(
-        self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms, waiting: Waiting
+        self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, options: RequestOptions, waiting: Waiting
     ) -> int:
         """Send one frame; `waiting` gets its answer, or what `ask` raises, once.
 
@@ -179,12 +181,12 @@ class EngineLink(asyncio.Protocol):
         if self.lost:
             raise EngineLost
         now_ns = self._clock()
-        if terms.engine_deadline_ns <= now_ns:
+        if options.engine_deadline_ns <= now_ns:
             raise asyncio.TimeoutError
-        request_id = self._send(kind, meta, tensors, terms)
-        self.outstanding[request_id] = _Asked(waiting, terms.deadline_ns, self._frames)
-        if self._timer is None or terms.deadline_ns < self._timer_ns:
-            self._set_timer(terms.deadline_ns, now_ns)
+        request_id = self._send(kind, meta, tensors, options)
+        self.outstanding[request_id] = _Asked(waiting, options.deadline_ns, self._frames)
+        if self._timer is None or options.deadline_ns < self._timer_ns:
+            self._set_timer(options.deadline_ns, now_ns)
         return request_id
 
     def give_up(self, request_id: int) -> None:
@@ -216,9 +218,11 @@ class EngineLink(asyncio.Protocol):
         for _, asked in late:
             _fail(asked.waiting, asyncio.TimeoutError())
 
-    def _send(self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, terms: Terms | None) -> int:
+    def _send(
+        self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, options: RequestOptions | None
+    ) -> int:
         request_id = self._last_id = self._last_id + 1
-        deadline_ns, priority = (terms.engine_deadline_ns, terms.priority) if terms else (0, wire.INTERACTIVE)
+        deadline_ns, priority = (options.engine_deadline_ns, options.priority) if options else (0, wire.INTERACTIVE)
         self._write(Frame(kind, request_id, meta, tensors, deadline_ns, priority))
         return request_id
 

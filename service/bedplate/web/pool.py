@@ -20,8 +20,8 @@ from bedplate.errors import Draining, EngineBusy, EnginesLost, EngineUnavailable
 from bedplate.instance import by_preference
 from bedplate.web.engine import Engine
 from bedplate.web.link import EngineLink, EngineLost, Waiting
+from bedplate.web.options import RequestOptions, too_late
 from bedplate.web.served import Served, find, together
-from bedplate.web.terms import Terms, too_late
 from bedplate.web.together import MAX_BYTES, Group, Member, Pace
 from bedplate.wire import INTERACTIVE, PROBE, FixedMeta, Frame, Type
 
@@ -112,7 +112,7 @@ class EnginePool:
         return [engine.served for engine in self.engines]
 
     def begin(
-        self, meta: FixedMeta, tensors: bytes | memoryview, terms: Terms, waiting: Waiting
+        self, meta: FixedMeta, tensors: bytes | memoryview, options: RequestOptions, waiting: Waiting
     ) -> tuple[Engine, Member] | None:
         """Ask without a wait, if all engines are connected and one takes it: which, and who gives it up.
 
@@ -127,9 +127,9 @@ class EnginePool:
         if not free:
             return None
         engine, link = _least(free)
-        member = Member(link, meta, tensors, terms, waiting, self._pace)
+        member = Member(link, meta, tensors, options, waiting, self._pace)
         if len(tensors) <= MAX_BYTES and self._pace.is_quick(version):
-            self._join(engine, link, meta, member, terms)
+            self._join(engine, link, meta, member, options)
             return engine, member
         try:
             member.ask_alone()
@@ -137,16 +137,16 @@ class EnginePool:
             return None
         return engine, member
 
-    def _join(self, engine: Engine, link: EngineLink, meta: FixedMeta, member: Member, terms: Terms) -> None:
-        key = (id(link), id(meta), terms.priority)
+    def _join(self, engine: Engine, link: EngineLink, meta: FixedMeta, member: Member, options: RequestOptions) -> None:
+        key = (id(link), id(meta), options.priority)
         group = self._open.get(key)
-        if group is None or not group.takes(terms):
+        if group is None or not group.takes(options):
             bundle = engine.served.bundles[meta["model"], meta["version"]]
             items, *shape = meta["inputs"][0]["shape"]
             most = bundle.input.most_items(shape, bundle.max_items, bundle.max_cost) // items
-            group = self._open[key] = Group(link, meta, terms, most, lambda sent: self._close(key, sent))
+            group = self._open[key] = Group(link, meta, options, most, lambda sent: self._close(key, sent))
             link.loop.call_soon(group.send)
-        group.add(member, terms)
+        group.add(member, options)
 
     def _close(self, key: tuple[int, int, int], sent: Group) -> None:
         if self._open.get(key) is sent:
@@ -156,7 +156,7 @@ class EnginePool:
         self,
         meta: dict[str, Any],
         tensors: bytes | memoryview,
-        terms: Terms,
+        options: RequestOptions,
         begun: tuple[Engine, Frame | Exception] | None = None,
     ) -> Frame:
         """One PREDICT frame in, one RESULT frame out.
@@ -177,10 +177,10 @@ class EnginePool:
             tries_left -= 1
             try:
                 if begun is None:
-                    return await self._attempt(version, meta, tensors, terms, tried, reason, lost_over_it > 0)
+                    return await self._attempt(version, meta, tensors, options, tried, reason, lost_over_it > 0)
                 (engine, came), begun = begun, None
                 tried.add(engine.socket)
-                return await self._judged(engine, came, terms)
+                return await self._judged(engine, came, options)
             except EngineLost as lost:
                 reason = "lost"
                 lost_over_it += lost.begun
@@ -209,22 +209,22 @@ class EnginePool:
         version: tuple[str, str],
         meta: dict[str, Any],
         tensors: bytes | memoryview,
-        terms: Terms,
+        options: RequestOptions,
         tried: set[Path],
         reason: str,
         alone: bool,
     ) -> Frame:
-        engine, link = await self._least_busy(version, tried, terms)
+        engine, link = await self._least_busy(version, tried, options)
         if reason:
             self._on_retry(reason)
         tried.add(engine.socket)
-        if terms.priority == PROBE and not engine.served.knows_probes:
-            terms = replace(terms, priority=INTERACTIVE)
+        if options.priority == PROBE and not engine.served.knows_probes:
+            options = replace(options, priority=INTERACTIVE)
         if alone and engine.served.knows_alone:
-            return await self._judged(engine, await link.ask_alone(meta, tensors, terms), terms)
-        return await self._judged(engine, await link.ask(Type.PREDICT, meta, tensors, terms), terms)
+            return await self._judged(engine, await link.ask_alone(meta, tensors, options), options)
+        return await self._judged(engine, await link.ask(Type.PREDICT, meta, tensors, options), options)
 
-    async def _judged(self, engine: Engine, came: Frame | Exception, terms: Terms) -> Frame:
+    async def _judged(self, engine: Engine, came: Frame | Exception, options: RequestOptions) -> Frame:
         """A RESULT; whatever else came is raised."""
         if isinstance(came, Exception):
             raise came
@@ -233,10 +233,12 @@ class EnginePool:
         error = errors.from_meta(came.meta)
         if isinstance(error, UnknownModel):
             # Unloaded since it was described. Whoever asks again now is to know better.
-            await engine.describe(terms)
+            await engine.describe(options)
         raise error
 
-    async def _least_busy(self, version: tuple[str, str], tried: set[Path], terms: Terms) -> tuple[Engine, EngineLink]:
+    async def _least_busy(
+        self, version: tuple[str, str], tried: set[Path], options: RequestOptions
+    ) -> tuple[Engine, EngineLink]:
         """The best engine that serves `version`; one that just failed comes last, for it may be back.
 
         Raises:
@@ -252,7 +254,7 @@ class EnginePool:
                 return _choose(fresh or serving)
             if not attempts:
                 raise EngineLost
-            timeout_s = max(0, terms.left_s)
+            timeout_s = max(0, options.left_s)
             done, _ = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 raise asyncio.TimeoutError

@@ -18,8 +18,8 @@ from bedplate.errors import Internal
 from bedplate.web.body import Items, Limits, parse_items
 from bedplate.web.decoders import Decoders, Media
 from bedplate.web.naming import predictions_of
+from bedplate.web.options import RequestOptions, ran_out
 from bedplate.web.pool import EnginePool
-from bedplate.web.terms import Terms, ran_out
 from bedplate.wire import FixedMeta, Frame, Type, now_ns
 
 T = TypeVar("T")
@@ -63,38 +63,38 @@ class Predictor:
         self._limits = limits
         self._on_cancelled = on_cancelled
 
-    async def predict(self, model: Bundle, content_type: str, body: bytes, terms: Terms) -> Prediction:
+    async def predict(self, model: Bundle, content_type: str, body: bytes, options: RequestOptions) -> Prediction:
         """Parse `body`, ask an engine, name the classes where the model has some.
 
         Raises:
             ServiceError: see errors.py.
         """
-        terms.require_time()
+        options.require_time()
         started_ns = now_ns()
-        parsing = parse_items(content_type, body, model, self._limits, self.decoders, terms)
-        media = await self.decode(parsing, terms)
+        parsing = parse_items(content_type, body, model, self._limits, self.decoders, options)
+        media = await self.decode(parsing, options)
         decode_ns = now_ns() - started_ns
-        answer = await self.infer_all(model, media.parts, terms)
-        telling = predictions_for(_outputs_of(answer), model, media, self.decoders, terms)
-        return _prediction(answer, model, await self.decode(telling, terms), decode_ns)
+        answer = await self.infer_all(model, media.parts, options)
+        telling = predictions_for(_outputs_of(answer), model, media, self.decoders, options)
+        return _prediction(answer, model, await self.decode(telling, options), decode_ns)
 
-    async def decode(self, decoding: Awaitable[T], terms: Terms) -> T:
+    async def decode(self, decoding: Awaitable[T], options: RequestOptions) -> T:
         """What `decoding` gives; if nobody waits for it any more, that is counted."""
         try:
             return await decoding
         except asyncio.CancelledError:
-            self.cancelled("decode", terms)
+            self.cancelled("decode", options)
             raise
 
-    async def infer_all(self, model: Bundle, parts: Sequence[Items], terms: Terms) -> Frame:
+    async def infer_all(self, model: Bundle, parts: Sequence[Items], options: RequestOptions) -> Frame:
         """As `infer`, of items in several shapes, or more than an engine takes at once: one frame, in their order.
 
         One after another, so that a long recording does not stand before all others at once.
         """
-        answers = [(places, await self.infer(model, items, terms)) for places, items in _batches(parts, model)]
+        answers = [(places, await self.infer(model, items, options)) for places, items in _batches(parts, model)]
         return answers[0][1] if len(answers) == 1 else _joined(answers, model)
 
-    async def infer(self, model: Bundle, items: Items, terms: Terms) -> Frame:
+    async def infer(self, model: Bundle, items: Items, options: RequestOptions) -> Frame:
         """Ask an engine for the outputs of `items`, (items, *shape) in the input's dtype.
 
         Returns: a RESULT frame of this very version.
@@ -103,23 +103,23 @@ class Predictor:
             ServiceError: see errors.py.
         """
         try:
-            return checked(model, await self._engines.predict(*question(model, items), terms))
+            return checked(model, await self._engines.predict(*question(model, items), options))
         except asyncio.CancelledError:
-            self.cancelled("engine", terms)
+            self.cancelled("engine", options)
             raise
 
-    def cancelled(self, stage: str, terms: Terms) -> None:
+    def cancelled(self, stage: str, options: RequestOptions) -> None:
         """By whoever waited for it; at its deadline it is late, and told as that."""
-        if not ran_out(terms.deadline_ns, now_ns()):
+        if not ran_out(options.deadline_ns, now_ns()):
             self._on_cancelled(stage)
 
-    async def canary(self, model: Bundle, terms: Terms) -> bool:
+    async def canary(self, model: Bundle, options: RequestOptions) -> bool:
         """True if the bundle's own example gets its known answer, through everything a request goes through.
 
         Raises:
             ServiceError: no answer at all.
         """
-        result = await self.predict(model, model.canary.content_type, model.canary.content, terms)
+        result = await self.predict(model, model.canary.content_type, model.canary.content, options)
         return model.canary.found_in(result.predictions) == model.canary.wanted
 
 
@@ -187,11 +187,11 @@ def checked(model: Bundle, answer: Frame) -> Frame:
 
 
 async def predictions_for(
-    outputs: npt.NDArray[Any], model: Bundle, media: Media, decoders: Decoders, terms: Terms
+    outputs: npt.NDArray[Any], model: Bundle, media: Media, decoders: Decoders, options: RequestOptions
 ) -> list[Any]:
     """What a client reads of the outputs of its files, (items, *output shape)."""
     if model.codec:
-        return await decoders.encode(outputs, [file["items"] for file in media.files], model, terms)
+        return await decoders.encode(outputs, [file["items"] for file in media.files], model, options)
     if model.detection:
         # Of thousands of candidates, which others need not wait for.
         return await asyncio.to_thread(predictions_of, outputs, model, media)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from bedplate.bundle import Bundle
 from bedplate.errors import DeadlineExceeded, DecoderBusy, EngineBusy, ServiceError
+from bedplate.web.options import within
 from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor
-from bedplate.web.terms import within
 from bedplate.wire import PROBE
 
 # The route is public: many askers must not become many predictions, nor slow canaries keep clients from the device.

@@ -16,11 +16,11 @@ from bedplate.tensor import Tensor
 from bedplate.web.body import BodyReader
 from bedplate.web.cache import Answer, ResponseCache
 from bedplate.web.observer import observation
+from bedplate.web.options import options_of
 from bedplate.web.pool import RETRY_AFTER_S, EnginePool
 from bedplate.web.predictor import Prediction
 from bedplate.web.readiness import ReadinessProbe
 from bedplate.web.served import Served
-from bedplate.web.terms import terms_of
 from bedplate.web.versions import at_its_version
 
 
@@ -108,14 +108,14 @@ class Predict:
         self._on_stale = on_stale
 
     async def on_post(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
-        terms = terms_of(req.get_header, self._timeout_s)
+        options = options_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
-        body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, terms)
+        body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, options)
 
         def asked(model: Bundle) -> Awaitable[Answer]:
             cache_control = req.get_header("Cache-Control") or ""
-            return self._cache.predict(model, req.content_type or "", body, terms, cache_control)
+            return self._cache.predict(model, req.content_type or "", body, options, cache_control)
 
         first = asked(seen.model)
         answer = await at_its_version(self._engines, seen, name, version, first, asked, self._on_stale)

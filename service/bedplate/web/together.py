@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from bedplate.web.link import EngineLink, EngineLost, Waiting
-from bedplate.web.terms import Terms
+from bedplate.web.options import RequestOptions
 from bedplate.wire import FixedMeta, Frame, Type
 
 # A larger tensor costs enough to be worth a frame of its own.
@@ -42,21 +42,21 @@ class Pace:
 class Member:
     """One request: waits for an answer of its own, or for its part of a common one."""
 
-    __slots__ = ("_alone", "_link", "_meta", "_pace", "_terms", "_waiting", "group", "tensors")
+    __slots__ = ("_alone", "_link", "_meta", "_options", "_pace", "_waiting", "group", "tensors")
 
     def __init__(
         self,
         link: EngineLink,
         meta: FixedMeta,
         tensors: bytes | memoryview,
-        terms: Terms,
+        options: RequestOptions,
         waiting: Waiting,
         pace: Pace,
     ):
         self._link = link
         self._meta = meta
         self.tensors = tensors
-        self._terms = terms
+        self._options = options
         self._waiting = waiting
         self._pace = pace
         self.group: Group | None = None
@@ -82,7 +82,7 @@ class Member:
 
     def ask_alone(self) -> None:
         """Raises: EngineLost, asyncio.TimeoutError: it is too late."""
-        self._alone = self._link.begin(Type.PREDICT, self._meta, self.tensors, self._terms, self)
+        self._alone = self._link.begin(Type.PREDICT, self._meta, self.tensors, self._options, self)
 
     def give_up(self) -> None:
         """Nobody waits for it any more."""
@@ -101,25 +101,27 @@ class Group:
         on_sent: told that nobody may join any more.
     """
 
-    def __init__(self, link: EngineLink, meta: FixedMeta, terms: Terms, most: int, on_sent: Callable[[Group], None]):
+    def __init__(
+        self, link: EngineLink, meta: FixedMeta, options: RequestOptions, most: int, on_sent: Callable[[Group], None]
+    ):
         self._link = link
         self._meta = meta
-        self._terms = terms
+        self._options = options
         self._most = most
         self._on_sent = on_sent
         self._members: list[Member] = []
         self._request_id: int | None = None
         self._is_done = False
 
-    def takes(self, terms: Terms) -> bool:
-        apart_ns = abs(terms.engine_deadline_ns - self._terms.engine_deadline_ns)
+    def takes(self, options: RequestOptions) -> bool:
+        apart_ns = abs(options.engine_deadline_ns - self._options.engine_deadline_ns)
         return len(self._members) < self._most and apart_ns <= _SAME_DEADLINE_NS
 
-    def add(self, member: Member, terms: Terms) -> None:
+    def add(self, member: Member, options: RequestOptions) -> None:
         member.group = self
         self._members.append(member)
-        if terms.engine_deadline_ns < self._terms.engine_deadline_ns:
-            self._terms = terms
+        if options.engine_deadline_ns < self._options.engine_deadline_ns:
+            self._options = options
 
     def send(self) -> None:
         self._on_sent(self)
@@ -133,7 +135,7 @@ class Group:
         meta = _several(self._meta.encoded, len(self._members))
         tensors = b"".join(member.tensors for member in self._members)
         try:
-            self._request_id = self._link.begin(Type.PREDICT, meta, tensors, self._terms, self)
+            self._request_id = self._link.begin(Type.PREDICT, meta, tensors, self._options, self)
         except (EngineLost, asyncio.TimeoutError):
             return False
         return True

@@ -15,8 +15,8 @@ from bedplate.web.observer import Inference, Observation
 from bedplate.web.oip.plan import plan_of
 from bedplate.web.oip.request import InferRequest, parse
 from bedplate.web.oip.response import Reply, encode, of_files
+from bedplate.web.options import Header, RequestOptions
 from bedplate.web.predictor import Predictor
-from bedplate.web.terms import Header, Terms
 from bedplate.wire import Frame, now_ns
 
 _NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)
@@ -29,36 +29,36 @@ class InferHandler:
         self._limits = limits
 
     async def answer(
-        self, header: Header, body: bytes, model: Bundle, terms: Terms, started_ns: int, seen: Observation
+        self, header: Header, body: bytes, model: Bundle, options: RequestOptions, started_ns: int, seen: Observation
     ) -> Reply:
         """Parse `body`, ask an engine, and write what it took to `seen`.
 
         Args:
-            terms: what the headers ask for; the body may narrow them, from `started_ns` on.
+            options: what the headers ask for; the body may narrow them, from `started_ns` on.
 
         Raises:
             ServiceError: see errors.py.
         """
         decoding_ns = now_ns()
         asked = parse(body, json_bytes_of(header(HEADER)), model, self._limits)
-        terms = terms.narrowed(started_ns, asked.timeout_us, asked.priority)
-        terms.require_time()
-        media = await self._media(asked, model, terms)
+        options = options.narrowed(started_ns, asked.timeout_us, asked.priority)
+        options.require_time()
+        media = await self._media(asked, model, options)
         decode_ns = now_ns() - decoding_ns
-        frame = await self._predictor.infer_all(model, media.parts, terms)
+        frame = await self._predictor.infer_all(model, media.parts, options)
         seen.inference = inference_of(frame, sum(map(len, media.parts)), decode_ns)
         if media.files and model.input.cuts_files:
             frame = of_files(frame, model, media.files)
         return encode(frame, model, asked)
 
-    async def _media(self, asked: InferRequest, model: Bundle, terms: Terms) -> Media:
+    async def _media(self, asked: InferRequest, model: Bundle, options: RequestOptions) -> Media:
         """What is sent: tensors as they are, files decoded."""
         if asked.items is not None:
             return Media([asked.items])
         assert asked.files is not None
         limits = plan_of(model, self._limits).limits
-        decoding = decode_files(asked.files, model, limits, self._predictor.decoders, terms)
-        return await self._predictor.decode(decoding, terms)
+        decoding = decode_files(asked.files, model, limits, self._predictor.decoders, options)
+        return await self._predictor.decode(decoding, options)
 
 
 def inference_of(frame: Frame, items: int, decode_ns: int) -> Inference:

@@ -18,9 +18,9 @@ from bedplate.web.oip.handler import HEADER, InferHandler
 from bedplate.web.oip.plan import plan_of
 from bedplate.web.oip.response import Reply
 from bedplate.web.oip.statistics import statistics
+from bedplate.web.options import options_of
 from bedplate.web.pool import RETRY_AFTER_S, EnginePool
 from bedplate.web.readiness import ReadinessProbe
-from bedplate.web.terms import terms_of
 from bedplate.web.versions import at_its_version
 from bedplate.wire import now_ns
 
@@ -128,13 +128,13 @@ class Infer:
 
     async def on_post(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
         started_ns = now_ns()
-        terms = terms_of(req.get_header, self._timeout_s)
+        options = options_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
-        body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, terms, "a JSON document")
+        body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, options, "a JSON document")
 
         def answer(model: Bundle) -> Awaitable[Reply]:
-            return self._handler.answer(req.get_header, body, model, terms, started_ns, seen)
+            return self._handler.answer(req.get_header, body, model, options, started_ns, seen)
 
         first = answer(seen.model)
         on_stale = self._metrics.stale

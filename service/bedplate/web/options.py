@@ -22,7 +22,7 @@ _PRIORITIES = {"interactive": wire.INTERACTIVE, "batch": wire.BATCH}
 
 
 @dataclass(slots=True)  # not frozen, which takes thrice as long; nobody changes it
-class Terms:
+class RequestOptions:
     """Of one request, from its first byte to the engine. Both deadlines are absolute, as frames carry them."""
 
     deadline_ns: int  # for the client
@@ -38,27 +38,27 @@ class Terms:
         if self.left_s <= 0:
             raise too_late()
 
-    def narrowed(self, started_ns: int, timeout_us: int | None, priority: int | None) -> Terms:
+    def narrowed(self, started_ns: int, timeout_us: int | None, priority: int | None) -> RequestOptions:
         """The same, ending `timeout_us` after `started_ns` if that is sooner; None leaves a term as it is."""
         if timeout_us is None and priority is None:
             return self
         priority = self.priority if priority is None else priority
         if timeout_us is None or started_ns + timeout_us * 1000 >= self.deadline_ns:
-            return Terms(self.deadline_ns, self.engine_deadline_ns, priority)
+            return RequestOptions(self.deadline_ns, self.engine_deadline_ns, priority)
         return _ending(started_ns, timeout_us * 1000, priority)
 
 
-def within(timeout_s: float, priority: int = wire.INTERACTIVE) -> Terms:
+def within(timeout_s: float, priority: int = wire.INTERACTIVE) -> RequestOptions:
     return _ending(wire.now_ns(), int(timeout_s * 1e9), priority)
 
 
-def _ending(started_ns: int, timeout_ns: int, priority: int) -> Terms:
+def _ending(started_ns: int, timeout_ns: int, priority: int) -> RequestOptions:
     deadline_ns = started_ns + timeout_ns
     reserve_ns = min(int(timeout_ns * _RESERVE_SHARE), _RESERVE_MAX_NS)
-    return Terms(deadline_ns, deadline_ns - reserve_ns, priority)
+    return RequestOptions(deadline_ns, deadline_ns - reserve_ns, priority)
 
 
-def terms_of(header: Header, limit_s: float) -> Terms:
+def options_of(header: Header, limit_s: float) -> RequestOptions:
     """What the headers ask for; `limit_s` where they ask for more, or for nothing.
 
     Raises:
