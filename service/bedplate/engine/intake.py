@@ -15,7 +15,7 @@ from bedplate.tensor import Tensor
 
 
 @dataclass(slots=True)
-class Question:
+class ValidatedRequest:
     """What metadata ask for, and have been found fit for; the same for all frames that carry them."""
 
     model: Model
@@ -48,7 +48,7 @@ class Question:
         return items
 
 
-def understand(meta: dict[str, Any], catalogue: Catalogue) -> Question:
+def validate(meta: dict[str, Any], catalogue: Catalogue) -> ValidatedRequest:
     """What the metadata of a PREDICT frame ask for.
 
     Raises:
@@ -64,7 +64,7 @@ def understand(meta: dict[str, Any], catalogue: Catalogue) -> Question:
     spec = bundle.input
     shape = _checked_shape(inputs[0], spec, model.max_items, model.max_cost)
     cost, wanted_bytes = shape[0] * spec.cost_of(shape[1:]), shape[0] * spec.item_bytes_of(shape[1:])
-    return Question(model, shape, cost, wanted_bytes, id_limit(bundle.network), meta.get("alone") is True)
+    return ValidatedRequest(model, shape, cost, wanted_bytes, id_limit(bundle.network), meta.get("alone") is True)
 
 
 def _check_ids(items: Array, limit: int, name: str) -> None:

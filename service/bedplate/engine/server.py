@@ -16,7 +16,7 @@ from bedplate import wire
 from bedplate.document import BundleError
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.catalogue import Catalogue
-from bedplate.engine.intake import Question, understand
+from bedplate.engine.intake import ValidatedRequest, validate
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.warm_up import warm_up_steps
 from bedplate.engine.work import Key, Work, key_of
@@ -197,7 +197,7 @@ class Connection(asyncio.Protocol):
         self._waiting: dict[int, Work] = {}
         self._congested = False  # the peer does not take what it is sent
         self._described = True  # the peer was told of the last change
-        self._understood: dict[int, tuple[dict[str, Any], Question]] = {}  # by the id of the metadata
+        self._validated: dict[int, tuple[dict[str, Any], ValidatedRequest]] = {}  # by the id of the metadata
         self._catalogue = server.catalogue  # that they were understood by
 
     def connection_made(self, transport: Any) -> None:
@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
         if frame.id in self._waiting:
             raise FrameError("a request id was used twice")
         try:
-            question = self._understand(frame.meta)
+            question = self._validate(frame.meta)
             inputs = question.read(frame.tensors)
             work = Work(
                 question.model, inputs, frame.deadline_ns, self, frame.id, question.cost, frame.priority, question.alone
@@ -286,12 +286,12 @@ class Connection(asyncio.Protocol):
         else:
             self._waiting[frame.id] = work
 
-    def _understand(self, meta: dict[str, Any]) -> Question:
+    def _validate(self, meta: dict[str, Any]) -> ValidatedRequest:
         """The reader gives the same metadata the same object, so what was understood once holds for as long as it."""
-        if self._catalogue is not self._server.catalogue or len(self._understood) >= _UNDERSTOOD:
+        if self._catalogue is not self._server.catalogue or len(self._validated) >= _UNDERSTOOD:
             self._catalogue = self._server.catalogue
-            self._understood.clear()
-        known = self._understood.get(id(meta))
+            self._validated.clear()
+        known = self._validated.get(id(meta))
         if known is None:
-            known = self._understood[id(meta)] = meta, understand(meta, self._catalogue)
+            known = self._validated[id(meta)] = meta, validate(meta, self._catalogue)
         return known[1]
