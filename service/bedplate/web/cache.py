@@ -21,11 +21,11 @@ import numpy as np
 from bedplate.bundle import Bundle
 from bedplate.tensor import Tensor
 from bedplate.web.body import MEDIA_TYPES, Limits
-from bedplate.web.flights import Flights
 from bedplate.web.memory_cache import MemoryCache
 from bedplate.web.options import RequestOptions, too_late
 from bedplate.web.predictor import Prediction, Predictor
 from bedplate.web.shared_cache import SharedCache
+from bedplate.web.single_flight import SingleFlight
 
 # Hashing more than this would hold up the other requests of the process for more than about a millisecond.
 _INLINE_BYTES = 1 << 20
@@ -94,7 +94,7 @@ class ResponseCache:
         self._shared = shared
         self._shared_min_ms = shared_min_ms
         self._on_lookup = on_lookup
-        self._flights: Flights[tuple[Prediction, str]] = Flights()
+        self._flights: SingleFlight[tuple[Prediction, str]] = SingleFlight()
         self._engine_ms: dict[str, float] = {}  # by the digest of the bundle, a running mean
 
     @property

@@ -18,7 +18,7 @@ class _Flight(Generic[T]):
     waiting: int = 0
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     def __init__(self) -> None:
         self._by_key: dict[str, _Flight[T]] = {}
 

@@ -6,7 +6,7 @@ import gc
 import pytest
 import uvloop
 from bedplate.errors import DeadlineExceeded, EmptyBody, EnginesLost, EngineUnavailable, ServiceError
-from bedplate.web.flights import Flights
+from bedplate.web.single_flight import SingleFlight
 
 
 class Computation:
@@ -39,7 +39,7 @@ async def joined(flights, compute, count, timeout_s=5.0):
 
 def test_many_callers_share_one_computation():
     async def scenario():
-        flights, compute = Flights(), Computation("answer")
+        flights, compute = SingleFlight(), Computation("answer")
         callers = await joined(flights, compute, 5)
         compute.gate.set()
         return await asyncio.gather(*callers), compute.begun
@@ -53,7 +53,7 @@ def test_many_callers_share_one_computation():
 
 def test_the_first_caller_may_leave_without_the_others():
     async def scenario():
-        flights, compute = Flights(), Computation("answer")
+        flights, compute = SingleFlight(), Computation("answer")
         first, second = await joined(flights, compute, 2)
         first.cancel()
         await asyncio.wait({first})
@@ -65,7 +65,7 @@ def test_the_first_caller_may_leave_without_the_others():
 
 def test_what_nobody_waits_for_is_cancelled_and_not_joined():
     async def scenario():
-        flights, compute = Flights(), Computation("answer")
+        flights, compute = SingleFlight(), Computation("answer")
         for caller in await joined(flights, compute, 2):
             caller.cancel()
         await asyncio.sleep(0)
@@ -78,7 +78,7 @@ def test_what_nobody_waits_for_is_cancelled_and_not_joined():
 
 def test_a_failure_that_may_be_the_first_callers_own_is_not_the_others():
     async def scenario():
-        flights, compute = Flights(), Computation(DeadlineExceeded("late"), "answer")
+        flights, compute = SingleFlight(), Computation(DeadlineExceeded("late"), "answer")
         callers = await joined(flights, compute, 3)
         compute.gate.set()
         return await asyncio.gather(*callers, return_exceptions=True)
@@ -94,7 +94,7 @@ def test_a_failure_that_may_be_the_first_callers_own_is_not_the_others():
 )
 def test_a_request_that_is_wrong_or_ends_engines_is_computed_once_for_all(error):
     async def scenario():
-        flights, compute = Flights(), Computation(error)
+        flights, compute = SingleFlight(), Computation(error)
         callers = await joined(flights, compute, 3)
         compute.gate.set()
         return await asyncio.gather(*callers, return_exceptions=True), compute.begun
@@ -107,7 +107,7 @@ def test_a_request_that_is_wrong_or_ends_engines_is_computed_once_for_all(error)
 
 def test_each_caller_waits_no_longer_than_its_own_time():
     async def scenario():
-        flights, compute = Flights(), Computation("answer")
+        flights, compute = SingleFlight(), Computation("answer")
         [patient] = await joined(flights, compute, 1)
         [hurried] = await joined(flights, compute, 1, timeout_s=0.02)
         with pytest.raises(asyncio.TimeoutError):
@@ -120,7 +120,7 @@ def test_each_caller_waits_no_longer_than_its_own_time():
 
 def test_a_landed_flight_is_not_joined():
     async def scenario():
-        flights, compute = Flights(), Computation("first", "second")
+        flights, compute = SingleFlight(), Computation("first", "second")
         compute.gate.set()
         return [await flights.join("key", compute, 5) for _ in range(2)]
 
@@ -129,7 +129,7 @@ def test_a_landed_flight_is_not_joined():
 
 def test_a_failure_that_nobody_saw_is_no_noise(caplog):
     async def scenario():
-        flights = Flights()
+        flights = SingleFlight()
 
         async def leave_and_fail():
             await asyncio.sleep(0)
