@@ -18,11 +18,11 @@ from bedplate import errors
 from bedplate.bundle import Bundle
 from bedplate.errors import Draining, EngineBusy, EnginesLost, EngineUnavailable, UnknownModel
 from bedplate.instance import by_preference
+from bedplate.web.coalesce import MAX_BYTES, Group, Member, Pace
 from bedplate.web.engine import Engine
 from bedplate.web.link import EngineLink, EngineLost, Waiting
 from bedplate.web.options import RequestOptions, too_late
 from bedplate.web.served import Served, find, together
-from bedplate.web.together import MAX_BYTES, Group, Member, Pace
 from bedplate.wire import INTERACTIVE, PROBE, FixedMeta, Frame, Type
 
 _log = logging.getLogger("bedplate.web.engines")
