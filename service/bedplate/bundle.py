@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bedplate import code, wire
-from bedplate.detection import BOX, Detection, read_detection
-from bedplate.document import BundleError, Section, parse_yaml
-from bedplate.known_answer import (
+from bedplate.canary import (
     BOXES,
     ITEM,
     LABEL,
@@ -27,6 +25,8 @@ from bedplate.known_answer import (
     read_boxes,
     read_canary,
 )
+from bedplate.detection import BOX, Detection, read_detection
+from bedplate.document import BundleError, Section, parse_yaml
 from bedplate.manifest import FILE_NAME, verify_manifest, write_manifest
 from bedplate.recommendation import Recommendation, read_recommendation
 from bedplate.tensor import Tensor, read_input, read_output

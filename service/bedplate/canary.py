@@ -1,119 +1,216 @@
-"""`bedplate canary`: one real prediction of every model and version, asked of running front ends, beside what is known.
-
-The bundles on disk say which version clients should get who name none, and what each canary is answered with.
-"""
+"""A bundle's canary: one request whose answer is known, and whether an answer is that one."""
 
 from __future__ import annotations
 
 import json
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from bedplate import settings
-from bedplate.bundle import Bundle, BundleError, read_bundle
-from bedplate.engine.catalogue import DEFAULT, Aliases, parse_aliases
-from bedplate.engine.settings import EngineSettings
-from bedplate.settings import SettingsError
+import numpy as np
+import numpy.typing as npt
 
-_AT_A_TIME = 16
-_BUSY = 429
-_LEAST_S = 0.1
+from bedplate.detection import overlap
+from bedplate.document import Section
+from bedplate.manifest import FILE_NAME
+from bedplate.tensor import Tensor
 
+MAX_CANARY_BYTES = 256 << 10
+_MOST_TOLERATED = 1e9
+_CONTENT_TYPE = r"[a-z]{1,32}/[a-z0-9.+-]{1,64}"
 
-def run(engine_settings: Path, urls: list[str], timeout_s: float) -> int:
-    """Print one JSON object a line for each front end and bundle; the API key is read from standard input.
+_LEAST_OVERLAP = 0.1
+# What a model's answer to one item is.
+LABEL, ITEM, NUMBERS, BOXES = "label", "item", "numbers", "boxes"
+OWN = "own"  # whatever a codec says
 
-    Returns:
-        0 when every answer came, from the version on disk and with the canary's answer; 1 otherwise.
-
-    Raises:
-        SettingsError: the settings, or a bundle they name, cannot be read.
-    """
-    key = sys.stdin.readline().strip()
-    declared = settings.load(EngineSettings, engine_settings)
-    bundles = [read(directory, declared.bundle_signers) for directory in declared.bundles]
-    defaults = default_versions(bundles, parse_aliases(declared.aliases))
-    asked = [(url, bundle) for url in urls for bundle in bundles]
-
-    def finding_of(one: tuple[str, Bundle]) -> dict[str, Any]:
-        url, bundle = one
-        return ask(url, bundle, key, timeout_s, defaults[bundle.name] == bundle.version)
-
-    # Side by side: on a busy host each of them waits.
-    with ThreadPoolExecutor(_AT_A_TIME) as threads:
-        findings = list(threads.map(finding_of, asked))
-    for finding in findings:
-        print(json.dumps(finding))
-    return 0 if findings and all(finding["ok"] for finding in findings) else 1
+LabelledBox = tuple[str, npt.NDArray[np.float64]]
+ReadFile = Callable[[str], bytes]
 
 
-def _answer(request: urllib.request.Request, give_up_s: float) -> Any:
-    # No proxy: the front ends are this host's own.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while True:
-        left_s = give_up_s - time.monotonic()
-        try:
-            with opener.open(request, timeout=max(_LEAST_S, left_s)) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                wait_s = float(refusal.headers.get("Retry-After") or _LEAST_S)
-                if refusal.code != _BUSY or wait_s >= left_s:
-                    raise
-        time.sleep(wait_s)
+@dataclass(frozen=True)
+class Canary:
+    """`label` is the answer: of a class, or of the item that is recommended first; or what `expect` holds is: numbers,
+    the boxes of objects, or what a codec says."""
+
+    file: str
+    content: bytes = field(repr=False)
+    label: str = ""
+    expect: str = ""
+    expect_content: bytes = field(default=b"", repr=False)
+    tolerance: float = 0  # of each number, up and down
+    iou: float = 0  # overlap of each box with the expected one, at least; 0 where there are none
+    sent_as: str = ""  # the type of its content, for a codec
+
+    @property
+    def content_type(self) -> str:
+        """As a client would send it."""
+        if self.sent_as:
+            return self.sent_as
+        if self.file.lower().endswith(".json"):
+            return "application/json"
+        # What a file is, its content says; of a text nothing does.
+        return "text/plain" if self.file.lower().endswith(".txt") else "image/*"
+
+    @property
+    def wanted(self) -> str:
+        """What `found_in` says of the right answer."""
+        if not self.expect:
+            return self.label
+        what = "predictions" if self.sent_as else "boxes" if self.iou else "numbers"
+        return f"the {what} of {self.expect}"
+
+    def found_in(self, predictions: Sequence[Mapping[str, Any]]) -> str:
+        """The answer in a few words: its label, or how far its numbers are off.
+
+        Raises:
+            ValueError, KeyError, IndexError, TypeError: no answer of this kind of model.
+        """
+        if not self.expect:
+            first = predictions[0]
+            return str(first["items"][0]["item"] if "items" in first else first["label"])
+        if self.iou:
+            return self._boxes_found_in(predictions[0]["boxes"])
+        if self.sent_as:
+            expected = json.loads(self.expect_content)["predictions"]
+            return self.wanted if is_alike(list(predictions), expected, self.tolerance) else "other predictions"
+        found = np.asarray([one["output"] for one in predictions])
+        expected = read_numbers(self.expect_content)
+        if found.shape != expected.shape:
+            return f"numbers of shape {list(found.shape)}, not {list(expected.shape)}"
+        if found.dtype.kind not in "biuf":
+            raise ValueError("the answer holds what are no numbers")
+        if np.array_equal(found, expected) or _is_near(found, expected, self.tolerance):
+            return self.wanted
+        return f"numbers that are off by up to {_largest_difference(found, expected):.6g}, beyond {self.tolerance:g}"
+
+    def _boxes_found_in(self, boxes: Sequence[Mapping[str, Any]]) -> str:
+        found, expected = _read_boxes(boxes), read_boxes(self.expect_content)
+        if len(found) != len(expected):
+            return f"{len(found)} boxes, not {len(expected)}"
+        for label, corners in expected:
+            shares = [overlap(corners, box[np.newaxis])[0] * (name == label) for name, box in found]
+            if max(shares) < self.iou:
+                return f"no box of {label} that overlaps with the expected one by {self.iou:g}"
+            del found[int(np.argmax(shares))]
+        return self.wanted
 
 
-def read(directory: Path, signers: Path | None) -> Bundle:
-    try:
-        return read_bundle(directory, signers)
-    except BundleError as error:
-        raise SettingsError(str(error)) from None
-
-
-def default_versions(bundles: Iterable[Bundle], aliases: Aliases) -> dict[str, str]:
-    """Of each name the version that clients get who ask for none."""
-    declared = [(bundle.name, bundle.version) for bundle in bundles]
-    firsts = dict(reversed(declared))
-    return {name: aliases.get(name, {}).get(DEFAULT, first) for name, first in firsts.items()}
-
-
-def ask(url: str, bundle: Bundle, key: str, timeout_s: float, is_default: bool = True) -> dict[str, Any]:
-    """One prediction: what was wanted, what was found, whether they agree, and how long it took (ms).
-
-    It waits among those of users, for that is what they get. Who is busy is asked again until the time is over.
+def read_canary(section: Section, output: Tensor, answer: str, read: ReadFile) -> Canary:
+    """The canary that bundle.yaml declares; `read` gives the files of the bundle.
 
     Args:
-        is_default: asked as by clients who name no version; others are asked for by theirs.
+        answer: LABEL, ITEM, NUMBERS, BOXES or OWN.
+
+    Raises:
+        BundleError: with the key, the value and what would do.
     """
-    version = "" if is_default else f"/versions/{bundle.version}"
-    request = urllib.request.Request(
-        f"{url}/v1/models/{bundle.name}{version}/predict",
-        data=bundle.canary.content,
-        # A remembered answer would say nothing about the engine.
-        headers={
-            "Authorization": f"Bearer {key}",
-            "Content-Type": bundle.canary.content_type,
-            "Cache-Control": "no-cache",
-        },
-    )
-    started = time.monotonic()
+    name = section.text("file", FILE_NAME.pattern)
+    if answer in (LABEL, ITEM):
+        canary = Canary(name, _checked(section, "file", name, read), label=section.text(answer))
+    else:
+        expect = section.text("expect", FILE_NAME.pattern)
+        canary = Canary(
+            file=name,
+            content=_checked(section, "file", name, read),
+            expect=expect,
+            expect_content=_checked(section, "expect", expect, read),
+            tolerance=section.number("tolerance", 0, _MOST_TOLERATED) if answer in (NUMBERS, OWN) else 0,
+            iou=section.number("iou", _LEAST_OVERLAP, 1) if answer == BOXES else 0,
+            sent_as=section.text("content_type", _CONTENT_TYPE) if answer == OWN else "",
+        )
+        _check_expected(section, canary, output)
+    section.done()
+    return canary
+
+
+def read_numbers(content: bytes) -> npt.NDArray[Any]:
+    """(items, *output shape) of a document {"outputs": [item, ...]}.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: it is none.
+    """
+    numbers = np.asarray(json.loads(content)["outputs"])
+    if numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
+        raise ValueError("no finite numbers")
+    return numbers
+
+
+def read_boxes(content: bytes) -> list[LabelledBox]:
+    """Label and corners of each box of a document {"boxes": [...]}, written as a client is told.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: it is none.
+    """
+    boxes = _read_boxes(json.loads(content)["boxes"])
+    if not boxes:
+        raise ValueError("no boxes")
+    return boxes
+
+
+def _read_boxes(boxes: Sequence[Mapping[str, Any]]) -> list[LabelledBox]:
+    read = []
+    for box in boxes:
+        left, top, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
+        corners = np.array([left, top, left + width, top + height])
+        if not np.isfinite(corners).all() or min(width, height) <= 0:
+            raise ValueError("a box without a size")
+        read.append((str(box["label"]), corners))
+    return read
+
+
+def _checked(section: Section, key: str, name: str, read: ReadFile) -> bytes:
+    content = read(name)
+    if not 1 <= len(content) <= MAX_CANARY_BYTES:
+        raise section.refuse(key, name, f"a file of 1 to {MAX_CANARY_BYTES} bytes")
+    return content
+
+
+def is_alike(found: object, expected: object, tolerance: float) -> bool:
+    """Whether two JSON values are the same but for numbers that are near; true and false are none."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(is_alike(found[key], expected[key], tolerance) for key in found)
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(is_alike, found, expected, [tolerance] * len(found)))
+    numbers = [value for value in (found, expected) if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if len(numbers) == 2 and float in map(type, numbers):
+        return abs(numbers[0] - numbers[1]) <= tolerance
+    return type(found) is type(expected) and found == expected
+
+
+def _check_expected(section: Section, canary: Canary, output: Tensor) -> None:
+    if canary.iou:
+        try:
+            read_boxes(canary.expect_content)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            wanted = 'a JSON document {"boxes": [{"label": ..., "x": ..., "y": ..., "width": ..., "height": ...}]}'
+            raise section.disagree("expect", canary.expect, wanted) from None
+        return
+    if canary.sent_as:
+        if not _are_predictions(canary.expect_content):
+            raise section.disagree("expect", canary.expect, 'a JSON document {"predictions": [...]}')
+        return
     try:
-        document = _answer(request, started + timeout_s)
-        found = f"{document['model']} {document['version']}: {bundle.canary.found_in(document['predictions'])}"
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        found = f"no answer: {error}"
-    wanted = f"{bundle.name} {bundle.version}: {bundle.canary.wanted}"
-    return {
-        "url": url,
-        "model": bundle.name,
-        "wanted": wanted,
-        "found": found,
-        "ok": found == wanted,
-        "latency_ms": round((time.monotonic() - started) * 1000, 1),
-    }
+        shape = read_numbers(canary.expect_content).shape
+    except (ValueError, KeyError, TypeError, RecursionError):
+        shape = ()
+    if not shape or not output.accepts(shape[1:]):
+        wanted = f'a JSON document {{"outputs": [...]}} with finite numbers of shape {output.shown}'
+        raise section.disagree("expect", canary.expect, wanted)
+
+
+def _are_predictions(content: bytes) -> bool:
+    try:
+        predictions = json.loads(content)["predictions"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return isinstance(predictions, list) and bool(predictions)
+
+
+def _is_near(found: npt.NDArray[Any], expected: npt.NDArray[Any], tolerance: float) -> bool:
+    # Whole numbers are equal or they are not: as floats, large ones that differ would be the same.
+    return "f" in (found.dtype.kind, expected.dtype.kind) and _largest_difference(found, expected) <= tolerance
+
+
+def _largest_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    return float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max())

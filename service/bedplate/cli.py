@@ -160,7 +160,7 @@ def _engine(args: argparse.Namespace) -> int:
 
 
 def _canary(args: argparse.Namespace) -> int:
-    from bedplate.canary import run
+    from bedplate.canary_command import run
 
     return run(args.settings, args.urls, args.timeout)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from bedplate import cli
 from bedplate.bundle import Bundle
-from bedplate.canary import ask
+from bedplate.canary_command import ask
 
 from tests.service.engine_tools import write_lamp
 from tests.service.lamp import description, numbers, varying
