@@ -33,8 +33,8 @@ from bedplate.recommendation import MAX_NAME_BYTES, suggestions_in
 from bedplate.tensor import Tensor, Text
 from bedplate.web.body import Limits, parse_items
 from bedplate.web.decoders import Decoders, Media
-from bedplate.web.naming import scores_of
 from bedplate.web.options import RequestOptions, within
+from bedplate.web.postprocess import scores_of
 from bedplate.web.predictor import predictions_for
 from bedplate.web.settings import WebSettings
 

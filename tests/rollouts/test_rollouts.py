@@ -60,7 +60,7 @@ def watched(fleet, name):
 
 
 def test_a_release_whose_labels_are_shifted_reaches_one_host_which_is_drained(fleet, own_release):
-    source = own_release / "service/bedplate/web/naming.py"
+    source = own_release / "service/bedplate/web/postprocess.py"
     right = 'named.append({"label": model.labels[best[0]],'
     assert right in source.read_text()
     wrong = right.replace("best[0]", "(best[0] + 1) % len(model.labels)")

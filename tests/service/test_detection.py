@@ -15,7 +15,7 @@ from bedplate.detection import Boxes, Detection, boxes_of, mean_average_precisio
 from bedplate.web import openapi
 from bedplate.web.cache import _from_text
 from bedplate.web.decoders import Media
-from bedplate.web.naming import predictions_of
+from bedplate.web.postprocess import predictions_of
 from jsonschema import Draft202012Validator
 from PIL import Image
 from safetensors.torch import save_file

@@ -17,9 +17,9 @@ from bedplate.bundle import Bundle
 from bedplate.errors import Internal
 from bedplate.web.body import Items, Limits, parse_items
 from bedplate.web.decoders import Decoders, Media
-from bedplate.web.naming import predictions_of
 from bedplate.web.options import RequestOptions, ran_out
 from bedplate.web.pool import EnginePool
+from bedplate.web.postprocess import predictions_of
 from bedplate.wire import FixedMeta, Frame, Type, now_ns
 
 T = TypeVar("T")
