@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bedplate import wire
-from bedplate.decode.keeper import keep
+from bedplate.decode.supervisor import keep
 from bedplate.errors import Internal, UnreadableMedia
 from bedplate.web.decoders import Decoders
 from bedplate.web.options import within

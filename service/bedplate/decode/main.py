@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 
 from bedplate import endpoint, log, notify, settings
-from bedplate.decode.keeper import keep
 from bedplate.decode.settings import DecodeSettings
+from bedplate.decode.supervisor import supervise
 from bedplate.decode.worker import SILENCE_S, Worker
 from bedplate.instance import require_number
 
@@ -34,7 +34,7 @@ def run(settings_file: Path, instance: str) -> int:
     # One that is old leaves once it has answered, which takes this long at most on a busy machine.
     longest_s = decode.max_age_s + _BUSY * decode.max_cpu_s + SILENCE_S
     try:
-        keep(lambda kept: _work(listener, decode, kept), lambda: notify.notify("READY=1"), longest_s)
+        supervise(lambda kept: _work(listener, decode, kept), lambda: notify.notify("READY=1"), longest_s)
     finally:
         Path(listener.getsockname()).unlink(missing_ok=True)
     return 0

@@ -15,7 +15,7 @@ _PAUSE_S = 0.5
 _BRIEF_S = 0.05
 
 
-def keep(
+def supervise(
     work: Callable[[int], None], on_ready: Callable[[], object] = lambda: None, longest_s: float | None = None
 ) -> None:
     """Run `work` in a child, and in another one whenever that ends, until SIGTERM.
