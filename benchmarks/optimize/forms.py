@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 from bedplate.bundle import read_bundle, write_manifest
-from bedplate.engine.prepared import RECORD, Host, Shelf, place_of
+from bedplate.engine.prepared import RECORD, ArtifactStore, Host, place_of
 from bedplate.optimize.candidates import CANDIDATES
 from bedplate.optimize.command import report
 from bedplate.optimize.trials import RequestOptions, keep, optimize
@@ -59,4 +59,4 @@ def found(directory: Path, shelf: Path) -> tuple[str, list[dict[str, Any]]]:
     """
     bundle, host = read_bundle(directory), Host.here("cpu", 1)
     record = json.loads((place_of(shelf, bundle, host) / RECORD).read_text())
-    return Shelf(shelf, host).read(bundle).name, record["figures"]
+    return ArtifactStore(shelf, host).read(bundle).name, record["figures"]

@@ -16,7 +16,7 @@ import torch
 from bedplate.bundle import read_bundle
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
-from bedplate.engine.prepared import Host, Shelf, place_of
+from bedplate.engine.prepared import ArtifactStore, Host, place_of
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.start import start
 from bedplate.engine.variant import ModelVariant
@@ -187,7 +187,7 @@ def test_the_command_remembers(run):
 def test_what_was_kept_is_what_engines_look_for(run):
     _, shelf, bundle, _ = run
 
-    assert Shelf(shelf, HERE).form_of(bundle) == ModelVariant(channels_last=False)
+    assert ArtifactStore(shelf, HERE).form_of(bundle) == ModelVariant(channels_last=False)
 
 
 def test_a_candidate_that_dies_is_refused_and_the_others_are_measured(tmp_path):

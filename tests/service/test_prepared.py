@@ -12,7 +12,7 @@ import torch
 from bedplate.bundle import read_bundle
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
-from bedplate.engine.prepared import Host, Record, Shelf, Unusable, place_of, write_record
+from bedplate.engine.prepared import ArtifactStore, Host, Record, Unusable, place_of, write_record
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.start import start
 from bedplate.engine.variant import ModelVariant
@@ -59,19 +59,19 @@ def compiled(**changes):
 def test_a_record_says_how_to_compute(shelf, lamp, put):
     put(precision="bfloat16", channels_last=True)
 
-    assert Shelf(shelf, HERE).form_of(lamp) == ModelVariant("bfloat16", True)
+    assert ArtifactStore(shelf, HERE).form_of(lamp) == ModelVariant("bfloat16", True)
 
 
 def test_native_code_of_a_record_is_named(shelf, lamp, put):
     place = put(**compiled())
 
-    form = Shelf(shelf, HERE).form_of(lamp)
+    form = ArtifactStore(shelf, HERE).form_of(lamp)
 
     assert (form.package, form.name) == (place / "model.pt2", "float32-compiled")
 
 
 def test_without_a_record_nothing_is_known(shelf, lamp):
-    assert Shelf(shelf, HERE).form_of(lamp) is None
+    assert ArtifactStore(shelf, HERE).form_of(lamp) is None
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_a_record_of_something_else_does_not_count(shelf, lamp, put, changes):
     put(**changes)
 
     with pytest.raises(Unusable):
-        Shelf(shelf, HERE).read(lamp)
+        ArtifactStore(shelf, HERE).read(lamp)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"host": 1}', "[" * 100_000], ids=range(5))
 def test_a_damaged_record_does_not_count(shelf, lamp, put, text):
     (put() / "record.json").write_text(text)
 
-    assert Shelf(shelf, HERE).form_of(lamp) is None
+    assert ArtifactStore(shelf, HERE).form_of(lamp) is None
 
 
 @pytest.mark.parametrize("which", [".", "..", "../..", "../../..", "record.json", "model.pt2"])
@@ -111,7 +111,7 @@ def test_what_others_may_write_does_not_count(shelf, lamp, put, which):
     path.chmod(path.stat().st_mode | 0o020)
 
     with pytest.raises(Unusable, match="others than the owner"):
-        Shelf(shelf, HERE).read(lamp)
+        ArtifactStore(shelf, HERE).read(lamp)
 
 
 def test_a_link_to_native_code_does_not_count(shelf, lamp, put, tmp_path):
@@ -120,7 +120,7 @@ def test_a_link_to_native_code_does_not_count(shelf, lamp, put, tmp_path):
     (place / "model.pt2").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(Unusable):
-        Shelf(shelf, HERE).read(lamp)
+        ArtifactStore(shelf, HERE).read(lamp)
 
 
 def served(tmp_path, shelf):

@@ -78,7 +78,7 @@ def write_record(place: Path, record: Record) -> None:
     os.replace(beside, place / RECORD)
 
 
-class Shelf:
+class ArtifactStore:
     """The records of a directory, for one engine's host."""
 
     def __init__(self, directory: Path, host: Host):

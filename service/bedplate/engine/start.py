@@ -16,7 +16,7 @@ from bedplate.engine.loader import Loader, Origin, Origins
 from bedplate.engine.memory import Memory
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
-from bedplate.engine.prepared import Host, Shelf
+from bedplate.engine.prepared import ArtifactStore, Host
 from bedplate.engine.server import Server
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.state import State
@@ -113,7 +113,7 @@ async def start(
     return await serve(models, _without_refused(aliases, models) if refusals else aliases, refuse_some=True)
 
 
-def _shelf(settings: EngineSettings, device: torch.device, trying: Path) -> Shelf | None:
+def _shelf(settings: EngineSettings, device: torch.device, trying: Path) -> ArtifactStore | None:
     """
     Args:
         trying: is there while native code is loaded and warmed up; then it has ended the engine that did so.
@@ -125,7 +125,7 @@ def _shelf(settings: EngineSettings, device: torch.device, trying: Path) -> Shel
     if not settings.prepared_dir:
         return None
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return Shelf(settings.prepared_dir, Host.here(kind, settings.threads))
+    return ArtifactStore(settings.prepared_dir, Host.here(kind, settings.threads))
 
 
 def load_models(

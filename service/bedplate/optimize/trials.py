@@ -19,7 +19,7 @@ import numpy as np
 
 from bedplate.bundle import Bundle
 from bedplate.document import BundleError
-from bedplate.engine.prepared import RECORD, Host, Record, Shelf, Unusable, place_of, sha256_of, write_record
+from bedplate.engine.prepared import RECORD, ArtifactStore, Host, Record, Unusable, place_of, sha256_of, write_record
 from bedplate.optimize.candidates import CANDIDATES, PLAIN, Candidate, Figures, best_of, verdict
 from bedplate.optimize.difference import difference_of
 
@@ -87,7 +87,7 @@ def optimize(
 def remembered(bundle: Bundle, shelf: Path, host: Host, options: TrialOptions) -> bool:
     """Whether a record is there that engines believe, for this accuracy loss."""
     try:
-        Shelf(shelf, host).read(bundle)
+        ArtifactStore(shelf, host).read(bundle)
         record = json.loads((place_of(shelf, bundle, host) / RECORD).read_text())
     except (Unusable, OSError):
         return False
