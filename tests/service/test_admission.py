@@ -23,7 +23,7 @@ class Desk:
     def __init__(self):
         self.lamp = GatedLamp()
         self.profiles = ModelProfiles()
-        self.schedule = Schedule(lambda work: self.profiles.of(work.model).room_for(work))
+        self.schedule = Schedule(lambda work: self.profiles.of(work.model).limits_for(work))
         self._admission = Admission(self.schedule, self.profiles)
         self._number = 0
         self.now = NOW
@@ -200,7 +200,7 @@ def test_a_model_whose_full_batch_takes_too_long_gets_smaller_batches(desk):
     for items in (1, 64):
         desk.learn(wide, items, 20 + 10 * items)
 
-    room = desk.profiles.of(wide).room_for(
+    room = desk.profiles.of(wide).limits_for(
         Work(wide, np.zeros((1, 1, 2, 2), np.float32), submitted_ns=NOW, deadline_ns=NOW + 500 * MS)
     )
 

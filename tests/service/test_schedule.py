@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from bedplate.engine.schedule import Room, Schedule
+from bedplate.engine.schedule import BatchLimits, Schedule
 from bedplate.engine.work import Work
 from bedplate.wire import BATCH, INTERACTIVE, PROBE
 from hypothesis import given
@@ -17,7 +17,7 @@ S = 1000 * MS
 
 @pytest.fixture
 def schedule():
-    return Schedule(lambda work: Room(8, 100))
+    return Schedule(lambda work: BatchLimits(8, 100))
 
 
 def put(schedule, *works, at_ns=0):
@@ -82,7 +82,7 @@ comers = st.tuples(
 
 @given(st.lists(comers, max_size=40))
 def test_nobody_is_overtaken_by_who_comes_more_than_ten_seconds_later_and_no_person_by_who_comes_a_second_later(found):
-    schedule = Schedule(lambda work: Room(8, 100))
+    schedule = Schedule(lambda work: BatchLimits(8, 100))
     for number, (at_ms, timeout_ms, priority) in enumerate(sorted(found)):
         work = request(8, deadline_ns=timeout_ms and (at_ms + timeout_ms) * MS, priority=priority)
         work.come(at_ms * MS, number)
@@ -96,14 +96,14 @@ def test_nobody_is_overtaken_by_who_comes_more_than_ten_seconds_later_and_no_per
 
 
 def test_a_batch_is_no_larger_than_the_one_with_the_least_time_in_it_allows():
-    schedule = Schedule(lambda work: Room(64, 3 if work.deadline_ns else 64))
+    schedule = Schedule(lambda work: BatchLimits(64, 3 if work.deadline_ns else 64))
     patient, hurried, third, fourth = put(schedule, *(request(deadline_ns=ns) for ns in (0, 2 * S, 0, 0)))
 
     assert taken(schedule) == [[patient, hurried, third], [fourth]]
 
 
 def test_who_has_too_little_time_for_a_batch_goes_with_the_next():
-    schedule = Schedule(lambda work: Room(64, 3 if work.deadline_ns else 64))
+    schedule = Schedule(lambda work: BatchLimits(64, 3 if work.deadline_ns else 64))
     patient, hurried, third = put(schedule, request(3), request(deadline_ns=2 * S), request())
 
     assert taken(schedule) == [[patient], [hurried, third]]

@@ -76,7 +76,7 @@ class Batcher:
         self._offer = offer
         self._announce = announce
         self._profiles = ModelProfiles()
-        self._schedule = Schedule(lambda work: self._profiles.of(work.model).room_for(work))
+        self._schedule = Schedule(lambda work: self._profiles.of(work.model).limits_for(work))
         self._admission = Admission(self._schedule, self._profiles)
         self._device = Device(clock, self._profiles, observer)
         self._jobs = Jobs()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bedplate.engine.curve import Curve
-from bedplate.engine.schedule import Room
+from bedplate.engine.schedule import BatchLimits
 from bedplate.engine.work import Key, Runnable, Work, key_of
 
 # Of a request's time that its own batch may take. The rest is for the batch that is on the device when it comes.
@@ -27,12 +27,12 @@ class ModelProfile:
         self.failures = 0  # items that the model failed on
         self.out_of_memory = 0  # times
 
-    def room_for(self, work: Work) -> Room:
+    def limits_for(self, work: Work) -> BatchLimits:
         """The batch that `work` may be in: as large as the device takes, small enough for its deadline."""
         cost: float = self.max_cost
         if work.deadline_ns and self.curve.is_known:
             cost = min(cost, self.curve.largest_cost_within(_BATCH_SHARE * work.time_ns))
-        return Room(self.max_items, cost)
+        return BatchLimits(self.max_items, cost)
 
     def expect_ns(self, cost: float) -> float:
         return self.curve.expect_ns(cost)

@@ -12,7 +12,7 @@ from bedplate.engine.work import Key, Work, key_of
 
 
 @dataclass(frozen=True)
-class Room:
+class BatchLimits:
     """How much one batch may hold."""
 
     items: int
@@ -20,7 +20,7 @@ class Room:
 
 
 # How much a batch may hold that this request is in.
-RoomFor = Callable[[Work], Room]
+LimitsFor = Callable[[Work], BatchLimits]
 
 
 @dataclass(eq=False)
@@ -30,8 +30,8 @@ class Batch:
     It is as large as the one with the least time allows.
     """
 
-    room_for: RoomFor
-    room: Room = field(init=False)
+    limits_for: LimitsFor
+    room: BatchLimits = field(init=False)
     time_ns: float = math.inf  # that the one with the least had when it came
     works: list[Work] = field(default_factory=list)
     items: int = 0
@@ -57,10 +57,10 @@ class Batch:
     def join(self, work: Work) -> bool:
         """False if it does not fit; then nothing has changed."""
         if not self.works:
-            self.room, self.time_ns = self.room_for(work), work.time_ns
+            self.room, self.time_ns = self.limits_for(work), work.time_ns
             self.is_open = not work.alone
         elif work.time_ns < self.time_ns:
-            room = self.room_for(work)
+            room = self.limits_for(work)
             if not self._holds(room, work):
                 return False
             self.room, self.time_ns = room, work.time_ns
@@ -71,15 +71,15 @@ class Batch:
         self.cost += work.cost
         return True
 
-    def _holds(self, room: Room, work: Work) -> bool:
+    def _holds(self, room: BatchLimits, work: Work) -> bool:
         return self.items + work.items <= room.items and self.cost + work.cost <= room.cost
 
 
 class Schedule:
     """Requests by urgency. A batch takes the most urgent one and what follows it in its bucket."""
 
-    def __init__(self, room_for: RoomFor):
-        self._room_for = room_for
+    def __init__(self, limits_for: LimitsFor):
+        self._room_for = limits_for
         self._works: list[Work] = []
         self._no_deadline_before_ns = math.inf  # a bound: the one that it was may have gone
         self.held: set[Key] = set()  # (name, version) of models whose requests are not taken
