@@ -7,7 +7,7 @@ import pytest
 from bedplate.engine.admission import Admission
 from bedplate.engine.profile import ModelProfiles
 from bedplate.engine.schedule import Schedule
-from bedplate.engine.work import Work
+from bedplate.engine.work import QueuedRequest
 from bedplate.errors import DeadlineExceeded, EngineBusy
 from bedplate.wire import BATCH, INTERACTIVE, PROBE
 
@@ -36,7 +36,7 @@ class Desk:
 
     def come(self, timeout_ms=500, items=1, free_in_ms=100, model=None, **options):
         self._number += 1
-        work = Work(
+        work = QueuedRequest(
             model or self.lamp,
             np.zeros((items, 1, 2, 2), np.float32),
             deadline_ns=self.now + int(timeout_ms * MS) if timeout_ms else 0,
@@ -50,7 +50,7 @@ class Desk:
     def wait(self, timeout_ms, priority=INTERACTIVE):
         """Somebody who was let in, rightly or not."""
         items = np.zeros((8, 1, 2, 2), np.float32)
-        work = Work(self.lamp, items, deadline_ns=self.now + timeout_ms * MS, priority=priority)
+        work = QueuedRequest(self.lamp, items, deadline_ns=self.now + timeout_ms * MS, priority=priority)
         work.come(self.now, 0)
         self.schedule.add(work)
 
@@ -201,7 +201,7 @@ def test_a_model_whose_full_batch_takes_too_long_gets_smaller_batches(desk):
         desk.learn(wide, items, 20 + 10 * items)
 
     room = desk.profiles.of(wide).limits_for(
-        Work(wide, np.zeros((1, 1, 2, 2), np.float32), submitted_ns=NOW, deadline_ns=NOW + 500 * MS)
+        QueuedRequest(wide, np.zeros((1, 1, 2, 2), np.float32), submitted_ns=NOW, deadline_ns=NOW + 500 * MS)
     )
 
     # Half of 500 ms is for its batch: 20 + 10 x 23.

@@ -8,7 +8,7 @@ import pytest
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
 from bedplate.engine.metrics import EngineMetrics
-from bedplate.engine.work import Work
+from bedplate.engine.work import QueuedRequest
 from bedplate.errors import (
     DeadlineExceeded,
     Draining,
@@ -79,7 +79,7 @@ def lamp():
 
 def occupy(batcher, model):
     """Give the device a request that it holds until the gate opens."""
-    work = Work(model, bright())
+    work = QueuedRequest(model, bright())
     batcher.submit(work)
     model.begun.get(timeout=DEADLINE_S)
     return work
@@ -87,7 +87,7 @@ def occupy(batcher, model):
 
 def test_a_lone_request_goes_to_the_device_at_once(batcher_of, settled):
     lamp = GatedLamp()
-    work = Work(lamp, bright())
+    work = QueuedRequest(lamp, bright())
 
     batcher_of().submit(work)
 
@@ -100,7 +100,7 @@ def test_a_lone_request_goes_to_the_device_at_once(batcher_of, settled):
 def test_requests_gather_while_the_device_works(batcher_of, settled, lamp):
     batcher = batcher_of()
     first = occupy(batcher, lamp)
-    waiting = [Work(lamp, bright(2, value)) for value in (0.1, 0.2, 0.3)]
+    waiting = [QueuedRequest(lamp, bright(2, value)) for value in (0.1, 0.2, 0.3)]
     for work in waiting:
         batcher.submit(work)
 
@@ -116,7 +116,7 @@ def test_requests_gather_while_the_device_works(batcher_of, settled, lamp):
 def test_a_batch_holds_no_more_items_than_the_model_takes_and_nobody_overtakes(batcher_of, settled, lamp):
     batcher = batcher_of()
     first = occupy(batcher, lamp)
-    five, four, one = (Work(lamp, bright(items)) for items in (5, 4, 1))
+    five, four, one = (QueuedRequest(lamp, bright(items)) for items in (5, 4, 1))
     for work in (five, four, one):
         batcher.submit(work)
 
@@ -129,7 +129,7 @@ def test_a_batch_holds_one_model_and_the_oldest_request_chooses_it(batcher_of, s
     other = GatedLamp("other")
     batcher = batcher_of()
     first = occupy(batcher, lamp)
-    a, b, c = Work(other, bright()), Work(lamp, bright()), Work(other, bright())
+    a, b, c = QueuedRequest(other, bright()), QueuedRequest(lamp, bright()), QueuedRequest(other, bright())
     for work in (a, b, c):
         batcher.submit(work)
 
@@ -141,12 +141,12 @@ def test_a_batch_holds_one_model_and_the_oldest_request_chooses_it(batcher_of, s
 def test_a_full_queue_refuses_with_depth_limit_and_when_to_retry(batcher_of, settled, lamp):
     batcher = batcher_of(queue_limit=2)
     occupy(batcher, lamp)
-    kept = [Work(lamp, bright()), Work(lamp, bright())]
+    kept = [QueuedRequest(lamp, bright()), QueuedRequest(lamp, bright())]
     for work in kept:
         batcher.submit(work)
 
     with pytest.raises(EngineBusy) as refusal:
-        batcher.submit(Work(lamp, bright()))
+        batcher.submit(QueuedRequest(lamp, bright()))
 
     assert (refusal.value.value, refusal.value.limit) == (2, 2)
     assert refusal.value.retry_after_s >= 1
@@ -167,10 +167,10 @@ def test_the_time_to_retry_follows_what_a_request_costs(batcher_of, settled, lam
     lamp.gate.clear()
     occupy(batcher, lamp)
     for _ in range(10):
-        batcher.submit(Work(lamp, bright()))
+        batcher.submit(QueuedRequest(lamp, bright()))
 
     with pytest.raises(EngineBusy) as refusal:
-        batcher.submit(Work(lamp, bright()))
+        batcher.submit(QueuedRequest(lamp, bright()))
 
     assert refusal.value.retry_after_s == 22  # ten wait, one is on the device
 
@@ -178,7 +178,7 @@ def test_the_time_to_retry_follows_what_a_request_costs(batcher_of, settled, lam
 def test_a_cancelled_request_makes_room_and_never_reaches_the_device(batcher_of, settled, lamp):
     batcher = batcher_of(queue_limit=1)
     first = occupy(batcher, lamp)
-    cancelled, kept = Work(lamp, bright(value=0.5)), Work(lamp, bright(value=0.7))
+    cancelled, kept = QueuedRequest(lamp, bright(value=0.5)), QueuedRequest(lamp, bright(value=0.7))
     batcher.submit(cancelled)
 
     batcher.cancel(cancelled)
@@ -192,7 +192,7 @@ def test_a_cancelled_request_makes_room_and_never_reaches_the_device(batcher_of,
 def test_a_request_cancelled_on_the_device_is_not_delivered(batcher_of, settled, lamp):
     batcher = batcher_of()
     cancelled = occupy(batcher, lamp)
-    after = Work(lamp, bright())
+    after = QueuedRequest(lamp, bright())
 
     batcher.cancel(cancelled)
     batcher.submit(after)
@@ -206,14 +206,14 @@ def test_a_deadline_that_has_passed_is_refused_at_the_door(batcher_of):
     batcher = batcher_of(clock=clock)
 
     with pytest.raises(DeadlineExceeded):
-        batcher.submit(Work(GatedLamp(), bright(), deadline_ns=clock.now_ns))
+        batcher.submit(QueuedRequest(GatedLamp(), bright(), deadline_ns=clock.now_ns))
 
 
 def test_a_deadline_that_passes_in_the_queue_never_reaches_the_device(batcher_of, settled, lamp):
     clock = Clock()
     batcher = batcher_of(clock=clock)
     first = occupy(batcher, lamp)
-    late, patient = Work(lamp, bright(), deadline_ns=clock.now_ns + 1), Work(lamp, bright(value=0.5))
+    late, patient = QueuedRequest(lamp, bright(), deadline_ns=clock.now_ns + 1), QueuedRequest(lamp, bright(value=0.5))
     batcher.submit(late)
     batcher.submit(patient)
     clock.now_ns += 2
@@ -232,13 +232,13 @@ def test_the_device_lives_on_when_all_that_waited_was_too_late(batcher_of, settl
     clock = Clock()
     batcher = batcher_of(clock=clock)
     first = occupy(batcher, lamp)
-    late = Work(lamp, bright(), deadline_ns=clock.now_ns + 1)
+    late = QueuedRequest(lamp, bright(), deadline_ns=clock.now_ns + 1)
     batcher.submit(late)
     clock.now_ns += 2
     lamp.gate.set()
     assert [settled.next(), settled.next()] == [[first], [late]]
 
-    after = Work(lamp, bright())
+    after = QueuedRequest(lamp, bright())
     batcher.submit(after)
 
     assert settled.next() == [after]
@@ -246,10 +246,10 @@ def test_the_device_lives_on_when_all_that_waited_was_too_late(batcher_of, settl
 
 def test_the_device_lives_on_when_the_one_that_waited_for_company_has_left(batcher_of, settled):
     batcher = batcher_of(wait_ms=60_000)
-    after = Work(GatedLamp(), bright(8))
+    after = QueuedRequest(GatedLamp(), bright(8))
 
     for _ in range(100):  # the thread may not have begun to wait when it leaves
-        lonely = Work(GatedLamp(), bright())
+        lonely = QueuedRequest(GatedLamp(), bright())
         batcher.submit(lonely)
         batcher.execute(lambda: None).result(DEADLINE_S)
         batcher.cancel(lonely)
@@ -271,7 +271,7 @@ def test_a_fault_of_the_engine_itself_ends_it_instead_of_leaving_it_hung(batcher
         def overlaps(self, value):
             pass
 
-    batcher_of(on_lost=reasons.put).submit(Work(Unreadable(), bright()))
+    batcher_of(on_lost=reasons.put).submit(QueuedRequest(Unreadable(), bright()))
 
     assert "nothing left" in str(reasons.get(timeout=DEADLINE_S))
 
@@ -288,14 +288,14 @@ def test_only_the_request_that_the_model_fails_on_gets_an_error_and_the_device_l
     picky = Picky()
     batcher = batcher_of()
     occupy(batcher, lamp)
-    members = [Work(picky, bright(value=value)) for value in (0.1, 0.13, 0.2, 0.3)]
+    members = [QueuedRequest(picky, bright(value=value)) for value in (0.1, 0.13, 0.2, 0.3)]
     for work in members:
         batcher.submit(work)
 
     lamp.gate.set()
     settled.next()
     assert settled.next() == members
-    after = Work(picky, bright())
+    after = QueuedRequest(picky, bright())
     batcher.submit(after)
 
     assert [type(work.error) for work in members] == [type(None), Internal, type(None), type(None)]
@@ -309,7 +309,7 @@ def test_only_the_request_that_the_model_fails_on_gets_an_error_and_the_device_l
 def test_of_several_items_the_one_to_blame_is_named(batcher_of, settled):
     inputs = bright(5)
     inputs[3] = np.nan
-    work = Work(GatedLamp(), inputs)
+    work = QueuedRequest(GatedLamp(), inputs)
 
     batcher_of().submit(work)
 
@@ -321,7 +321,7 @@ def test_of_several_items_the_one_to_blame_is_named(batcher_of, settled):
 def test_the_item_is_named_by_its_place_in_its_own_request(batcher_of, settled):
     batcher = batcher_of()
     batcher.pause(("lamp", "1"))
-    good, bad = Work(GatedLamp(), bright(3)), Work(GatedLamp(), bright(2))
+    good, bad = QueuedRequest(GatedLamp(), bright(3)), QueuedRequest(GatedLamp(), bright(2))
     bad.model = good.model
     bad.inputs[1] = np.nan
     batcher.submit(good)
@@ -339,7 +339,7 @@ def test_a_batch_that_failed_teaches_nothing(batcher_of, settled):
     lamp.fault = ValueError("broken")
     batcher = batcher_of()
 
-    batcher.submit(Work(lamp, bright()))
+    batcher.submit(QueuedRequest(lamp, bright()))
     settled.next()
 
     figures = batcher.figures(("lamp", "1"))
@@ -355,16 +355,16 @@ def test_what_is_overdue_is_expected_to_take_that_time_again(batcher_of, settled
     clock.now_ns += 4_000_000_000  # three seconds more than expected
 
     with pytest.raises(EngineBusy):
-        batcher.submit(Work(lamp, bright(), deadline_ns=clock.now_ns + 3_500_000_000))
+        batcher.submit(QueuedRequest(lamp, bright(), deadline_ns=clock.now_ns + 3_500_000_000))
 
-    batcher.submit(Work(lamp, bright(), deadline_ns=clock.now_ns + 7_000_000_000))
+    batcher.submit(QueuedRequest(lamp, bright(), deadline_ns=clock.now_ns + 7_000_000_000))
 
 
 def test_an_idle_device_takes_what_it_is_thought_too_slow_for(batcher_of, settled):
     lamp = GatedLamp()
     batcher = batcher_of()
     batcher.learn(lamp, 1, 60_000_000_000)
-    work = Work(lamp, bright(), deadline_ns=now_ns() + 10_000_000_000)
+    work = QueuedRequest(lamp, bright(), deadline_ns=now_ns() + 10_000_000_000)
 
     batcher.submit(work)
 
@@ -375,7 +375,7 @@ def test_an_idle_device_takes_what_it_is_thought_too_slow_for(batcher_of, settle
 def test_a_probe_comes_in_past_a_full_queue_and_goes_first(batcher_of, settled, lamp):
     batcher = batcher_of(queue_limit=1)
     occupy(batcher, lamp)
-    person, probe = Work(lamp, bright(8)), Work(lamp, bright(), priority=PROBE)
+    person, probe = QueuedRequest(lamp, bright(8)), QueuedRequest(lamp, bright(), priority=PROBE)
     batcher.submit(person)
 
     batcher.submit(probe)
@@ -388,12 +388,12 @@ def test_a_probe_comes_in_past_a_full_queue_and_goes_first(batcher_of, settled, 
 def test_probes_past_a_full_queue_have_a_bound_too(batcher_of, lamp):
     batcher = batcher_of(queue_limit=1)
     occupy(batcher, lamp)
-    batcher.submit(Work(lamp, bright(8)))
+    batcher.submit(QueuedRequest(lamp, bright(8)))
     for _ in range(64):
-        batcher.submit(Work(lamp, bright(), priority=PROBE))
+        batcher.submit(QueuedRequest(lamp, bright(), priority=PROBE))
 
     with pytest.raises(EngineBusy) as refusal:
-        batcher.submit(Work(lamp, bright(), priority=PROBE))
+        batcher.submit(QueuedRequest(lamp, bright(), priority=PROBE))
 
     assert (refusal.value.value, refusal.value.limit) == (65, 65)
 
@@ -408,7 +408,7 @@ def test_after_running_out_of_memory_batches_are_half_as_large(batcher_of, settl
     small = Small("small")
     batcher = batcher_of()
     occupy(batcher, lamp)
-    works = [Work(small, bright()) for _ in range(12)]
+    works = [QueuedRequest(small, bright()) for _ in range(12)]
     for work in works:
         batcher.submit(work)
 
@@ -427,7 +427,7 @@ def test_what_does_not_fit_by_itself_is_told_so(batcher_of, settled):
         def run(self, items):
             raise DeviceOutOfMemory
 
-    work = Work(Full(), bright())
+    work = QueuedRequest(Full(), bright())
 
     batcher_of().submit(work)
 
@@ -442,7 +442,7 @@ def test_a_lost_device_ends_the_thread_and_answers_nobody(batcher_of, settled):
 
     reasons = queue.SimpleQueue()
 
-    batcher_of(on_lost=reasons.put).submit(Work(Lost(), bright()))
+    batcher_of(on_lost=reasons.put).submit(QueuedRequest(Lost(), bright()))
 
     assert "illegal memory access" in str(reasons.get(timeout=DEADLINE_S))
     assert settled.is_empty()
@@ -451,7 +451,7 @@ def test_a_lost_device_ends_the_thread_and_answers_nobody(batcher_of, settled):
 def test_a_job_runs_in_the_device_thread_between_two_batches(batcher_of, settled, lamp):
     batcher = batcher_of()
     first = occupy(batcher, lamp)
-    second = Work(lamp, bright())
+    second = QueuedRequest(lamp, bright())
     batcher.submit(second)
 
     job = batcher.execute(lambda: (threading.current_thread().name, second.outputs))
@@ -464,7 +464,7 @@ def test_a_job_runs_in_the_device_thread_between_two_batches(batcher_of, settled
 
 def test_a_job_that_fails_tells_who_asked_and_harms_nobody(batcher_of, settled):
     batcher = batcher_of()
-    work = Work(GatedLamp(), bright())
+    work = QueuedRequest(GatedLamp(), bright())
 
     with pytest.raises(ZeroDivisionError):
         batcher.execute(lambda: 1 / 0).result(DEADLINE_S)
@@ -487,7 +487,7 @@ def test_a_job_is_progress_and_none_comes_in_while_draining(batcher_of):
 def test_requests_of_a_paused_model_wait_until_it_is_resumed(batcher_of, settled):
     batcher = batcher_of()
     batcher.pause(("lamp", "1"))
-    waiting, other = Work(GatedLamp(), bright()), Work(GatedLamp("other"), bright())
+    waiting, other = QueuedRequest(GatedLamp(), bright()), QueuedRequest(GatedLamp("other"), bright())
     batcher.submit(waiting)
     batcher.submit(other)
     assert settled.next() == [other]
@@ -502,7 +502,7 @@ def test_requests_of_a_paused_model_wait_until_it_is_resumed(batcher_of, settled
 def test_requests_of_a_model_that_is_gone_are_dismissed_with_the_reason(batcher_of, settled):
     batcher = batcher_of()
     batcher.pause(("lamp", "1"))
-    waiting = Work(GatedLamp(), bright())
+    waiting = QueuedRequest(GatedLamp(), bright())
     batcher.submit(waiting)
 
     batcher.dismiss(("lamp", "1"), UnknownModel("gone"))
@@ -514,7 +514,7 @@ def test_requests_of_a_model_that_is_gone_are_dismissed_with_the_reason(batcher_
 def test_a_model_is_retired_when_nothing_of_it_waits_or_is_on_the_device(batcher_of, settled, lamp):
     batcher = batcher_of()
     occupy(batcher, lamp)
-    batcher.submit(Work(lamp, bright()))
+    batcher.submit(QueuedRequest(lamp, bright()))
 
     retired = batcher.retire(("lamp", "1"))
     idle = batcher.retire(("other", "1"))
@@ -531,7 +531,7 @@ def test_a_model_is_retired_when_nothing_of_it_waits_or_is_on_the_device(batcher
 def test_draining_does_not_wait_for_a_model_that_nobody_resumes(batcher_of, settled):
     batcher = batcher_of()
     batcher.pause(("lamp", "1"))
-    waiting = Work(GatedLamp(), bright())
+    waiting = QueuedRequest(GatedLamp(), bright())
     batcher.submit(waiting)
 
     batcher.drain()
@@ -544,7 +544,7 @@ def test_draining_does_not_wait_for_a_model_that_nobody_resumes(batcher_of, sett
 def test_with_a_wait_the_first_request_waits_for_company_and_not_longer_than_a_full_batch(batcher_of, settled):
     batcher = batcher_of(wait_ms=60_000)
     lamp = GatedLamp()
-    works = [Work(lamp, bright(4)) for _ in range(2)]
+    works = [QueuedRequest(lamp, bright(4)) for _ in range(2)]
 
     batcher.submit(works[0])
     assert settled.is_empty()
@@ -554,7 +554,7 @@ def test_with_a_wait_the_first_request_waits_for_company_and_not_longer_than_a_f
 
 
 def test_with_a_wait_a_lone_request_is_computed_when_it_has_waited(batcher_of, settled):
-    work = Work(GatedLamp(), bright())
+    work = QueuedRequest(GatedLamp(), bright())
 
     batcher_of(wait_ms=20).submit(work)
 
@@ -583,7 +583,7 @@ def test_a_device_that_overlaps_gets_the_next_batch_while_it_computes(batcher_of
     model = Overlapping()
     batcher = batcher_of()
     batcher.pause(("lamp", "1"))
-    works = [Work(model, bright(8, value)) for value in (0.1, 0.2, 0.3)]
+    works = [QueuedRequest(model, bright(8, value)) for value in (0.1, 0.2, 0.3)]
     for work in works:
         batcher.submit(work)
 
@@ -605,7 +605,11 @@ def test_who_is_alone_has_the_device_for_itself(settled):
     batcher = Batcher(settled, 64, observer=EngineMetrics(), on_lost=pytest.fail, announce=told.put)
     batcher.start().result(DEADLINE_S)
     batcher.pause(("lamp", "1"))
-    works = [Work(model, bright(8)), Work(model, bright(8), alone=True), Work(model, bright(8))]
+    works = [
+        QueuedRequest(model, bright(8)),
+        QueuedRequest(model, bright(8), alone=True),
+        QueuedRequest(model, bright(8)),
+    ]
     for work in works:
         batcher.submit(work)
 
@@ -626,7 +630,7 @@ def test_a_job_waits_for_all_that_is_on_the_device(batcher_of, settled):
     model = Overlapping()
     batcher = batcher_of()
     batcher.pause(("lamp", "1"))
-    works = [Work(model, bright(8)) for _ in range(2)]
+    works = [QueuedRequest(model, bright(8)) for _ in range(2)]
     for work in works:
         batcher.submit(work)
     batcher.resume(("lamp", "1"))
@@ -652,7 +656,7 @@ def test_a_batch_that_fails_while_another_is_on_the_device_is_taken_apart_in_its
     model = Failing()
     model.gate.set()
     batcher = batcher_of()
-    first, pair = Work(model, bright(8)), Work(model, bright(2, 0.5))
+    first, pair = QueuedRequest(model, bright(8)), QueuedRequest(model, bright(2, 0.5))
     batcher.submit(first)
     batcher.submit(pair)
 
@@ -665,7 +669,7 @@ def test_a_model_that_answers_too_few_items_gives_nobody_a_wrong_answer(batcher_
         def run(self, items):
             return super().run(items)[:-1]
 
-    work = Work(Short(), bright(2))
+    work = QueuedRequest(Short(), bright(2))
 
     batcher_of().submit(work)
 
@@ -676,7 +680,7 @@ def test_a_model_that_answers_too_few_items_gives_nobody_a_wrong_answer(batcher_
 def test_only_the_request_whose_answer_is_not_finite_fails(batcher_of, settled, lamp):
     batcher = batcher_of()
     occupy(batcher, lamp)
-    poisoned, healthy = Work(lamp, bright(value=np.nan)), Work(lamp, bright())
+    poisoned, healthy = QueuedRequest(lamp, bright(value=np.nan)), QueuedRequest(lamp, bright())
     batcher.submit(poisoned)
     batcher.submit(healthy)
 
@@ -691,12 +695,12 @@ def test_only_the_request_whose_answer_is_not_finite_fails(batcher_of, settled, 
 def test_draining_finishes_what_is_queued_and_refuses_the_rest(batcher_of, settled, lamp):
     batcher = batcher_of()
     first = occupy(batcher, lamp)
-    queued = Work(lamp, bright())
+    queued = QueuedRequest(lamp, bright())
     batcher.submit(queued)
 
     batcher.drain()
     with pytest.raises(Draining):
-        batcher.submit(Work(lamp, bright()))
+        batcher.submit(QueuedRequest(lamp, bright()))
     assert not batcher.join(0)
     lamp.gate.set()
 
@@ -725,7 +729,7 @@ def test_progress_counts_batches_that_the_device_computed(batcher_of, settled, l
     lamp.gate.set()
     settled.next()
     lamp.fault = ValueError("broken")
-    batcher.submit(Work(lamp, bright()))
+    batcher.submit(QueuedRequest(lamp, bright()))
     settled.next()
 
     wait_until(lambda: batcher.idle)

@@ -8,7 +8,7 @@ import pytest
 from bedplate import wire
 from bedplate.bundle import Bundle
 from bedplate.engine import server
-from bedplate.engine.work import Work
+from bedplate.engine.work import QueuedRequest
 from bedplate.wire import Frame, Type
 
 from tests.service.engine_tools import (
@@ -435,7 +435,7 @@ class Caller:
 
 def test_a_caller_that_cannot_be_answered_costs_the_others_nothing():
     gone, alive = Caller(RuntimeError("the handler is closed")), Caller()
-    lost, wanted = (Work(GatedLamp(), bright(), caller=caller) for caller in (gone, alive))
+    lost, wanted = (QueuedRequest(GatedLamp(), bright(), caller=caller) for caller in (gone, alive))
 
     server.answer([lost, wanted])
 

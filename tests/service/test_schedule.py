@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from bedplate.engine.schedule import BatchLimits, Schedule
-from bedplate.engine.work import Work
+from bedplate.engine.work import QueuedRequest
 from bedplate.wire import BATCH, INTERACTIVE, PROBE
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ def put(schedule, *works, at_ns=0):
 
 
 def request(items=1, model=LAMP, side=2, **options):
-    return Work(model, np.zeros((items, 1, side, side), np.float32), **options)
+    return QueuedRequest(model, np.zeros((items, 1, side, side), np.float32), **options)
 
 
 def taken(schedule):

@@ -8,7 +8,7 @@ import pytest
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.faults import DeviceLost
 from bedplate.engine.metrics import EngineMetrics
-from bedplate.engine.work import Work
+from bedplate.engine.work import QueuedRequest
 from bedplate.errors import DeadlineExceeded, NotFinite
 from bedplate.wire import now_ns
 
@@ -91,7 +91,7 @@ def queued(batcher, *works):
 
 def test_what_arrived_together_is_computed_together_by_who_brought_it(batcher, delivered):
     lamp = taught(batcher, Lamp())
-    works = queued(batcher, *(Work(lamp, bright(2, value)) for value in (0.1, 0.2, 0.3)))
+    works = queued(batcher, *(QueuedRequest(lamp, bright(2, value)) for value in (0.1, 0.2, 0.3)))
 
     assert batcher.compute_short() == works
 
@@ -106,7 +106,7 @@ def test_what_is_not_known_to_be_short_goes_to_the_device_thread(batcher, delive
     lamp = Lamp()
     if took_ns:
         taught(batcher, lamp, took_ns)
-    works = queued(batcher, Work(lamp, bright()))
+    works = queued(batcher, QueuedRequest(lamp, bright()))
 
     assert batcher.compute_short() == []
 
@@ -117,7 +117,7 @@ def test_what_is_not_known_to_be_short_goes_to_the_device_thread(batcher, delive
 def test_a_device_that_overlaps_computes_nothing_in_passing(batcher, delivered):
     lamp = taught(batcher, Lamp())
     lamp.overlaps, lamp.begin = True, lambda items: lambda: lamp.run(items)
-    works = queued(batcher, Work(lamp, bright()))
+    works = queued(batcher, QueuedRequest(lamp, bright()))
 
     assert batcher.compute_short() == []
 
@@ -126,7 +126,7 @@ def test_a_device_that_overlaps_computes_nothing_in_passing(batcher, delivered):
 
 def test_a_batch_that_waits_for_company_is_left_to_the_device_thread(batcher_of, delivered):
     batcher = batcher_of(wait_ms=1, clock=now_ns)
-    works = queued(batcher, Work(taught(batcher, Lamp()), bright()))
+    works = queued(batcher, QueuedRequest(taught(batcher, Lamp()), bright()))
 
     assert batcher.compute_short() == []
 
@@ -137,7 +137,7 @@ def test_a_batch_is_as_short_as_its_cost(batcher, delivered):
     lamp = Lamp()
     for items in (8, 1):
         batcher.learn(lamp, items, items * MS // 4)
-    large, small = Work(lamp, bright(8)), Work(lamp, bright())
+    large, small = QueuedRequest(lamp, bright(8)), QueuedRequest(lamp, bright())
 
     queued(batcher, large)
     assert batcher.compute_short() == []
@@ -151,7 +151,7 @@ def test_a_batch_is_as_short_as_its_cost(batcher, delivered):
 def test_after_one_that_took_long_the_next_batch_goes_to_the_device_thread(batcher, delivered):
     lamp = taught(batcher, Lamp())
     batcher.learn(lamp, 1, 50 * MS)
-    works = queued(batcher, Work(lamp, bright()))
+    works = queued(batcher, QueuedRequest(lamp, bright()))
 
     assert batcher.compute_short() == []
 
@@ -161,10 +161,10 @@ def test_after_one_that_took_long_the_next_batch_goes_to_the_device_thread(batch
 def test_while_the_thread_has_the_device_nobody_else_computes(batcher, delivered, offered):
     busy, lamp = Lamp("busy"), taught(batcher, Lamp())
     busy.gate.clear()
-    first = queued(batcher, Work(busy, bright()))
+    first = queued(batcher, QueuedRequest(busy, bright()))
     assert batcher.compute_short() == []
     busy.begun.get(timeout=DEADLINE_S)
-    second = queued(batcher, Work(lamp, bright()))
+    second = queued(batcher, QueuedRequest(lamp, bright()))
 
     assert batcher.compute_short() == []
     assert lamp.threads.empty()
@@ -180,7 +180,7 @@ def test_while_a_job_runs_nobody_else_computes(batcher, delivered, offered):
     begun, over = threading.Event(), threading.Event()
     batcher.execute(lambda: (begun.set(), over.wait(DEADLINE_S)))
     assert begun.wait(DEADLINE_S)
-    works = queued(batcher, Work(lamp, bright()))
+    works = queued(batcher, QueuedRequest(lamp, bright()))
 
     assert batcher.compute_short() == []
     over.set()
@@ -192,7 +192,7 @@ def test_while_a_job_runs_nobody_else_computes(batcher, delivered, offered):
 def test_meanwhile_a_job_and_a_drain_wait_until_the_device_is_given_back(batcher):
     lamp = taught(batcher, Lamp())
     lamp.gate.clear()
-    works = queued(batcher, Work(lamp, bright()))
+    works = queued(batcher, QueuedRequest(lamp, bright()))
     settled = queue.SimpleQueue()
     computing = threading.Thread(target=lambda: settled.put(batcher.compute_short()))
     computing.start()
@@ -213,7 +213,9 @@ def test_meanwhile_a_job_and_a_drain_wait_until_the_device_is_given_back(batcher
 
 def test_cancelled_and_faulty_requests_end_as_in_the_device_thread(batcher):
     lamp = taught(batcher, Lamp())
-    cancelled, bad, leaving, good = queued(batcher, *(Work(lamp, bright(value=v)) for v in (0.5, np.nan, 0.7, 1.0)))
+    cancelled, bad, leaving, good = queued(
+        batcher, *(QueuedRequest(lamp, bright(value=v)) for v in (0.5, np.nan, 0.7, 1.0))
+    )
     batcher.cancel(cancelled)
 
     lamp.meanwhile = lambda: batcher.cancel(leaving)
@@ -227,7 +229,7 @@ def test_who_is_late_by_now_is_told_so_and_not_computed(batcher_of):
     now = [1000 * MS]
     batcher = batcher_of(clock=lambda: now[0])
     lamp = taught(batcher, Lamp())
-    late = queued(batcher, Work(lamp, bright(), deadline_ns=now[0] + MS))
+    late = queued(batcher, QueuedRequest(lamp, bright(), deadline_ns=now[0] + MS))
     now[0] += MS
 
     assert batcher.compute_short() == late
@@ -240,7 +242,7 @@ def test_who_is_late_by_now_is_told_so_and_not_computed(batcher_of):
 def test_what_is_held_waits_and_others_pass(batcher):
     held, free = taught(batcher, Lamp("held")), taught(batcher, Lamp("free"))
     batcher.pause(("held", "1"))
-    waiting, passing = queued(batcher, Work(held, bright()), Work(free, bright()))
+    waiting, passing = queued(batcher, QueuedRequest(held, bright()), QueuedRequest(free, bright()))
 
     assert batcher.compute_short() == [passing]
 
@@ -251,7 +253,7 @@ def test_what_is_held_waits_and_others_pass(batcher):
 def test_a_lost_device_is_told_at_once_and_computes_nothing_any_more(batcher, lost):
     lamp = taught(batcher, Lamp())
     lamp.fault = DeviceLost("CUDA error")
-    queued(batcher, Work(lamp, bright()))
+    queued(batcher, QueuedRequest(lamp, bright()))
 
     assert batcher.compute_short() == []
 

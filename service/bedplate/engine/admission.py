@@ -9,7 +9,7 @@ from __future__ import annotations
 from bedplate.engine import refusals
 from bedplate.engine.profile import ModelProfiles
 from bedplate.engine.schedule import Batch, Schedule
-from bedplate.engine.work import Work
+from bedplate.engine.work import QueuedRequest
 
 # Of the time that a request is expected to wait: small errors of several batches add up, and answers have a way to go.
 _DOUBT = 0.02
@@ -22,7 +22,7 @@ class Admission:
         self._schedule = schedule
         self._profiles = profiles
 
-    def refuse_if_late(self, work: Work, now_ns: float, free_ns: float) -> None:
+    def refuse_if_late(self, work: QueuedRequest, now_ns: float, free_ns: float) -> None:
         """Nothing if `work` and all that waits behind it will be in time.
 
         Args:
@@ -47,7 +47,7 @@ class Admission:
         """What the device will take for all that waits now."""
         return sum(self._expect_ns(batch, batch.cost) for batch in self._schedule.batches())
 
-    def _surely_fits(self, work: Work, free_ns: float) -> bool:
+    def _surely_fits(self, work: QueuedRequest, free_ns: float) -> bool:
         """A bound that is quickly found: as if each request that waits were a full batch of its own."""
         if not self._schedule.comes_last(work):
             return False
@@ -56,7 +56,7 @@ class Admission:
         longest_ns = (len(self._schedule) + 1) * self._profiles.slowest_ns()
         return free_ns + longest_ns * (1 + _DOUBT) <= work.deadline_ns
 
-    def _late_ns(self, work: Work, free_ns: float) -> float:
+    def _late_ns(self, work: QueuedRequest, free_ns: float) -> float:
         """By how much `work` would miss its deadline, or the worst of those whom it would make miss theirs."""
         with_it = self._misses(self._schedule.batches(work), free_ns)
         late_ns = with_it.pop(work, 0.0)
@@ -65,9 +65,9 @@ class Admission:
             late_ns = max([late_ns, *(by for each, by in with_it.items() if each not in without_it)])
         return late_ns
 
-    def _misses(self, batches: list[Batch], free_ns: float) -> dict[Work, float]:
+    def _misses(self, batches: list[Batch], free_ns: float) -> dict[QueuedRequest, float]:
         """Who would be late, and by how many ns, if the device computed these one after another."""
-        misses: dict[Work, float] = {}
+        misses: dict[QueuedRequest, float] = {}
         waiting_ns = 0.0
         for batch in batches:
             waiting_ns += self._expect_ns(batch, batch.full_cost)

@@ -1,7 +1,7 @@
 """The queue before the device, and the thread that owns it.
 
-While the device works requests gather; when it is free it takes what is there. Everything a caller may see is a `Work`
-that comes back settled, exactly once, through `deliver`; a cancelled one never comes back.
+While the device works requests gather; when it is free it takes what is there. Everything a caller may see is a
+`QueuedRequest` that comes back settled, exactly once, through `deliver`; a cancelled one never comes back.
 
 To wake a thread takes longer than a small batch. So whoever queues requests may compute short batches itself, while the
 thread rests (docs/adr/0013). One of the two has the device at a time: `_busy` says the thread, `_lent` the other.
@@ -22,7 +22,7 @@ from bedplate.engine.device import Device, DeviceObserver
 from bedplate.engine.jobs import Jobs
 from bedplate.engine.profile import ModelProfiles
 from bedplate.engine.schedule import Schedule
-from bedplate.engine.work import Key, Runnable, Work, key_of
+from bedplate.engine.work import Key, QueuedRequest, Runnable, key_of
 from bedplate.errors import ServiceError
 from bedplate.wire import PROBE, now_ns
 
@@ -57,7 +57,7 @@ class Batcher:
 
     def __init__(
         self,
-        deliver: Callable[[list[Work]], None],
+        deliver: Callable[[list[QueuedRequest]], None],
         queue_limit: int,
         clock: Callable[[], int] = now_ns,
         *,
@@ -65,7 +65,7 @@ class Batcher:
         wait_ns: int = 0,
         on_lost: Callable[[BaseException], None],
         offer: Callable[[], object] | None = None,
-        announce: Callable[[Work], object] = lambda work: None,
+        announce: Callable[[QueuedRequest], object] = lambda work: None,
     ):
         self._deliver = deliver
         self._queue_limit = queue_limit
@@ -97,13 +97,13 @@ class Batcher:
         self._thread.start()
         return ready
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: QueuedRequest) -> None:
         """`queue`, and wake the device thread."""
         self.queue(work)
         with self._lock:
             self._changed.notify()
 
-    def queue(self, work: Work) -> None:
+    def queue(self, work: QueuedRequest) -> None:
         """Let one request wait, until `compute_short` is called after the last of them.
 
         Raises:
@@ -121,13 +121,13 @@ class Batcher:
                 raise
             self._schedule.add(work)
 
-    def compute_short(self) -> list[Work]:
+    def compute_short(self) -> list[QueuedRequest]:
         """Compute what waits here and now, as far as that is short; the device thread is woken for what is left.
 
         Returns: what is settled, as `deliver` takes it.
         """
         until_ns = self._clock() + _SHORT_NS
-        settled: list[Work] = []
+        settled: list[QueuedRequest] = []
         try:
             while self._borrow(until_ns, settled):
                 self._device.begin()
@@ -137,7 +137,7 @@ class Batcher:
             self._on_lost(error)
         return [work for work in settled if not work.cancelled]
 
-    def _borrow(self, until_ns: int, settled: list[Work]) -> bool:
+    def _borrow(self, until_ns: int, settled: list[QueuedRequest]) -> bool:
         """True if a short batch is in hand for the caller to compute; the thread rests until the caller asks again."""
         with self._lock:
             self._lent = False
@@ -161,7 +161,7 @@ class Batcher:
             return False
         return self._profiles.of(first.model).is_short(self._schedule.cost, limit_ns)
 
-    def _admit(self, work: Work, now: int) -> None:
+    def _admit(self, work: QueuedRequest, now: int) -> None:
         if self._draining:
             raise refusals.draining()
         if work.is_late(now):
@@ -175,7 +175,7 @@ class Batcher:
         if work.priority != PROBE and (self._busy or len(self._schedule)):
             self._admission.refuse_if_late(work, now, self._device.free_ns(now))
 
-    def cancel(self, work: Work) -> None:
+    def cancel(self, work: QueuedRequest) -> None:
         """Forget a request; on the device already, its answer is dropped."""
         with self._lock:
             work.cancelled = True
@@ -303,7 +303,7 @@ class Batcher:
         self._device.begin()
         self._settle(self._device.finish())
 
-    def _next(self) -> tuple[Callable[[], None] | None, bool, list[Work]]:
+    def _next(self) -> tuple[Callable[[], None] | None, bool, list[QueuedRequest]]:
         """What comes next, in this order: a job, a batch that the device has now, finishing what it has, the end.
 
         Also those that are too late for the device.
@@ -325,7 +325,7 @@ class Batcher:
             job = self._jobs.take()
             return job, not job and self._take_batch(now), late
 
-    def _take_late(self, now: int) -> list[Work]:
+    def _take_late(self, now: int) -> list[QueuedRequest]:
         late = self._schedule.take_late(now)
         for work in late:
             work.error = refusals.too_late(work, now)
@@ -367,12 +367,12 @@ class Batcher:
         while self._device.in_hand:
             self._settle(self._device.finish())
 
-    def _refuse(self, works: list[Work], error: ServiceError) -> None:
+    def _refuse(self, works: list[QueuedRequest], error: ServiceError) -> None:
         for work in works:
             work.error = error
         self._settle(works)
 
-    def _settle(self, works: list[Work]) -> None:
+    def _settle(self, works: list[QueuedRequest]) -> None:
         alive = [work for work in works if not work.cancelled]
         if alive:
             self._deliver(alive)

@@ -13,7 +13,7 @@ from bedplate.engine.containment import Containment, NotFiniteOutput, Outcome, R
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.profile import ModelProfile, ModelProfiles
 from bedplate.engine.schedule import Batch
-from bedplate.engine.work import Array, Runnable, Work
+from bedplate.engine.work import Array, QueuedRequest, Runnable
 from bedplate.errors import Internal, NotFinite, OutOfMemory, ServiceError
 from bedplate.wire import PROBE
 
@@ -96,7 +96,7 @@ class Device:
         if model.overlaps:
             current.first = _begun(model, inputs)
 
-    def finish(self) -> list[Work]:
+    def finish(self) -> list[QueuedRequest]:
         """Wait for the oldest batch; its works, settled.
 
         Raises:
@@ -151,11 +151,11 @@ def _begun(model: Any, inputs: Array) -> Run:
     return lambda _: finish()
 
 
-def _nobody_waits(works: list[Work], now_ns: int) -> bool:
+def _nobody_waits(works: list[QueuedRequest], now_ns: int) -> bool:
     return all(work.cancelled or work.is_late(now_ns) for work in works)
 
 
-def _share_out(outcome: Outcome, works: list[Work], compute_ns: int) -> None:
+def _share_out(outcome: Outcome, works: list[QueuedRequest], compute_ns: int) -> None:
     start = 0
     for work in works:
         work.compute_ns = compute_ns

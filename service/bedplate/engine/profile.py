@@ -6,7 +6,7 @@ from typing import Any
 
 from bedplate.engine.curve import Curve
 from bedplate.engine.schedule import BatchLimits
-from bedplate.engine.work import Key, Runnable, Work, key_of
+from bedplate.engine.work import Key, QueuedRequest, Runnable, key_of
 
 # Of a request's time that its own batch may take. The rest is for the batch that is on the device when it comes.
 _BATCH_SHARE = 0.5
@@ -27,7 +27,7 @@ class ModelProfile:
         self.failures = 0  # items that the model failed on
         self.out_of_memory = 0  # times
 
-    def limits_for(self, work: Work) -> BatchLimits:
+    def limits_for(self, work: QueuedRequest) -> BatchLimits:
         """The batch that `work` may be in: as large as the device takes, small enough for its deadline."""
         cost: float = self.max_cost
         if work.deadline_ns and self.curve.is_known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bedplate.engine.work import Work
+from bedplate.engine.work import QueuedRequest
 from bedplate.errors import DeadlineExceeded, Draining, EngineBusy
 
 
@@ -12,7 +12,7 @@ def draining() -> Draining:
     return Draining("the engine is stopping", next_step="send it to another engine", retry_after_s=1)
 
 
-def too_late(work: Work, now_ns: float) -> DeadlineExceeded:
+def too_late(work: QueuedRequest, now_ns: float) -> DeadlineExceeded:
     late_ms = (now_ns - work.deadline_ns) / 1e6
     return DeadlineExceeded(
         f"the deadline passed {late_ms:.0f} ms before the device was free",

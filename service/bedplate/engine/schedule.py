@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bedplate.engine.work import Key, Work, key_of
+from bedplate.engine.work import Key, QueuedRequest, key_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class BatchLimits:
 
 
 # How much a batch may hold that this request is in.
-LimitsFor = Callable[[Work], BatchLimits]
+LimitsFor = Callable[[QueuedRequest], BatchLimits]
 
 
 @dataclass(eq=False)
@@ -33,7 +33,7 @@ class Batch:
     limits_for: LimitsFor
     room: BatchLimits = field(init=False)
     time_ns: float = math.inf  # that the one with the least had when it came
-    works: list[Work] = field(default_factory=list)
+    works: list[QueuedRequest] = field(default_factory=list)
     items: int = 0
     cost: int = 0
     is_open: bool = True  # later requests may still join
@@ -54,7 +54,7 @@ class Batch:
             return self.cost
         return max(self.cost, min(self.room.cost, self.room.items * self.cost / self.items))
 
-    def join(self, work: Work) -> bool:
+    def join(self, work: QueuedRequest) -> bool:
         """False if it does not fit; then nothing has changed."""
         if not self.works:
             self.room, self.time_ns = self.limits_for(work), work.time_ns
@@ -71,7 +71,7 @@ class Batch:
         self.cost += work.cost
         return True
 
-    def _holds(self, room: BatchLimits, work: Work) -> bool:
+    def _holds(self, room: BatchLimits, work: QueuedRequest) -> bool:
         return self.items + work.items <= room.items and self.cost + work.cost <= room.cost
 
 
@@ -80,18 +80,18 @@ class Schedule:
 
     def __init__(self, limits_for: LimitsFor):
         self._room_for = limits_for
-        self._works: list[Work] = []
+        self._works: list[QueuedRequest] = []
         self._no_deadline_before_ns = math.inf  # a bound: the one that it was may have gone
         self.held: set[Key] = set()  # (name, version) of models whose requests are not taken
 
     def __len__(self) -> int:
         return len(self._works)
 
-    def __iter__(self) -> Iterator[Work]:
+    def __iter__(self) -> Iterator[QueuedRequest]:
         return iter(self._works)
 
     @property
-    def waiting(self) -> list[Work]:
+    def waiting(self) -> list[QueuedRequest]:
         """A copy, for other threads."""
         return self._works.copy()
 
@@ -100,7 +100,7 @@ class Schedule:
         """Of everything that waits."""
         return sum([work.cost for work in self._works])
 
-    def add(self, work: Work) -> None:
+    def add(self, work: QueuedRequest) -> None:
         if self.comes_last(work):
             self._works.append(work)
         else:
@@ -108,7 +108,7 @@ class Schedule:
         if 0 < work.deadline_ns < self._no_deadline_before_ns:
             self._no_deadline_before_ns = work.deadline_ns
 
-    def remove(self, work: Work) -> bool:
+    def remove(self, work: QueuedRequest) -> bool:
         """False if it does not wait here."""
         place = self._find(work)
         if place is None:
@@ -116,26 +116,26 @@ class Schedule:
         del self._works[place]
         return True
 
-    def _find(self, work: Work) -> int | None:
+    def _find(self, work: QueuedRequest) -> int | None:
         place = bisect.bisect_left(self._works, work.urgency, key=_urgency)
         found = place < len(self._works) and self._works[place] is work
         return place if found else None
 
-    def first(self) -> Work | None:
+    def first(self) -> QueuedRequest | None:
         """The most urgent one that may be taken."""
         return next((work for work in self._works if not self._is_held(work)), None)
 
-    def comes_last(self, work: Work) -> bool:
+    def comes_last(self, work: QueuedRequest) -> bool:
         """True if no request that waits would go to the device after `work`, which comes now."""
         return not self._works or self._works[-1].due_ns <= work.due_ns
 
-    def take_all(self, key: Key | None = None) -> list[Work]:
+    def take_all(self, key: Key | None = None) -> list[QueuedRequest]:
         """All requests, or those of one model, which then wait no longer."""
         taken = [work for work in self._works if key is None or key_of(work.model) == key]
         self._works = [work for work in self._works if not (key is None or key_of(work.model) == key)]
         return taken
 
-    def take_late(self, now_ns: float) -> list[Work]:
+    def take_late(self, now_ns: float) -> list[QueuedRequest]:
         """Those whose deadline has passed."""
         if now_ns < self._no_deadline_before_ns:
             return []
@@ -155,7 +155,7 @@ class Schedule:
             batch.join(first)
             return batch
         model, shape = first.bucket
-        left: list[Work] = []
+        left: list[QueuedRequest] = []
         for place, work in enumerate(self._works):
             if work.model is not model or work.shape != shape or work.alone:
                 left.append(work)
@@ -165,7 +165,7 @@ class Schedule:
         self._works = left
         return batch
 
-    def batches(self, newcomer: Work | None = None) -> list[Batch]:
+    def batches(self, newcomer: QueuedRequest | None = None) -> list[Batch]:
         """What `take` would give, one after another, if `newcomer` waited too."""
         works = self._works
         if newcomer is not None:
@@ -186,9 +186,9 @@ class Schedule:
             batches.append(batch)
         return batches
 
-    def _is_held(self, work: Work) -> bool:
+    def _is_held(self, work: QueuedRequest) -> bool:
         return bool(self.held) and key_of(work.model) in self.held
 
 
-def _urgency(work: Work) -> tuple[int, int]:
+def _urgency(work: QueuedRequest) -> tuple[int, int]:
     return work.urgency

@@ -19,7 +19,7 @@ from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.intake import ValidatedRequest, validate
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.warm_up import warm_up_steps
-from bedplate.engine.work import Key, Work, key_of
+from bedplate.engine.work import Key, QueuedRequest, key_of
 from bedplate.errors import Internal, ServiceError
 from bedplate.wire import PROBE, Frame, FrameError, FrameReader, Type
 
@@ -101,7 +101,7 @@ class Server:
             self.batcher.execute(lambda: None)
             return
         zeros = np.zeros((1, *model.bundle.input.smallest), model.bundle.input.numpy_dtype)
-        self.batcher.submit(Work(model, zeros, caller=_Nobody(), priority=PROBE))
+        self.batcher.submit(QueuedRequest(model, zeros, caller=_Nobody(), priority=PROBE))
 
     async def drain(self, flush_s: float = FLUSH_S) -> None:
         """Compute what is queued, send every answer, then close the connections."""
@@ -124,24 +124,24 @@ class Server:
         """Have computed what waits: here and now if that is short, else by the device thread."""
         answer(self.batcher.compute_short())
 
-    def _announce(self, work: Work) -> None:
+    def _announce(self, work: QueuedRequest) -> None:
         """In the device thread: back when the web has been told that this one is begun, or cannot be."""
         told = threading.Event()
         self._loop.call_soon_threadsafe(self._tell_begun, work, told)
         told.wait(_TELL_S)
 
-    def _tell_begun(self, work: Work, told: threading.Event) -> None:
+    def _tell_begun(self, work: QueuedRequest, told: threading.Event) -> None:
         work.caller.begins(work)
         # uvloop sends what is written at the end of this turn.
         self._loop.call_soon(told.set)
 
-    def _deliver(self, works: list[Work]) -> None:
+    def _deliver(self, works: list[QueuedRequest]) -> None:
         self._loop.call_soon_threadsafe(answer, works)
 
 
-def answer(works: list[Work]) -> None:
+def answer(works: list[QueuedRequest]) -> None:
     """Each caller once, however many of its requests were in the batch: one write instead of many."""
-    by_caller: dict[Any, list[Work]] = {}
+    by_caller: dict[Any, list[QueuedRequest]] = {}
     for work in works:
         by_caller.setdefault(work.caller, []).append(work)
     for caller, theirs in by_caller.items():
@@ -153,7 +153,7 @@ def answer(works: list[Work]) -> None:
             caller.abort()
 
 
-def _reply(work: Work) -> list[bytes | memoryview]:
+def _reply(work: QueuedRequest) -> list[bytes | memoryview]:
     if work.outputs is None:
         return wire.encode(_error(work.request_id, work.error or Internal("the model gave no answer")))
     bundle, shape = work.model.bundle, work.outputs.shape
@@ -184,7 +184,7 @@ def _end_the_process(reason: BaseException) -> NoReturn:
 class _Nobody:
     """The caller of a probe: that the device computed it is all that counts."""
 
-    def answer(self, works: list[Work]) -> None:
+    def answer(self, works: list[QueuedRequest]) -> None:
         pass
 
 
@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server):
         self._server = server
         self._reader = FrameReader()
-        self._waiting: dict[int, Work] = {}
+        self._waiting: dict[int, QueuedRequest] = {}
         self._congested = False  # the peer does not take what it is sent
         self._described = True  # the peer was told of the last change
         self._validated: dict[int, tuple[dict[str, Any], ValidatedRequest]] = {}  # by the id of the metadata
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
             frame = replace(self._server.description, id=request_id)
             self._transport.writelines(wire.encode(frame))
 
-    def answer(self, works: list[Work]) -> None:
+    def answer(self, works: list[QueuedRequest]) -> None:
         pieces: list[bytes | memoryview] = []
         for work in works:
             # Cancelled after the device had it: nobody waits for the answer.
@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
         if pieces:
             self._transport.writelines(pieces)
 
-    def begins(self, work: Work) -> None:
+    def begins(self, work: QueuedRequest) -> None:
         if work.request_id in self._waiting:
             self._transport.writelines(wire.encode(Frame(Type.BEGUN, work.request_id, {})))
 
@@ -277,7 +277,7 @@ class Connection(asyncio.Protocol):
         try:
             question = self._validate(frame.meta)
             inputs = question.read(frame.tensors)
-            work = Work(
+            work = QueuedRequest(
                 question.model, inputs, frame.deadline_ns, self, frame.id, question.cost, frame.priority, question.alone
             )
             self._server.batcher.queue(work)

@@ -41,7 +41,7 @@ class Runnable(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Work:
+class QueuedRequest:
     """Goes in with `inputs`, comes back settled with `outputs` or `error`."""
 
     model: Runnable
