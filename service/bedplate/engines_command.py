@@ -31,7 +31,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Figures:
+class SplitFigures:
     """What all engines of a split do together."""
 
     requests_per_s: float  # of one item each, one after the other
@@ -55,7 +55,7 @@ def run(bundles: Sequence[Path], cores: int | None, rounds: int, seconds: float,
         if programs and not allow_code:
             raise SettingsError(f"{directory / programs[0]}: is a program; read it, then add --allow-code")
     shared = _chosen(cores)
-    found: dict[Split, list[Figures]] = {split: [] for split in splits_of(len(shared))}
+    found: dict[Split, list[SplitFigures]] = {split: [] for split in splits_of(len(shared))}
     # Every split in every round: what else the host does meets them all.
     for number in range(rounds):
         for split, figures in found.items():
@@ -70,7 +70,7 @@ def splits_of(cores: int) -> list[Split]:
     return [Split(engines, cores // engines) for engines in range(1, cores + 1) if cores % engines == 0]
 
 
-def best_of(medians: dict[Split, Figures]) -> Split:
+def best_of(medians: dict[Split, SplitFigures]) -> Split:
     """The split that gets most items done under load; of those that are alike, the one that answers soonest."""
     most = max(figures.full_items_per_s for figures in medians.values())
     alike = [split for split, figures in medians.items() if figures.full_items_per_s >= _ALIKE * most]
@@ -85,14 +85,14 @@ def _chosen(cores: int | None) -> list[int]:
     return available[-cores:] if cores else available
 
 
-def _measure(split: Split, cores: list[int], bundles: Sequence[Path], seconds: float) -> Figures:
+def _measure(split: Split, cores: list[int], bundles: Sequence[Path], seconds: float) -> SplitFigures:
     with contextlib.ExitStack() as stack:
         engines = [stack.enter_context(_engine(number, split, cores, bundles)) for number in range(split.engines)]
         for engine in engines:
             _answer(engine)  # that it is warm
         single = _together(engines, {"full": False, "seconds": seconds})
         full = _together(engines, {"full": True, "seconds": seconds})
-    return Figures(
+    return SplitFigures(
         requests_per_s=sum(answer["items_per_s"] for answer in single),
         full_items_per_s=sum(answer["items_per_s"] for answer in full),
         p50_ms=statistics.median(answer["p50_ms"] for answer in single),
@@ -131,15 +131,15 @@ def _answer(engine: subprocess.Popen[str]) -> dict[str, float]:
     return answer
 
 
-def _median(rounds: Sequence[Figures]) -> Figures:
-    return Figures(
+def _median(rounds: Sequence[SplitFigures]) -> SplitFigures:
+    return SplitFigures(
         statistics.median(one.requests_per_s for one in rounds),
         statistics.median(one.full_items_per_s for one in rounds),
         statistics.median(one.p50_ms for one in rounds),
     )
 
 
-def _report(medians: dict[Split, Figures], best: Split) -> list[str]:
+def _report(medians: dict[Split, SplitFigures], best: Split) -> list[str]:
     lines = ["engines  threads  requests/s at batch 1  items/s at full batch  p50 ms at batch 1"]
     for split, one in medians.items():
         lines.append(

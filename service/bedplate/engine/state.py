@@ -19,7 +19,7 @@ _MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedState:
     """Directories of bundles in their order, and the aliases: what an engine starts with."""
 
     bundles: tuple[Path, ...]
@@ -37,7 +37,7 @@ class State:
         self._trying = settings.socket_dir / f"{device}.state.trying"
         self._fingerprint = _fingerprint(settings)
 
-    def take(self) -> Served | None:
+    def take(self) -> ServedState | None:
         """What was served when the engine ended, if that is known and of use; `save` it again once it is served."""
         if self._trying.exists():
             logger.error("the engine ended while it applied its state, which is ignored now")
@@ -75,7 +75,7 @@ class State:
             self._trying.unlink(missing_ok=True)
 
 
-def _parse(path: Path, fingerprint: str) -> Served | None:
+def _parse(path: Path, fingerprint: str) -> ServedState | None:
     with path.open("rb") as file:
         document = json.loads(file.read(_MAX_BYTES))
     if document["fingerprint"] != fingerprint:
@@ -83,7 +83,7 @@ def _parse(path: Path, fingerprint: str) -> Served | None:
         return None
     bundles = tuple(Path(bundle) for bundle in document["bundles"])
     aliases = {str(name): {str(a): str(v) for a, v in theirs.items()} for name, theirs in document["aliases"].items()}
-    return Served(bundles, aliases)
+    return ServedState(bundles, aliases)
 
 
 def _fingerprint(settings: EngineSettings) -> str:

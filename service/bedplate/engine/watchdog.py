@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Device(Protocol):
+class Watched(Protocol):
     """What the watchdog sees of a batcher."""
 
     @property
@@ -17,7 +17,7 @@ class Device(Protocol):
     def batches(self) -> int: ...  # that brought an answer so far
 
 
-async def feed(device: Device, probe: Callable[[], None], notify: Callable[[str], object], interval_s: float) -> None:
+async def feed(device: Watched, probe: Callable[[], None], notify: Callable[[str], object], interval_s: float) -> None:
     """Every `interval_s`: WATCHDOG=1 if the device answered something since the last time.
 
     An idle device is given a `probe`, one warm-up item, so that a hung one is noticed before a caller notices. A busy
