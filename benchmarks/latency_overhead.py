@@ -29,7 +29,7 @@ from tools.load.plan import Target, read_headers, read_target
 def load_forward(bundle_directory: Path) -> tuple[np.ndarray, Callable[[], object]]:
     """One input of the bundle's shape, and a call that runs the network on it as the engine does."""
     import torch  # noqa: PLC0415 - everything that knows of the service is in this function
-    from bedplate.bundle import read_bundle  # noqa: PLC0415
+    from bedplate.bundle.bundle import read_bundle  # noqa: PLC0415
     from bedplate.engine.model import Model  # noqa: PLC0415
 
     torch.set_num_threads(1)

@@ -51,7 +51,7 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from bedplate.bundle import BundleError, read_bundle
+from bedplate.bundle.bundle import BundleError, read_bundle
 
 # Longer than a validation set takes that a person would wait for.
 TIMEOUT_S = 3600

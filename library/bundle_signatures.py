@@ -38,9 +38,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
-from bedplate import signature
-from bedplate.bundle import BundleError, read_bundle
-from bedplate.manifest import MANIFEST, SIGNATURE
+from bedplate.bundle import signature
+from bedplate.bundle.bundle import BundleError, read_bundle
+from bedplate.bundle.manifest import MANIFEST, SIGNATURE
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bedplate.bundle import Bundle, read_bundle
-from bedplate.client import content_type_of
+from bedplate.bundle.bundle import Bundle, read_bundle
+from bedplate.commands.client import content_type_of
+from bedplate.commands.table import table
 from bedplate.decode.container import SOUNDS, VIDEOS, opened
-from bedplate.table import table
 from PIL import Image
 
 from examples.common.heldout import is_right, label_of

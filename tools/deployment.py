@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bedplate.client import VerifiedConnection
+from bedplate.commands.client import VerifiedConnection
 
 ROOT = Path(__file__).resolve().parent.parent
 INVENTORIES = {"molecule": ROOT / "molecule/inventory", "demo": ROOT / "inventory/demo"}  # by fleet

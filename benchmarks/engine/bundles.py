@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import yaml
-from bedplate.bundle import write_manifest
+from bedplate.bundle.bundle import write_manifest
 from safetensors.numpy import save_file
 
 from tests.service.lamp import description

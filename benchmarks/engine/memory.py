@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import uvloop
-from bedplate.bundle import read_bundle
+from bedplate.bundle.bundle import read_bundle
 
 from benchmarks.engine.bundles import write_lamp
 from benchmarks.engine.load import raw_request

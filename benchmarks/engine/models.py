@@ -8,7 +8,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.engine.model import Model
 from bedplate.engine.variant import ModelVariant
 from torch import nn

@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from bedplate import notify
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
+from bedplate.process import notify
 
 
 def main() -> int:
@@ -25,11 +25,11 @@ def main() -> int:
     _tell_import_of_torch()
     # The import of torch was measured apart from everything else, so these come after it.
     import torch  # noqa: PLC0415
-    from bedplate import settings  # noqa: PLC0415
     from bedplate.engine.main import run  # noqa: PLC0415
     from bedplate.engine.model import Model  # noqa: PLC0415
     from bedplate.engine.settings import EngineSettings  # noqa: PLC0415
     from bedplate.engine.variant import ModelVariant  # noqa: PLC0415
+    from bedplate.process import settings  # noqa: PLC0415
 
     from benchmarks.engine.models import Sleeping, load_network, load_weighted  # noqa: PLC0415
 

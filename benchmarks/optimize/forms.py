@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import yaml
-from bedplate.bundle import read_bundle, write_manifest
+from bedplate.bundle.bundle import read_bundle, write_manifest
+from bedplate.commands.optimize import report
 from bedplate.engine.prepared import RECORD, ArtifactStore, Host, place_of
 from bedplate.optimize.candidates import CANDIDATES
-from bedplate.optimize.command import report
 from bedplate.optimize.trials import RequestOptions, keep, optimize
 from safetensors.torch import save_file
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from bedplate import check
-from bedplate.columns import Column, width_of
-from bedplate.web.rows import items_of_csv
+from bedplate.bundle.columns import Column, width_of
+from bedplate.optimize import check
+from bedplate.web.items.rows import items_of_csv
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from bedplate.manifest import write_manifest
+from bedplate.bundle.manifest import write_manifest
 from safetensors.torch import save_file
 from torch import nn
 

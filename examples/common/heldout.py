@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bedplate import check
-from bedplate.client import content_type_of
+from bedplate.commands.client import content_type_of
+from bedplate.optimize import check
 
 
 def write_held_out(directory: Path, files: Mapping[str, bytes], labels: Iterable[str]) -> None:

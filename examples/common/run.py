@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from bedplate.bundle import BundleError
-from bedplate.manifest import MANIFEST, verify_manifest
+from bedplate.bundle.bundle import BundleError
+from bedplate.bundle.manifest import MANIFEST, verify_manifest
 
 THREADS = 1  # the same sums everywhere, and no waiting for a second core that others use
 STAMP = ".train.sha256"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from bedplate.bundle import Layer
+from bedplate.bundle.bundle import Layer
 from bedplate.engine import network
 from torch import nn
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from bedplate.bundle.tensor import Clip, Picture
 from bedplate.decode.clip import frames_of
 from bedplate.decode.image import open_image, to_tensor
-from bedplate.tensor import Clip, Picture
 from torch import nn
 
 from examples.common import run, training

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bedplate.recommendation import names_as_bytes, questions
+from bedplate.bundle.recommendation import names_as_bytes, questions
 from safetensors.torch import save
 from sklearn.decomposition import NMF
 from torch import nn

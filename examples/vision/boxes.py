@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bedplate.bundle.detection import Detection, boxes_of
 from bedplate.decode.image import open_image
-from bedplate.detection import Detection, boxes_of
 from torch import nn
 
 from examples.common import run, training

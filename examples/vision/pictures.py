@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from bedplate.bundle.tensor import Picture
 from bedplate.decode.image import to_tensor
-from bedplate.tensor import Picture
 from PIL import Image, ImageDraw
 
 Polygon = np.ndarray  # (corners, 2), x and y from -1 to 1

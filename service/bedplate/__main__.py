@@ -2,6 +2,6 @@
 
 import sys
 
-from bedplate.cli import main
+from bedplate.commands.cli import main
 
 sys.exit(main())

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bedplate import check
-from bedplate.bundle import read_bundle
+from bedplate.bundle.bundle import read_bundle
 from bedplate.decode import image
 from bedplate.engine.model import Model
+from bedplate.optimize import check
 
 from examples.common import run, training
 from examples.digits import train as digits

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from bedplate import check
+from bedplate.optimize import check
 
 from examples.common import run
 from examples.recommend import train as recommend

@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 import torch
-from bedplate.bundle import read_bundle
-from bedplate.detection import overlap
+from bedplate.bundle.bundle import read_bundle
+from bedplate.bundle.detection import overlap
 from bedplate.engine.model import Model
 from PIL import Image
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from bedplate import dtypes
-from bedplate.bundle import read_bundle
+from bedplate.bundle import dtypes
+from bedplate.bundle.bundle import read_bundle
+from bedplate.bundle.recommendation import questions, suggestions_in
 from bedplate.engine.cuda import Pipeline
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.model import Model
 from bedplate.engine.variant import ModelVariant
-from bedplate.recommendation import questions, suggestions_in
 
 from tests.service.engine_tools import write_bundle, write_lamp
 from tests.service.lamp import VARYING, numbers

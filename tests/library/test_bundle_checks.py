@@ -5,7 +5,7 @@ from pathlib import Path
 import bundle_checks
 import numpy as np
 import pytest
-from bedplate.manifest import write_manifest
+from bedplate.bundle.manifest import write_manifest
 from safetensors.numpy import save_file
 
 BUNDLE = """\

@@ -5,8 +5,8 @@ import subprocess
 
 import bundle_signatures
 import pytest
-from bedplate.bundle import BundleError, read_bundle
-from bedplate.manifest import write_manifest, write_signature
+from bedplate.bundle.bundle import BundleError, read_bundle
+from bedplate.bundle.manifest import write_manifest, write_signature
 
 SECRET = "x" * 43
 BUNDLE = """\

@@ -31,6 +31,22 @@ def test_no_module_imports_in_a_circle():
         pytest.fail(f"these import each other in a circle: {' → '.join(error.args[1])}")
 
 
+def room_of(module):
+    """The folder of the service that a module lies in, or the module itself where it lies in none."""
+    return ".".join(module.split(".")[:2])
+
+
+def test_no_room_imports_one_that_stands_on_it():
+    rooms = {}
+    for module in MODULES:
+        found = {room_of(other) for other in imported_by(module)} - {room_of(module), "bedplate"}
+        rooms.setdefault(room_of(module), set()).update(found)
+    try:
+        list(TopologicalSorter(rooms).static_order())
+    except CycleError as error:
+        pytest.fail(f"these rooms import each other: {' → '.join(error.args[1])}")
+
+
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
@@ -39,9 +55,9 @@ def test_no_module_imports_in_a_circle():
         ("bedplate.engine.main", {"falcon", "gunicorn"}),
         ("bedplate.engine.server", {"falcon", "gunicorn"}),
         ("bedplate.decode.main", {"torch", "falcon", "gunicorn"}),
-        ("bedplate.bundle", {"torch", "falcon", "gunicorn"}),
-        ("bedplate.settings", {"torch", "falcon", "gunicorn", "numpy"}),
-        ("bedplate.log", {"torch", "falcon", "gunicorn", "numpy"}),
+        ("bedplate.bundle.bundle", {"torch", "falcon", "gunicorn"}),
+        ("bedplate.process.settings", {"torch", "falcon", "gunicorn", "numpy"}),
+        ("bedplate.process.log", {"torch", "falcon", "gunicorn", "numpy"}),
     ],
 )
 def test_a_process_loads_no_library_that_it_does_not_use(module, unwanted):

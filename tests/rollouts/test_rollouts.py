@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from bedplate.manifest import write_manifest
+from bedplate.bundle.manifest import write_manifest
 from safetensors.numpy import load_file, save_file
 
 from tools.deployment import ROOT
@@ -60,7 +60,7 @@ def watched(fleet, name):
 
 
 def test_a_release_whose_labels_are_shifted_reaches_one_host_which_is_drained(fleet, own_release):
-    source = own_release / "service/bedplate/web/postprocess.py"
+    source = own_release / "service/bedplate/web/items/postprocess.py"
     right = 'named.append({"label": model.labels[best[0]],'
     assert right in source.read_text()
     wrong = right.replace("best[0]", "(best[0] + 1) % len(model.labels)")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bedplate.bundle import read_bundle, write_manifest
+from bedplate.bundle.bundle import read_bundle, write_manifest
 
 from tests.service.engine_tools import WEIGHTS, write_bundle
 from tests.service.lamp import custom, description

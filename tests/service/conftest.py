@@ -14,7 +14,7 @@ import falcon.testing
 import pytest
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
-from bedplate.web.decoders import Decoders
+from bedplate.web.items.decoders import Decoders
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.settings import WebSettings
 

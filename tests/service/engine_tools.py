@@ -17,11 +17,12 @@ import numpy as np
 import torch
 import uvloop
 import yaml
-from bedplate import endpoint, wire
-from bedplate.bundle import Bundle, write_manifest
+from bedplate import wire
+from bedplate.bundle.bundle import Bundle, write_manifest
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.server import Server
+from bedplate.process import endpoint
 from bedplate.wire import Frame, FrameReader, Type
 from safetensors.torch import save_file
 

@@ -19,9 +19,9 @@ from random import Random
 
 import numpy as np
 import torch
-from bedplate.bundle import describe
+from bedplate.bundle.bundle import describe
 from bedplate.errors import InvalidRequest
-from bedplate.web.decoders import Decoders
+from bedplate.web.items.decoders import Decoders
 from bedplate.web.options import within
 
 from tests.service import media_tools

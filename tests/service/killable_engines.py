@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from bedplate import endpoint
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.server import Server
+from bedplate.process import endpoint
 
 from tests.service.engine_tools import GatedLamp
 from tests.service.lamp import lamp_logits

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from bedplate import errors
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import EngineUnavailable, ServiceError, UnknownModel
+from bedplate.web.engines.served import Served, find
 from bedplate.web.options import RequestOptions
-from bedplate.web.served import Served, find
 from bedplate.wire import Frame, Type
 from PIL import Image
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 import uvloop
-from bedplate import endpoint, models_command
+from bedplate.commands import models as models_command
 from bedplate.engine.admin import Admin
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.start import start
+from bedplate.process import endpoint
 
 from tests.service.engine_tools import DEADLINE_S, WEIGHTS, Peer, write_lamp
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from bedplate.bundle import Bundle
-from bedplate.web.body import Limits
+from bedplate.bundle.bundle import Bundle
+from bedplate.web.items.body import Limits
 from bedplate.wire import Frame, Type
 
 from tests.service.lamp import description, varying

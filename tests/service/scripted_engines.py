@@ -10,7 +10,7 @@ from typing import Any
 import uvloop
 from bedplate import wire
 from bedplate.errors import EngineBusy
-from bedplate.web.pool import EnginePool
+from bedplate.web.engines.pool import EnginePool
 from bedplate.wire import Frame, Type
 
 from tests.service.lamp import description

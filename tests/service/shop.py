@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bedplate.manifest import write_manifest
+from bedplate.bundle.manifest import write_manifest
 from safetensors.torch import save_file
 
 from tests.service.engine_tools import write_bundle

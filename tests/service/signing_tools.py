@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bedplate import models_command
-from bedplate.manifest import write_signature
+from bedplate.bundle.manifest import write_signature
+from bedplate.commands import models as models_command
 
 from tests.service.lamp import png_of
 from tests.service.models_tools import write_version

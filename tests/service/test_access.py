@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bedplate.errors import EngineUnavailable
-from bedplate.settings import SettingsError
+from bedplate.process.settings import SettingsError
 from bedplate.web.app import create_app
 from bedplate.web.auth import PUBLIC_PATHS, ApiKeys
 from bedplate.web.metrics import WebMetrics

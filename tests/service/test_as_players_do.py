@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
+from bedplate.bundle.tensor import Picture
 from bedplate.decode.image import open_image, to_tensor, upright
 from bedplate.decode.sound import samples_of
 from bedplate.errors import UnreadableMedia, UnsupportedMediaType
-from bedplate.tensor import Picture
 from PIL import Image
 
 from tests.service import media_tools

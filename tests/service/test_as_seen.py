@@ -5,11 +5,11 @@ import io
 import av
 import numpy as np
 import pytest
+from bedplate.bundle.strict_yaml import BundleError, Section
+from bedplate.bundle.tensor import read_input
 from bedplate.decode.media import decode
 from bedplate.decode.settings import DecodeSettings
-from bedplate.document import BundleError, Section
 from bedplate.errors import UnreadableMedia
-from bedplate.tensor import read_input
 from PIL import Image
 
 from tests.service import media_tools

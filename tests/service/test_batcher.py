@@ -9,15 +9,7 @@ from bedplate.engine.batcher import Batcher
 from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.work import QueuedRequest
-from bedplate.errors import (
-    DeadlineExceeded,
-    Draining,
-    EngineBusy,
-    Internal,
-    NotFinite,
-    OutOfMemory,
-    UnknownModel,
-)
+from bedplate.errors import DeadlineExceeded, Draining, EngineBusy, Internal, NotFinite, OutOfMemory, UnknownModel
 from bedplate.wire import PROBE, now_ns
 
 from tests.service.engine_tools import DEADLINE_S, GatedLamp, bright, wait_until

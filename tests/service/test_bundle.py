@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from bedplate.bundle import (
+from bedplate.bundle.bundle import (
     MAX_CANARY_BYTES,
     MAX_TOKENIZER_BYTES,
     Bundle,
@@ -18,7 +18,7 @@ from bedplate.bundle import (
     read_bundle,
     write_manifest,
 )
-from bedplate.tensor import Range
+from bedplate.bundle.tensor import Range
 from bedplate.wire import MAX_TENSOR_BYTES
 
 from tests.service import text_tools

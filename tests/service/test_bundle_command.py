@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from bedplate import cli
-from bedplate.bundle import read_bundle, write_manifest
-from bedplate.bundle_command import TEMPLATES
+from bedplate.bundle.bundle import read_bundle, write_manifest
+from bedplate.commands import cli
+from bedplate.commands.bundle import TEMPLATES
 from safetensors.torch import save_file
 
 from tests.service.detection_tools import lamps
@@ -369,7 +369,9 @@ def test_without_ssh_keygen_its_package_is_named(bundle, tmp_path, key, signers,
 def test_only_check_loads_torch(tmp_path, key, verb):
     lamp = write_lamp(tmp_path / "lamp")
     arguments = ["bundle", verb, str(lamp), *(["--key", str(key)] if verb == "sign" else [])]
-    program = f"import sys; from bedplate import cli; cli.main({arguments!r}); sys.exit('torch' in sys.modules)"
+    program = (
+        f"import sys; from bedplate.commands import cli; cli.main({arguments!r}); sys.exit('torch' in sys.modules)"
+    )
 
     subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(SERVICE), "PATH": "/usr/bin"}, check=True)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from bedplate.bundle import BundleError
+from bedplate.bundle.bundle import BundleError
+from bedplate.bundle.manifest import write_manifest, write_signature
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.start import start
-from bedplate.manifest import write_manifest, write_signature
 
 from tests.service.models_tools import serving_engine
 from tests.service.signing_tools import host, make_key, signed_version, signer

@@ -14,9 +14,11 @@ import zlib
 
 import pytest
 import torch
-from bedplate import cli, pickles, wire
-from bedplate.bundle import BundleError, read_bundle, write_manifest
-from bedplate.manifest import write_signature
+from bedplate import wire
+from bedplate.bundle import pickles
+from bedplate.bundle.bundle import BundleError, read_bundle, write_manifest
+from bedplate.bundle.manifest import write_signature
+from bedplate.commands import cli
 from bedplate.wire import Frame, Type
 from safetensors.torch import save
 

@@ -8,9 +8,9 @@ import re
 
 import pytest
 import yaml
-from bedplate.bundle import Bundle, BundleError
-from bedplate.bundle_command import TEMPLATES
-from bedplate.document import Disagreement
+from bedplate.bundle.bundle import Bundle, BundleError
+from bedplate.bundle.strict_yaml import Disagreement
+from bedplate.commands.bundle import TEMPLATES
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from tests.service.detection_tools import lamps
@@ -18,7 +18,7 @@ from tests.service.lamp import custom, description, numbers, recommending, tabul
 from tests.service.text_tools import TOKENIZERS, moods
 
 MUTATIONS = 4000
-SCHEMA = json.loads(importlib.resources.files("bedplate").joinpath("bundle.schema.json").read_text())
+SCHEMA = json.loads(importlib.resources.files("bedplate.bundle").joinpath("bundle.schema.json").read_text())
 VALIDATION = {"file": "validation.safetensors", "metric": "accuracy", "threshold": 0.9}
 RGB = {"mode": "RGB", "height": 2, "width": 2, "scale": 1, "mean": [0, 0, 0], "std": [1, 1, 1]}
 DOCUMENTS = [
@@ -241,7 +241,7 @@ def test_both_take_and_refuse_the_same():
 
 @pytest.mark.parametrize(("task", "template"), TEMPLATES.items())
 def test_the_templates_are_taken_by_both(task, template):
-    text = importlib.resources.files("bedplate").joinpath(template).read_text()
+    text = importlib.resources.files("bedplate.commands").joinpath(template).read_text()
     document = yaml.safe_load(text.replace("NAME", "lamp"))
 
     assert document["task"] == task

@@ -5,10 +5,10 @@ import os
 
 import pytest
 import torch
-from bedplate.bundle import BundleError, read_bundle, write_manifest
+from bedplate.bundle.bundle import BundleError, read_bundle, write_manifest
+from bedplate.bundle.manifest import read_manifest
 from bedplate.engine.model import Model
 from bedplate.engine.tensors import read_tensors
-from bedplate.manifest import read_manifest
 from safetensors.torch import save_file
 
 from tests.service.engine_tools import WEIGHTS, write_lamp

@@ -6,8 +6,8 @@ import pytest
 import uvloop
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, EngineBusy
-from bedplate.web.body import Limits
-from bedplate.web.cache import ResponseCache
+from bedplate.web.cache.response import ResponseCache
+from bedplate.web.items.body import Limits
 from bedplate.web.options import within
 from bedplate.web.predictor import Predictor
 
@@ -226,6 +226,6 @@ def test_a_deadline_that_passes_in_the_flight_is_told(cache_of):
 
 def test_another_release_does_not_answer_from_what_this_one_kept(client, engines, monkeypatch):
     post(client)
-    monkeypatch.setattr("bedplate.web.cache._RELEASE", "/opt/bedplate/releases/next")
+    monkeypatch.setattr("bedplate.web.cache.response._RELEASE", "/opt/bedplate/releases/next")
 
     assert post(client).headers["cache-status"] == MISS

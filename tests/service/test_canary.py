@@ -1,7 +1,7 @@
 """The canary asks for what clients get who ask for no version."""
 
 import pytest
-from bedplate.canary_command import default_versions, read
+from bedplate.commands.canary import default_versions, read
 
 from tests.service.engine_tools import write_lamp
 

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import yaml
-from bedplate import cli
-from bedplate.bundle import Bundle
-from bedplate.canary_command import ask
+from bedplate.bundle.bundle import Bundle
+from bedplate.commands import cli
+from bedplate.commands.canary import ask
 
 from tests.service.engine_tools import write_lamp
 from tests.service.lamp import description, numbers, varying

@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
-from bedplate.bundle import Bundle, BundleError
+from bedplate.bundle.bundle import Bundle, BundleError
 from bedplate.engine.catalogue import Catalogue, ModelsError, parse_aliases
 from bedplate.errors import UnknownModel
-from bedplate.settings import SettingsError
-from bedplate.web.served import Served
+from bedplate.process.settings import SettingsError
+from bedplate.web.engines.served import Served
 
 from tests.service import text_tools
 from tests.service.lamp import description

@@ -1,7 +1,7 @@
 """When the shared cache is asked and when it is left alone."""
 
 import pytest
-from bedplate.web.circuit import Circuit
+from bedplate.web.cache.circuit_breaker import Circuit
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bedplate import errors
 from bedplate.errors import EngineBusy, Internal
-from bedplate.web.link import EngineLost
+from bedplate.web.engines.connection import EngineLost
 from bedplate.web.options import within
 from bedplate.web.predictor import question
 from bedplate.wire import BATCH, INTERACTIVE, Frame, Type

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from bedplate import wire
 from bedplate.errors import EngineBusy
-from bedplate.web.link import EngineLink
+from bedplate.web.engines.connection import EngineLink
+from bedplate.web.engines.pool import EnginePool
+from bedplate.web.engines.served import Served
 from bedplate.web.options import RequestOptions
-from bedplate.web.pool import EnginePool
-from bedplate.web.served import Served
 from bedplate.wire import BATCH, INTERACTIVE, FixedMeta, Frame, Type
 
 from tests.service.lamp import description

@@ -7,8 +7,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from bedplate import cli, code
-from bedplate.bundle import Bundle, BundleError, read_bundle, write_manifest
+from bedplate.bundle import user_code
+from bedplate.bundle.bundle import Bundle, BundleError, read_bundle, write_manifest
+from bedplate.commands import cli
 from bedplate.engine.model import Model
 from bedplate.engine.variant import ModelVariant
 
@@ -122,7 +123,7 @@ def test_nothing_is_imported_by_its_path_and_nothing_is_written_beside_it(tmp_pa
         (b"(" * 20_000, "is no Python"),
         (b"def load(weights): ...", "has no function 'predict'"),
         (b"load = predict = print", "has no function 'load'"),
-        (b"#" * (code.MAX_BYTES + 1), "is larger than"),
+        (b"#" * (user_code.MAX_BYTES + 1), "is larger than"),
     ],
 )
 def test_what_is_no_program_is_refused_without_running_it(tmp_path, program, told):

@@ -8,7 +8,7 @@ import time
 import pytest
 import yaml
 from bedplate import wire
-from bedplate.manifest import write_signature
+from bedplate.bundle.manifest import write_signature
 from bedplate.wire import Frame, Type
 
 from tests.service.code_tools import LAMP, sum_of, sums_of, write_coded, write_custom

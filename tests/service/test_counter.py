@@ -2,7 +2,7 @@
 
 import prometheus_client
 import pytest
-from bedplate.counter import Counter
+from bedplate.telemetry.counter import Counter
 from prometheus_client import CollectorRegistry, generate_latest
 
 

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from bedplate import dtypes
-from bedplate.bundle import BundleError, read_bundle
+from bedplate.bundle import dtypes
+from bedplate.bundle.bundle import BundleError, read_bundle
 from bedplate.engine.containment import Containment
 from bedplate.engine.model import Model
 from bedplate.engine.variant import ModelVariant

@@ -15,8 +15,8 @@ from random import Random
 
 import numpy as np
 import pytest
-from bedplate import endpoint, wire
-from bedplate.bundle import MAX_TOKENIZER_BYTES, Bundle
+from bedplate import wire
+from bedplate.bundle.bundle import MAX_TOKENIZER_BYTES, Bundle
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.worker import Worker
 from bedplate.errors import (
@@ -31,7 +31,8 @@ from bedplate.errors import (
     UnreadableMedia,
     UnsupportedMediaType,
 )
-from bedplate.web.decoders import Decoders
+from bedplate.process import endpoint
+from bedplate.web.items.decoders import Decoders
 from bedplate.web.options import within
 from bedplate.wire import Type
 from PIL import Image

@@ -11,7 +11,7 @@ import pytest
 from bedplate import wire
 from bedplate.decode.supervisor import keep
 from bedplate.errors import Internal, UnreadableMedia
-from bedplate.web.decoders import Decoders
+from bedplate.web.items.decoders import Decoders
 from bedplate.web.options import within
 from bedplate.wire import Frame, FrameReader, Type
 

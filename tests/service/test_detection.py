@@ -9,13 +9,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from bedplate import check
-from bedplate.bundle import Bundle, BundleError, describe, read_bundle, write_manifest
-from bedplate.detection import Boxes, Detection, boxes_of, mean_average_precision, overlap
+from bedplate.bundle.bundle import Bundle, BundleError, describe, read_bundle, write_manifest
+from bedplate.bundle.detection import Boxes, Detection, boxes_of, mean_average_precision, overlap
+from bedplate.optimize import check
 from bedplate.web import openapi
-from bedplate.web.cache import _from_text
-from bedplate.web.decoders import Media
-from bedplate.web.postprocess import predictions_of
+from bedplate.web.cache.response import _from_text
+from bedplate.web.items.decoders import Media
+from bedplate.web.items.postprocess import predictions_of
 from jsonschema import Draft202012Validator
 from PIL import Image
 from safetensors.torch import save_file

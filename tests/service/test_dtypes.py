@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from bedplate import dtypes
+from bedplate.bundle import dtypes
 
 BFLOAT16_BITS = np.arange(1 << 16, dtype="<u2")  # every one that there is
 

@@ -5,8 +5,8 @@ import socket
 import stat
 
 import pytest
-from bedplate import endpoint
-from bedplate.settings import SettingsError
+from bedplate.process import endpoint
+from bedplate.process.settings import SettingsError
 
 
 def test_the_socket_is_for_its_user_and_group_whatever_the_umask(tmp_path):

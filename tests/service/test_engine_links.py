@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 from bedplate.errors import DeadlineExceeded, EngineBusy, EngineUnavailable, UnknownModel
+from bedplate.web.engines.pool import EnginePool
 from bedplate.web.options import within
-from bedplate.web.pool import EnginePool
 from bedplate.wire import Type
 
 from tests.service.lamp import description

@@ -7,12 +7,12 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from bedplate.bundle import BundleError, Layer, read_bundle, write_manifest
+from bedplate.bundle.bundle import BundleError, Layer, read_bundle, write_manifest
+from bedplate.bundle.tokenizer import check_tokenizer
 from bedplate.engine import network
 from bedplate.engine.faults import DeviceLost, DeviceOutOfMemory
 from bedplate.engine.model import Model
 from bedplate.engine.variant import ModelVariant
-from bedplate.tokens import check_tokenizer
 from torch import nn
 
 from tests.service import text_tools

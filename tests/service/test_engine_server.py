@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from bedplate import wire
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.engine import server
 from bedplate.engine.work import QueuedRequest
 from bedplate.wire import Frame, Type

@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 import yaml
-from bedplate import models_command
+from bedplate.commands import models
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.state import Served, State
 
@@ -45,7 +45,7 @@ def systemd(folder):
 
 
 def ask(folder, **question):
-    return models_command.ask(folder / "admin" / "cpu0.sock", question, START_S)
+    return models.ask(folder / "admin" / "cpu0.sock", question, START_S)
 
 
 def loaded(folder):

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from bedplate.bundle import read_bundle
-from bedplate.cli import main
+from bedplate.bundle.bundle import read_bundle
+from bedplate.commands.cli import main
+from bedplate.commands.engines import Figures, Split, best_of, splits_of
 from bedplate.engine import trial
 from bedplate.engine.model import Model
-from bedplate.engines_command import Figures, Split, best_of, splits_of
 
 from tests.service.engine_tools import write_lamp
 from tests.service.lamp import VARYING

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 import uvloop
-from bedplate import exposition
-from bedplate.exposition import END, Exposition
+from bedplate.telemetry import exposition
+from bedplate.telemetry.exposition import END, Exposition
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 

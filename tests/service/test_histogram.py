@@ -2,7 +2,7 @@
 
 import prometheus_client
 import pytest
-from bedplate.histogram import Histogram
+from bedplate.telemetry.histogram import Histogram
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest

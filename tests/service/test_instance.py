@@ -1,7 +1,7 @@
 """What the number of a front end means to it."""
 
 import pytest
-from bedplate.instance import by_preference
+from bedplate.process.instance import by_preference
 
 
 @pytest.mark.parametrize(

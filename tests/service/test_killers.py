@@ -10,9 +10,9 @@ import uvloop
 from bedplate.errors import EnginesLost, EngineUnavailable
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
+from bedplate.web.engines.pool import EnginePool
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.options import within
-from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import question
 from bedplate.web.settings import WebSettings
 

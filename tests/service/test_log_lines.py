@@ -8,9 +8,9 @@ import os
 
 import falcon.testing
 import pytest
-from bedplate import log
 from bedplate.errors import EngineBusy
-from bedplate.log import JsonFormatter
+from bedplate.process import log
+from bedplate.process.log import JsonFormatter
 
 from tests.service.lamp import png_of
 

@@ -2,7 +2,7 @@
 
 import tracemalloc
 
-from bedplate.web.memory_cache import ENTRY_BYTES, MemoryCache
+from bedplate.web.cache.memory import ENTRY_BYTES, MemoryCache
 
 
 def test_what_was_used_longest_ago_makes_room():

@@ -4,13 +4,13 @@ import re
 import runpy
 from pathlib import Path
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.metrics import EngineMetrics
-from bedplate.exposition import new_registry
 from bedplate.gpu_metrics.gpus import Gpus
 from bedplate.gpu_metrics.nvml import Nvml
 from bedplate.metrics.units import Units
+from bedplate.telemetry.exposition import new_registry
 from bedplate.web.metrics import WebMetrics
 from prometheus_client.parser import text_string_to_metric_families
 

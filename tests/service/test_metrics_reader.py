@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
-from bedplate.exposition import END
 from bedplate.metrics import reader
 from bedplate.metrics.reader import read_all
+from bedplate.telemetry.exposition import END
 
 
 @contextlib.contextmanager

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from bedplate import __version__, exposition
+from bedplate import __version__
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.metrics.units import Units
+from bedplate.telemetry import exposition
 from bedplate.web.metrics import WebMetrics
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 

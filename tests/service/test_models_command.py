@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bedplate import cli
+from bedplate.commands import cli
 
 from tests.service.models_tools import serving_engine, write_version
 
@@ -182,7 +182,7 @@ def test_a_command_that_is_none_is_refused(arguments, capsys):
 
 
 def test_the_command_needs_neither_torch_nor_falcon():
-    program = "import sys; from bedplate import cli; print({'torch', 'falcon', 'numpy'} & set(sys.modules))"
+    program = "import sys; from bedplate.commands import cli; print({'torch', 'falcon', 'numpy'} & set(sys.modules))"
 
     loaded = subprocess.check_output([sys.executable, "-c", program], env={"PYTHONPATH": str(SERVICE)}, text=True)
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import uvloop
-from bedplate import check
-from bedplate.bundle import read_bundle
-from bedplate.document import BundleError
+from bedplate.bundle.bundle import read_bundle
+from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.model import Model
 from bedplate.engine.variant import ModelVariant
+from bedplate.optimize import check
 from bedplate.optimize.difference import difference_of
-from bedplate.web.pool import EnginePool
+from bedplate.web.engines.pool import EnginePool
 from safetensors.torch import save_file
 
 from tests.service.code_tools import write_program

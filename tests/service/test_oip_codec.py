@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 import pytest
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import (
     BodyTooLarge,
     InvalidParameter,

@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bedplate.bundle import read_bundle
+from bedplate.bundle.bundle import read_bundle
+from bedplate.bundle.manifest import write_manifest
+from bedplate.bundle.tensor import Range
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
 from bedplate.engine.prepared import ArtifactStore, Host, place_of
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.start import start
 from bedplate.engine.variant import ModelVariant
-from bedplate.manifest import write_manifest
 from bedplate.optimize.build import export_arguments
 from bedplate.optimize.candidates import CANDIDATES, Figures, best_of, candidates_for, verdict
 from bedplate.optimize.onnx import export
 from bedplate.optimize.trials import RequestOptions, keep, optimize
-from bedplate.tensor import Range
 from safetensors.torch import save_file
 
 from tests.service.engine_tools import bright, write_lamp

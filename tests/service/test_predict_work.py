@@ -6,7 +6,7 @@ import json
 import threading
 
 import pytest
-from bedplate.predict_work import _parts
+from bedplate.commands.predict_output import _parts
 
 from tests.service.lamp import png_of
 from tests.service.test_predict_command import predict

@@ -9,7 +9,7 @@ import json
 
 import pytest
 import torch
-from bedplate.bundle import read_bundle
+from bedplate.bundle.bundle import read_bundle
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model
 from bedplate.engine.prepared import ArtifactStore, Host, Record, Unusable, place_of, write_record

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from bedplate import wire
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import DeadlineExceeded, DecoderBusy, EngineBusy, EngineUnavailable
 from bedplate.web import readiness
 from bedplate.web.options import within

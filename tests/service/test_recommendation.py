@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from bedplate import check
-from bedplate.bundle import Bundle, read_bundle
-from bedplate.document import BundleError
+from bedplate.bundle.bundle import Bundle, read_bundle
+from bedplate.bundle.recommendation import names_as_bytes, questions, suggestions_in
+from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.containment import Containment
 from bedplate.engine.model import Model
 from bedplate.errors import OutOfRange, UnknownUser
-from bedplate.recommendation import names_as_bytes, questions, suggestions_in
+from bedplate.optimize import check
 
 from tests.service.lamp import recommending
 from tests.service.models_tools import serving_engine

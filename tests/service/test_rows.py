@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from bedplate.bundle import Bundle, BundleError
-from bedplate.web.rows import items_of_csv, items_of_json
+from bedplate.bundle.bundle import Bundle, BundleError
+from bedplate.web.items.rows import items_of_csv, items_of_json
 
 from tests.service.lamp import COLUMNS, ROW, FakeEngines, tabular
 

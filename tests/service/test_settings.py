@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from bedplate import settings
-from bedplate.cli import main
+from bedplate.commands.cli import main
 from bedplate.engine.settings import EngineSettings
-from bedplate.settings import SettingsError
+from bedplate.process import settings
+from bedplate.process.settings import SettingsError
 from bedplate.web.settings import WebSettings
 
 ENGINE = """\

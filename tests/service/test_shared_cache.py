@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import redis
 import uvloop
-from bedplate.web.body import Limits
-from bedplate.web.cache import ResponseCache
+from bedplate.web.cache.response import ResponseCache
+from bedplate.web.cache.shared import MAX_VALUE_BYTES, PREFIX, SharedCache, _unpack
+from bedplate.web.items.body import Limits
 from bedplate.web.options import within
 from bedplate.web.predictor import Predictor
-from bedplate.web.shared_cache import MAX_VALUE_BYTES, PREFIX, SharedCache, _unpack
 
 from tests.service.lamp import FakeEngines
 from tests.service.redis_tools import PASSWORD, PrivateRedis, Proxy

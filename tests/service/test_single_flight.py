@@ -6,7 +6,7 @@ import gc
 import pytest
 import uvloop
 from bedplate.errors import DeadlineExceeded, EmptyBody, EnginesLost, EngineUnavailable, ServiceError
-from bedplate.web.single_flight import SingleFlight
+from bedplate.web.cache.single_flight import SingleFlight
 
 
 class Computation:

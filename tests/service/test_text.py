@@ -9,10 +9,10 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from bedplate import check
-from bedplate.bundle import BundleError, read_bundle, write_manifest
+from bedplate.bundle.bundle import BundleError, read_bundle, write_manifest
 from bedplate.decode.text import ids_of
 from bedplate.engine.model import Model
+from bedplate.optimize import check
 from safetensors.torch import save_file
 
 from tests.service.engine_tools import write_bundle

@@ -1,6 +1,6 @@
 """The first batches of a model teach the engine how long batches take."""
 
-from bedplate.bundle import read_bundle
+from bedplate.bundle.bundle import read_bundle
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.metrics import EngineMetrics
 from bedplate.engine.model import Model

@@ -4,11 +4,11 @@ import asyncio
 
 import falcon.testing
 import pytest
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import EngineBusy
 from bedplate.web.bodies import BodyBudget
-from bedplate.web.body import Limits
-from bedplate.web.cache import Answer
+from bedplate.web.cache.response import Answer
+from bedplate.web.items.body import Limits
 from bedplate.web.observer import ObservedApp, Observer, observation, route_of
 from bedplate.web.options import within
 from bedplate.web.predictor import Prediction, Predictor

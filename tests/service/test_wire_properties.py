@@ -13,7 +13,7 @@ import numpy as np
 from bedplate import wire
 from bedplate.engine import server
 from bedplate.errors import EngineBusy
-from bedplate.web.link import EngineLink, EngineLost
+from bedplate.web.engines.connection import EngineLink, EngineLost
 from bedplate.web.options import RequestOptions
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 from hypothesis import given, settings

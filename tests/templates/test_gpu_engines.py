@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 from bedplate.gpu_metrics.settings import GpuMetricsSettings
-from bedplate.settings import load as load_settings
+from bedplate.process.settings import load
 from exposure import assert_exposure, needs_systemd
 
 # The driver numbers them in the order in which it found them, which need not be that of their addresses.
@@ -146,7 +146,7 @@ def test_the_program_takes_the_settings_of_a_host(render, tmp_path):
     path = tmp_path / "gpu-metrics.yaml"
     path.write_text(render("bedplate", "etc/bedplate/gpu-metrics.yaml.j2", **facts(FIRST, SECOND)))
 
-    assert load_settings(GpuMetricsSettings, path).gpus == ("GPU-0a", "GPU-0b")
+    assert load(GpuMetricsSettings, path).gpus == ("GPU-0a", "GPU-0b")
 
 
 @pytest.mark.parametrize(("gpus", "asked"), [([FIRST], True), ([], False)])

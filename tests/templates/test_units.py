@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 from bedplate.engine.settings import EngineSettings
-from bedplate.settings import load as load_settings
+from bedplate.process.settings import load
 from exposure import assert_exposure, needs_systemd
 
 UNITS = ["bedplate-web@.service", "bedplate-decode@.service", "bedplate-engine@.service", "bedplate-metrics.service"]
@@ -212,7 +212,7 @@ def test_the_program_takes_the_settings_of_a_host(render, tmp_path):
     declared = {"bedplate_aliases": ["digits/fast=1"], "bedplate_models_memory_mb": 3}
     path.write_text(render("bedplate", "etc/bedplate/engine.yaml.j2", **FLEET | declared))
 
-    assert load_settings(EngineSettings, path).aliases == ("digits/fast=1",)
+    assert load(EngineSettings, path).aliases == ("digits/fast=1",)
 
 
 def test_operators_find_sockets_that_only_the_engine_makes_and_no_other_program_reaches(unit, settings, render):

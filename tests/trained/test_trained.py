@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import yaml
-from bedplate import cli
-from bedplate.bundle import read_bundle
+from bedplate.bundle.bundle import read_bundle
+from bedplate.commands import cli
 
 from tools.deployment import ROOT
 

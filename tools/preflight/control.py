@@ -12,8 +12,8 @@ from shlex import quote
 from typing import Any
 
 import yaml
-from bedplate.document import BundleError
-from bedplate.manifest import verify_manifest
+from bedplate.bundle.manifest import verify_manifest
+from bedplate.bundle.strict_yaml import BundleError
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key

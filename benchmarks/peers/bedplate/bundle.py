@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from bedplate.bundle import write_manifest
+from bedplate.bundle.bundle import write_manifest
 from PIL import Image
 
 from benchmarks.peers.cases import INPUT, OUTPUT, Case

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from av.sidedata.sidedata import Type as SideData
 from PIL import Image
 
+from bedplate.bundle.tensor import MAX_SIDE, Clip
 from bedplate.decode.container import VIDEOS, codec_of, opened, require_length, unsupported
 from bedplate.decode.image import scaled, to_tensor
 from bedplate.errors import TooManyPixels, UnreadableMedia
-from bedplate.tensor import MAX_SIDE, Clip
 
 _FORMATS = {"L": "gray", "RGB": "rgb24"}
 

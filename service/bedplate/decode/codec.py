@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bedplate import code, dtypes
-from bedplate.code import CodeFault
+from bedplate.bundle import dtypes, user_code
+from bedplate.bundle.tensor import Tensor
+from bedplate.bundle.user_code import CodeFault
 from bedplate.decode.media import Decoded
 from bedplate.errors import Internal, UnreadableMedia
-from bedplate.tensor import Tensor
 
 _log = logging.getLogger("bedplate.decode")
 _MAX_ANSWER_BYTES = 512 << 10  # of JSON; a frame's metadata hold it
@@ -42,7 +42,7 @@ class Codec:
             _log.error("a program that may not run here was asked for", extra={"sha256": digest, **seen})
             raise _unable()
         try:
-            self._decode, self._encode = code.functions_of(source, digest, code.CODEC, "codec")
+            self._decode, self._encode = user_code.functions_of(source, digest, user_code.CODEC, "codec")
         except CodeFault as fault:
             raise self._failed("a codec does not run", fault) from None
 
@@ -64,7 +64,7 @@ class Codec:
         """
         stops = np.cumsum(items)
         try:
-            answers = [code.called(self._encode, part) for part in np.split(outputs, stops[:-1])]
+            answers = [user_code.called(self._encode, part) for part in np.split(outputs, stops[:-1])]
             text = json.dumps(answers, allow_nan=False)
         except (CodeFault, ValueError, TypeError, RecursionError) as error:
             raise self._failed("encode fails", error) from None
@@ -75,7 +75,7 @@ class Codec:
 
     def _items(self, file: bytes, kind: str, spec: Tensor) -> npt.NDArray[Any]:
         try:
-            found = code.called(self._decode, file, kind)
+            found = user_code.called(self._decode, file, kind)
         except CodeFault as fault:
             _log.info("decode does not take what a client sent", extra={"because": str(fault), **self._seen})
             raise UnreadableMedia(

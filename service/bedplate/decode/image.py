@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import AvifImagePlugin, Image, ImageOps
 
+from bedplate.bundle.tensor import DROP, MAX_SIDE, REFUSE, Picture
 from bedplate.decode import png
 from bedplate.errors import ServiceError, TooManyPixels, UnreadableMedia, UnsupportedMediaType
-from bedplate.tensor import DROP, MAX_SIDE, REFUSE, Picture
 
 # Pillow knows dozens of formats; what is not listed here is never parsed.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")

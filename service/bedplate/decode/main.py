@@ -6,11 +6,11 @@ import gc
 import socket
 from pathlib import Path
 
-from bedplate import endpoint, log, notify, settings
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.supervisor import supervise
 from bedplate.decode.worker import SILENCE_S, Worker
-from bedplate.instance import require_number
+from bedplate.process import endpoint, log, notify, settings
+from bedplate.process.instance import require_number
 
 # More that wait than this are refused at once: at the next decoder, or with 429.
 BACKLOG = 64

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bedplate.bundle.tensor import Clip, Picture, Sound, Tensor
 from bedplate.decode.clip import frames_of
 from bedplate.decode.image import open_image, to_tensor, upright
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.sound import samples_of, windows_of
 from bedplate.decode.text import ids_of
 from bedplate.errors import Internal
-from bedplate.tensor import Clip, Picture, Sound, Tensor
 
 Array = npt.NDArray[Any]
 

@@ -10,10 +10,10 @@ import av.container
 import numpy as np
 import numpy.typing as npt
 
+from bedplate.bundle.tensor import Sound
 from bedplate.decode.container import SOUNDS, codec_of, opened, require_length, unsupported
 from bedplate.decode.riff import require_channels
 from bedplate.errors import UnreadableMedia
-from bedplate.tensor import Sound
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from bedplate.bundle.tensor import Tensor, Text
+from bedplate.bundle.tokenizer import read_tokenizer
 from bedplate.errors import EmptyBody, Internal, MediaTooLong, UnreadableMedia, WrongSize
-from bedplate.tensor import Tensor, Text
-from bedplate.tokens import read_tokenizer
 
 _MAX_BYTES_PER_CHARACTER = 4  # of UTF-8
 _SHORTER = "send a shorter text, or parts of it"

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bedplate import dtypes, wire
+from bedplate import wire
+from bedplate.bundle import dtypes
+from bedplate.bundle.strict_yaml import BundleError, Section
+from bedplate.bundle.tensor import MEDIA, Tensor, read_input
 from bedplate.decode.codec import Codec
 from bedplate.decode.media import decode
 from bedplate.decode.settings import DecodeSettings
 from bedplate.decode.text import kept_bytes
-from bedplate.document import BundleError, Section
 from bedplate.errors import DeadlineExceeded, Internal, ServiceError, TooMuchMemory
-from bedplate.tensor import MEDIA, Tensor, read_input
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
 _log = logging.getLogger("bedplate.decode")

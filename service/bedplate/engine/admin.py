@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bedplate import endpoint, wire
-from bedplate.document import BundleError
+from bedplate import wire
+from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.catalogue import DEFAULT, ModelsError
 from bedplate.engine.loader import Loader
 from bedplate.errors import ServiceError
-from bedplate.settings import SettingsError
+from bedplate.process import endpoint
+from bedplate.process.settings import SettingsError
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bedplate import wire
-from bedplate.bundle import Bundle, describe, sha256_of
+from bedplate.bundle.bundle import Bundle, describe, sha256_of
 from bedplate.engine.work import Key, key_of
 from bedplate.errors import UnknownModel
-from bedplate.settings import SettingsError
+from bedplate.process.settings import SettingsError
 from bedplate.wire import Frame, FrameError, Type
 
 if TYPE_CHECKING:

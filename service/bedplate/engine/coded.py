@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bedplate import code
-from bedplate.code import CodeFault, Function
-from bedplate.document import BundleError
-from bedplate.manifest import Manifest
+from bedplate.bundle import user_code
+from bedplate.bundle.manifest import Manifest
+from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.user_code import CodeFault, Function
 
 _TRIAL_S = 30
 
@@ -30,7 +30,7 @@ class Coded(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         # torch says by RuntimeError what is wrong with the device.
-        result = code.called(self._predict, self.module, batch, passing=(MemoryError, RuntimeError))
+        result = user_code.called(self._predict, self.module, batch, passing=(MemoryError, RuntimeError))
         if not isinstance(result, torch.Tensor):
             raise CodeFault(f"predict gives {_shown(result)}, wanted a tensor")
         return result
@@ -43,10 +43,10 @@ def load(manifest: Manifest, name: str, weights: dict[str, torch.Tensor]) -> nn.
         BundleError: it does not run, or makes no model.
     """
     path = manifest.directory / name
-    source = manifest.read(name, code.MAX_BYTES)
+    source = manifest.read(name, user_code.MAX_BYTES)
     try:
-        load_, predict = code.functions_of(source, manifest.sums[name], code.MODEL, name)
-        module = code.called(load_, weights)
+        load_, predict = user_code.functions_of(source, manifest.sums[name], user_code.MODEL, name)
+        module = user_code.called(load_, weights)
     except CodeFault as error:
         raise BundleError(f"{path}: fails ({error}); run it where its author works") from None
     if not isinstance(module, nn.Module):
@@ -60,9 +60,9 @@ def require_codec(source: bytes, path: Path) -> None:
     Raises:
         BundleError: it does not run.
     """
-    command = [sys.executable, "-m", "bedplate.code", hashlib.sha256(source).hexdigest()]
+    command = [sys.executable, "-m", "bedplate.bundle.user_code", hashlib.sha256(source).hexdigest()]
     # This program, and no other of its name.
-    environment = {**os.environ, "PYTHONPATH": str(Path(code.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(user_code.__file__).parents[2])}
     try:
         done = subprocess.run(
             command, input=source, capture_output=True, timeout=_TRIAL_S, env=environment, check=False

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bedplate import dtypes
+from bedplate.bundle import dtypes
+from bedplate.bundle.tensor import Tensor
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.model import Model
 from bedplate.engine.network import id_limit
 from bedplate.engine.work import Array
 from bedplate.errors import OutOfRange, TooManyItems, UnknownField, WrongShape, WrongSize
-from bedplate.tensor import Tensor
 
 
 @dataclass(slots=True)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bedplate.bundle import Bundle, read_bundle
-from bedplate.document import BundleError
+from bedplate.bundle.bundle import Bundle, read_bundle
+from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.catalogue import DEFAULT, Catalogue, ModelsError
 from bedplate.engine.memory import Memory
 from bedplate.engine.model import Model

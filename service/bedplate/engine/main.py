@@ -12,8 +12,7 @@ import signal
 import torch
 import uvloop
 
-from bedplate import endpoint, garbage, log, notify
-from bedplate.bundle import BundleError
+from bedplate.bundle.bundle import BundleError
 from bedplate.engine import allocator, watchdog
 from bedplate.engine.admin import Admin
 from bedplate.engine.cores import cores_of
@@ -23,8 +22,9 @@ from bedplate.engine.model import Model
 from bedplate.engine.server import Server
 from bedplate.engine.settings import EngineSettings
 from bedplate.engine.start import Load, start
-from bedplate.exposition import Exposition
-from bedplate.settings import SettingsError
+from bedplate.process import endpoint, garbage, log, notify
+from bedplate.process.settings import SettingsError
+from bedplate.telemetry.exposition import Exposition
 
 logger = logging.getLogger(__name__)
 _DEVICE = re.compile(r"(cpu|gpu)[0-9]{1,3}")

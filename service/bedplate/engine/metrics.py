@@ -8,9 +8,9 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from bedplate import exposition
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.work import Key, key_of
+from bedplate.telemetry import exposition
 
 # Unit: items in a batch.
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from bedplate import code
-from bedplate.bundle import Bundle
-from bedplate.document import BundleError
+from bedplate.bundle import user_code
+from bedplate.bundle.bundle import Bundle
+from bedplate.bundle.manifest import Manifest, read_manifest
+from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.tensor import Tensor
+from bedplate.bundle.tokenizer import check_tokenizer
 from bedplate.engine import coded, network
 from bedplate.engine.cuda import Pipeline, to_numpy
 from bedplate.engine.guard import guarded
@@ -20,9 +23,6 @@ from bedplate.engine.recommender import Recommender, read_recommender
 from bedplate.engine.tensors import read_tensors
 from bedplate.engine.variant import ModelVariant
 from bedplate.engine.work import Array
-from bedplate.manifest import Manifest, read_manifest
-from bedplate.tensor import Tensor
-from bedplate.tokens import check_tokenizer
 
 __all__ = ["Array", "Model"]
 
@@ -224,7 +224,7 @@ def read_network(bundle: Bundle, directory: Path, allowed: Collection[str] = ())
         BundleError: see `Model.load`.
     """
     manifest = _manifest_of(bundle, directory)
-    code.require_allowed(manifest, bundle.name, bundle.programs, allowed)
+    user_code.require_allowed(manifest, bundle.name, bundle.programs, allowed)
     if bundle.codec:
         coded.require_codec(bundle.codec_source, directory / bundle.codec)
     if bundle.recommendation:

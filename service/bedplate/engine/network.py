@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bedplate import dtypes
-from bedplate.bundle import Layer
-from bedplate.document import BundleError
+from bedplate.bundle import dtypes
+from bedplate.bundle.bundle import Layer
+from bedplate.bundle.strict_yaml import BundleError
 
 _MAX_SIZE = 65536  # channels, features, pixels: beyond it a bundle is wrong rather than large
 _MAX_IDS = 1 << 24  # words, users, items of an embedding

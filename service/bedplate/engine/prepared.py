@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
+from bedplate.bundle.manifest import FILE_NAME
 from bedplate.engine.variant import ModelVariant
-from bedplate.manifest import FILE_NAME
 
 logger = logging.getLogger(__name__)
 FORMAT = 2

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from bedplate.bundle import Bundle
-from bedplate.document import BundleError
+from bedplate.bundle.bundle import Bundle
+from bedplate.bundle.manifest import Manifest
+from bedplate.bundle.recommendation import MAX_NAME_BYTES, SUGGESTION, is_name, k_out_of_range, questions_in
+from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.tensors import read_tensors
 from bedplate.errors import UnknownUser
-from bedplate.manifest import Manifest
-from bedplate.recommendation import MAX_NAME_BYTES, SUGGESTION, is_name, k_out_of_range, questions_in
 
 _MAX_USERS = 10_000_000
 _MAX_ITEMS = 1_000_000
@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 
 class Recommender(nn.Module):
-    """(questions, 72) uint8 to (questions, max_k, 68) uint8, see bedplate/recommendation.py."""
+    """(questions, 72) uint8 to (questions, max_k, 68) uint8, see bedplate/bundle/recommendation.py."""
 
     users: torch.Tensor  # (users, factors)
     items: torch.Tensor  # (items, factors)

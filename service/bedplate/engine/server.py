@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bedplate import wire
-from bedplate.document import BundleError
+from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.batcher import Batcher
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.intake import ValidatedRequest, validate

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bedplate.bundle import Bundle, BundleError, read_bundle
+from bedplate.bundle.bundle import Bundle, BundleError, read_bundle
 from bedplate.engine.catalogue import Aliases, Catalogue, ModelsError, parse_aliases
 from bedplate.engine.loader import Loader, Origin, Origins
 from bedplate.engine.memory import Memory
@@ -22,7 +22,7 @@ from bedplate.engine.settings import EngineSettings
 from bedplate.engine.state import State
 from bedplate.engine.variant import ModelVariant
 from bedplate.engine.work import Key, key_of
-from bedplate.settings import SettingsError
+from bedplate.process.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 # A checked bundle, its directory, the device and how to compute → the model on that device.

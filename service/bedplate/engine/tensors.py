@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from bedplate.document import BundleError
-from bedplate.manifest import Manifest, SummedFile
+from bedplate.bundle.manifest import Manifest, SummedFile
+from bedplate.bundle.strict_yaml import BundleError
 
 _MAX_HEADER_BYTES = 16 << 20
 _MAX_DIMENSIONS = 16

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bedplate import dtypes
-from bedplate.bundle import read_bundle
+from bedplate.bundle import dtypes
+from bedplate.bundle.bundle import read_bundle
 from bedplate.engine import allocator
 from bedplate.engine.cores import cores_of
 from bedplate.engine.model import Array, Model

@@ -18,7 +18,7 @@ _DUE_WITHIN_NS = 1_000_000_000
 # What else may be put off. A job stands where a person's request would that comes so much later.
 _PUT_OFF_NS = {INTERACTIVE: 0, BATCH: 9_000_000_000}
 Key = tuple[str, str]  # name and version of a model
-Array = npt.NDArray[Any]  # in the dtype of the bundle's input or output (bedplate/dtypes.py)
+Array = npt.NDArray[Any]  # in the dtype of the bundle's input or output (bedplate/bundle/dtypes.py)
 Finish = Callable[[], Array]
 
 

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import signal
 
-from bedplate import exposition, log
 from bedplate.gpu_metrics.gpus import Gpus
 from bedplate.gpu_metrics.nvml import Nvml
 from bedplate.gpu_metrics.sampler import Sampler
 from bedplate.gpu_metrics.settings import GpuMetricsSettings
-from bedplate.notify import notify
+from bedplate.process import log
+from bedplate.process.notify import notify
+from bedplate.telemetry import exposition
 
 _log = logging.getLogger(__name__)
 

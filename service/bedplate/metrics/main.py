@@ -11,13 +11,14 @@ from types import FrameType
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from bedplate import exposition, log
 from bedplate.metrics.reader import read_all
 from bedplate.metrics.server import Server
 from bedplate.metrics.settings import MetricsSettings
 from bedplate.metrics.units import Units
-from bedplate.notify import notify
-from bedplate.settings import SettingsError
+from bedplate.process import log
+from bedplate.process.notify import notify
+from bedplate.process.settings import SettingsError
+from bedplate.telemetry import exposition
 
 _log = logging.getLogger(__name__)
 _FIRST_PASSED_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from bedplate.exposition import END
+from bedplate.telemetry.exposition import END
 
 # A unit answers within milliseconds; a hung one must not hold up the figures of the rest.
 TIMEOUT_S = 1.0

@@ -11,7 +11,7 @@ import torch
 import torch._inductor
 from torch import nn
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.engine.model import dtype_of
 from bedplate.engine.variant import ModelVariant
 

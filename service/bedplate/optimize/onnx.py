@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bedplate import check, dtypes
-from bedplate.bundle import Bundle
-from bedplate.document import BundleError
+from bedplate.bundle import dtypes
+from bedplate.bundle.bundle import Bundle
+from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.cuda import to_numpy
 from bedplate.engine.model import Model, read_network
 from bedplate.engine.trial import full_batch
 from bedplate.engine.variant import ModelVariant
+from bedplate.optimize import check
 from bedplate.optimize.build import AsDeclared, export_arguments
 from bedplate.optimize.difference import difference_of
-from bedplate.settings import SettingsError
+from bedplate.process.settings import SettingsError
 
 _EQUAL = 1e-3  # of the largest number; kernels of another runtime add in another order
 _CHECKED = 256

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.optimize.candidates import Figures, best_of
-from bedplate.settings import SettingsError
+from bedplate.process.settings import SettingsError
 
 
 def draw(bundle: Bundle, figures: Sequence[Figures], path: Path) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from bedplate.bundle import Bundle
-from bedplate.document import BundleError
+from bedplate.bundle.bundle import Bundle
+from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.prepared import RECORD, ArtifactStore, Host, Record, Unusable, place_of, sha256_of, write_record
 from bedplate.optimize.candidates import CANDIDATES, PLAIN, Candidate, Figures, best_of, verdict
 from bedplate.optimize.difference import difference_of

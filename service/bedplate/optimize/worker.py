@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from bedplate import check, dtypes
-from bedplate.bundle import Bundle, read_bundle
-from bedplate.document import BundleError
+from bedplate.bundle import dtypes
+from bedplate.bundle.bundle import Bundle, read_bundle
+from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.main import choose_device
 from bedplate.engine.model import Model, read_network
 from bedplate.engine.trial import compute_as_engine, full_batch, measure
 from bedplate.engine.variant import ModelVariant
+from bedplate.optimize import check
 from bedplate.optimize.build import CannotBuild, build
 
 # torch says a page where a line would do. Unit: characters.

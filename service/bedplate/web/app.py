@@ -5,27 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bedplate.exposition import Exposition
-from bedplate.instance import by_preference
+from bedplate.process.instance import by_preference
+from bedplate.telemetry.exposition import Exposition
 from bedplate.web import openapi, problems, resources
 from bedplate.web.auth import ApiKeys, RefusalLog, require_key
 from bedplate.web.bodies import BodyBudget
-from bedplate.web.body import BodyReader, Limits
-from bedplate.web.cache import ResponseCache
+from bedplate.web.cache.response import ResponseCache
+from bedplate.web.cache.shared import SharedCache
 from bedplate.web.checks import Check, PassChecks
-from bedplate.web.decoders import Decoders
 from bedplate.web.direct import DirectInfer
+from bedplate.web.engines.pool import EnginePool
+from bedplate.web.items.body import BodyReader, Limits
+from bedplate.web.items.decoders import Decoders
 from bedplate.web.lifespan import Lifespan
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import ObservedApp, Observer
 from bedplate.web.oip import resources as oip
 from bedplate.web.oip.handler import InferHandler
-from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
 from bedplate.web.request_id import RequestId, RequestIds
 from bedplate.web.settings import WebSettings
-from bedplate.web.shared_cache import SharedCache
 
 
 def create_app(

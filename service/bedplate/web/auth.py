@@ -16,7 +16,7 @@ from typing import Any
 from falcon.asgi import Request
 
 from bedplate.errors import MissingCredential, ServiceError, WrongCredential
-from bedplate.settings import SettingsError
+from bedplate.process.settings import SettingsError
 from bedplate.web.checks import IncomingRequest
 from bedplate.web.observer import Allowance
 

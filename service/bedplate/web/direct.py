@@ -15,19 +15,19 @@ from collections.abc import Coroutine, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import ServiceError
 from bedplate.web import encoding, problems
-from bedplate.web.body import Limits, is_read_as_text, limits_of
 from bedplate.web.checks import Check, IncomingRequest, outcome_of
+from bedplate.web.engines.pool import EnginePool
 from bedplate.web.http.exchange import Exchange
 from bedplate.web.http.reply import render_fields
+from bedplate.web.items.body import Limits, is_read_as_text, limits_of
 from bedplate.web.observer import Observer
 from bedplate.web.oip.handler import HEADER, InferHandler, inference_of, json_bytes_of
 from bedplate.web.oip.request import InferRequest, parse
 from bedplate.web.oip.response import Reply, encode
 from bedplate.web.options import Header, RequestOptions, options_of, within
-from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor, checked, question
 from bedplate.web.request_id import RequestIds
 from bedplate.web.versions import at_its_version

@@ -11,9 +11,9 @@ import asyncio
 import logging
 from typing import Any
 
-from bedplate.exposition import Exposition
-from bedplate.notify import notify, watchdog_interval_s
-from bedplate.web.pool import EnginePool
+from bedplate.process.notify import notify, watchdog_interval_s
+from bedplate.telemetry.exposition import Exposition
+from bedplate.web.engines.pool import EnginePool
 
 _log = logging.getLogger("bedplate.web")
 

@@ -9,13 +9,13 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from bedplate import log, settings
-from bedplate.instance import require_number
-from bedplate.settings import SettingsError
+from bedplate.process import log, settings
+from bedplate.process.instance import require_number
+from bedplate.process.settings import SettingsError
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
+from bedplate.web.engines.pool import EnginePool
 from bedplate.web.metrics import WebMetrics
-from bedplate.web.pool import EnginePool
 from bedplate.web.settings import WebSettings
 
 

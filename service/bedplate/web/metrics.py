@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import Gauge, Summary
 
-from bedplate import exposition
-from bedplate.bundle import Bundle
-from bedplate.counter import Count, Counter
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import CODES
-from bedplate.histogram import Histogram, Series
+from bedplate.telemetry import exposition
+from bedplate.telemetry.counter import Count, Counter
+from bedplate.telemetry.histogram import Histogram, Series
 
 # Unit: seconds. A prediction takes a millisecond at best, and its deadline is 30 s unless told otherwise.
 _WHOLE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)

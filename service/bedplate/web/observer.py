@@ -12,9 +12,9 @@ from typing import Any
 
 from falcon.asgi import App, Request, Response
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.web.bodies import BodyBudget
-from bedplate.web.cache import Answer
+from bedplate.web.cache.response import Answer
 from bedplate.web.checks import Check
 from bedplate.web.http.connection import Direct
 from bedplate.web.metrics import WebMetrics

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bedplate import dtypes
-from bedplate.bundle import Bundle
+from bedplate.bundle import dtypes
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import Internal
-from bedplate.web.body import Items, Limits, parse_items
-from bedplate.web.decoders import Decoders, Media
+from bedplate.web.engines.pool import EnginePool
+from bedplate.web.items.body import Items, Limits, parse_items
+from bedplate.web.items.decoders import Decoders, Media
+from bedplate.web.items.postprocess import predictions_of
 from bedplate.web.options import RequestOptions, ran_out
-from bedplate.web.pool import EnginePool
-from bedplate.web.postprocess import predictions_of
 from bedplate.wire import FixedMeta, Frame, Type, now_ns
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from falcon.asgi import App, Request, Response
 from bedplate import errors
 from bedplate.errors import ServiceError
 from bedplate.web.observer import observation
-from bedplate.web.oip import problem as oip
+from bedplate.web.oip import problem
 
 _log = logging.getLogger("bedplate.web")
 
@@ -110,8 +110,8 @@ def rendered(
         headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
         headers["Retry-After"] = str(error.retry_after_s or 1)
-    if oip.speaks(path):
-        return "application/json", oip.error_body(error), headers
+    if problem.speaks(path):
+        return "application/json", problem.error_body(error), headers
     return "application/problem+json", _problem(request_id, status, error, code), headers
 
 

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import DeadlineExceeded, DecoderBusy, EngineBusy, ServiceError
+from bedplate.web.engines.pool import EnginePool
 from bedplate.web.options import within
-from bedplate.web.pool import EnginePool
 from bedplate.web.predictor import Predictor
 from bedplate.wire import PROBE
 

@@ -11,16 +11,16 @@ from typing import Any
 from falcon.asgi import Request, Response
 
 from bedplate import __version__
-from bedplate.bundle import Bundle
-from bedplate.tensor import Tensor
-from bedplate.web.body import BodyReader
-from bedplate.web.cache import Answer, ResponseCache
+from bedplate.bundle.bundle import Bundle
+from bedplate.bundle.tensor import Tensor
+from bedplate.web.cache.response import Answer, ResponseCache
+from bedplate.web.engines.pool import RETRY_AFTER_S, EnginePool
+from bedplate.web.engines.served import Served
+from bedplate.web.items.body import BodyReader
 from bedplate.web.observer import observation
 from bedplate.web.options import options_of
-from bedplate.web.pool import RETRY_AFTER_S, EnginePool
 from bedplate.web.predictor import Prediction
 from bedplate.web.readiness import ReadinessProbe
-from bedplate.web.served import Served
 from bedplate.web.versions import at_its_version
 
 

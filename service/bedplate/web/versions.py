@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import UnknownModel
+from bedplate.web.engines.pool import EnginePool
 from bedplate.web.observer import Observation
-from bedplate.web.pool import EnginePool
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
-from bedplate import garbage
+from bedplate.process import garbage
 from bedplate.web.http.connection import Connection, Listener
 
 # gunicorn's arbiter wants a sign of life well within its timeout of 30 s.

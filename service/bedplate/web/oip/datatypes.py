@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bedplate.dtypes import HOLDERS
-from bedplate.tensor import Tensor
+from bedplate.bundle.dtypes import HOLDERS
+from bedplate.bundle.tensor import Tensor
 
 
 @dataclass(frozen=True)

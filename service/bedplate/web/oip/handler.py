@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import WrongSize
-from bedplate.web.body import Limits, decode_files
-from bedplate.web.decoders import Media
+from bedplate.web.items.body import Limits, decode_files
+from bedplate.web.items.decoders import Media
 from bedplate.web.observer import Inference, Observation
 from bedplate.web.oip.plan import plan_of
 from bedplate.web.oip.request import InferRequest, parse

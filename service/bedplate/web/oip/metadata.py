@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bedplate import __version__
-from bedplate.bundle import Bundle
-from bedplate.tensor import Range, Tensor
+from bedplate.bundle.bundle import Bundle
+from bedplate.bundle.tensor import Range, Tensor
+from bedplate.web.engines.served import Served
 from bedplate.web.oip.datatypes import datatype_of
-from bedplate.web.served import Served
 
 EXTENSIONS = (
     "binary_tensor_data",

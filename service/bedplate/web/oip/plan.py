@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from struct import Struct
 from typing import NamedTuple
 
-from bedplate.bundle import Bundle
-from bedplate.web.body import Limits, check_shape, json_limit
+from bedplate.bundle.bundle import Bundle
+from bedplate.web.items.body import Limits, check_shape, json_limit
 from bedplate.web.oip.datatypes import Datatype, datatype_of
 
 _MAX_PLANS = 32  # each keeps a bundle alive

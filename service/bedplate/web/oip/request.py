@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import numpy as np
 import orjson
 
-from bedplate import dtypes, wire
-from bedplate.bundle import Bundle
+from bedplate import wire
+from bedplate.bundle import dtypes
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import (
     InvalidParameter,
     InvalidPriority,
@@ -23,7 +24,7 @@ from bedplate.errors import (
     WrongShape,
     WrongSize,
 )
-from bedplate.web.body import Items, Limits, check_count, check_finite, check_json_length, from_raw
+from bedplate.web.items.body import Items, Limits, check_count, check_finite, check_json_length, from_raw
 from bedplate.web.oip.datatypes import BYTES
 from bedplate.web.oip.plan import Plan, Shape, Wanted, plan_of
 

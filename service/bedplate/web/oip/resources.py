@@ -8,9 +8,10 @@ from typing import Any
 
 from falcon.asgi import App, Request, Response
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.web import encoding
-from bedplate.web.body import BodyReader, Limits
+from bedplate.web.engines.pool import RETRY_AFTER_S, EnginePool
+from bedplate.web.items.body import BodyReader, Limits
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import observation
 from bedplate.web.oip import metadata
@@ -19,7 +20,6 @@ from bedplate.web.oip.plan import plan_of
 from bedplate.web.oip.response import Reply
 from bedplate.web.oip.statistics import statistics
 from bedplate.web.options import options_of
-from bedplate.web.pool import RETRY_AFTER_S, EnginePool
 from bedplate.web.readiness import ReadinessProbe
 from bedplate.web.versions import at_its_version
 from bedplate.wire import now_ns

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from bedplate import dtypes
-from bedplate.bundle import Bundle
+from bedplate.bundle import dtypes
+from bedplate.bundle.bundle import Bundle
 from bedplate.errors import NotFinite
+from bedplate.web.items.postprocess import file_scores
 from bedplate.web.oip.datatypes import BYTES, Datatype, datatype_of
 from bedplate.web.oip.plan import Wanted
 from bedplate.web.oip.request import InferRequest
-from bedplate.web.postprocess import file_scores
 from bedplate.wire import Frame
 
 JSON = "application/json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.web.metrics import WebMetrics
 
 _PARTS = ("queue", "decode", "batch", "compute")

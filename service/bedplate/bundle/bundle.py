@@ -1,0 +1,353 @@
+"""A bundle: one model as a directory (docs/bundles.md). Read by the engine; described to the web over the wire."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bedplate import wire
+from bedplate.bundle import user_code as code
+from bedplate.bundle.canary import (
+    BOXES,
+    ITEM,
+    LABEL,
+    MAX_CANARY_BYTES,
+    NUMBERS,
+    OWN,
+    Canary,
+    ReadFile,
+    read_boxes,
+    read_canary,
+)
+from bedplate.bundle.detection import BOX, Detection, read_detection
+from bedplate.bundle.manifest import FILE_NAME, verify_manifest, write_manifest
+from bedplate.bundle.recommendation import Recommendation, read_recommendation
+from bedplate.bundle.strict_yaml import BundleError, Section, parse_yaml
+from bedplate.bundle.tensor import Tensor, read_input, read_output
+
+__all__ = ["MAX_CANARY_BYTES", "Bundle", "BundleError", "Canary", "describe", "read_bundle", "write_manifest"]
+
+BUNDLE_FILE = "bundle.yaml"
+_MAX_BUNDLE_BYTES = 256 << 10
+_MAX_ITEMS = 4096
+_MAX_COST = 1 << 53  # the largest that JSON keeps exactly
+_MAX_LAYERS = 1000
+_MAX_LABELS = 100_000
+NAME = r"[a-z0-9][a-z0-9-]{0,63}"
+_VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_SHA256 = r"[0-9a-f]{64}"
+_TENSORS = "tensors"  # the task that says nothing of what the numbers mean
+_OBJECTS = "object-detection"
+_CUSTOM = "custom"  # the task whose codec says it
+# How an input says that files, or rows of a table, become it, by the task that takes such.
+_MEDIA = {
+    "image-classification": "image",
+    _OBJECTS: "image",
+    "audio-classification": "audio",
+    "video-classification": "video",
+    "text-classification": "text",
+    "tabular-classification": "columns",
+    "tabular-regression": "columns",
+}
+MAX_TOKENIZER_BYTES = 4 << 20  # a hundred thousand words
+_RECOMMENDATION = "recommendation"  # names in and names out
+# What an answer is; of all others a label.
+_ANSWERS = {_TENSORS: NUMBERS, "tabular-regression": NUMBERS, _RECOMMENDATION: ITEM, _OBJECTS: BOXES, _CUSTOM: OWN}
+_METRICS = {LABEL: "accuracy", NUMBERS: "agreement", ITEM: "hit-rate", BOXES: "map50", OWN: "agreement"}
+_MAX_TTL_S = 30 * 86_400
+_MAX_BODY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Layer:
+    kind: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A set of items whose answers are known, and how many of them the model has to get right."""
+
+    file: str
+    metric: str
+    threshold: float  # share of the items
+
+
+@dataclass(frozen=True)
+class Bundle:
+    name: str
+    version: str
+    task: str
+    description: str
+    input: Tensor
+    output: Tensor
+    labels: tuple[str, ...]  # of the task tensors maybe none
+    activation: str  # softmax, sigmoid or none
+    max_items: int
+    max_cost: int  # of all items of a batch, in what Tensor.cost_of counts
+    weights: str
+    network: tuple[Layer, ...]  # of a model that is code: none
+    code: str  # the file with load and predict; of a network: none
+    codec: str  # the file with decode and encode; of the task custom alone
+    codec_source: bytes = field(repr=False, compare=False)
+    validation: Validation | None
+    canary: Canary
+    recommendation: Recommendation | None  # in place of a network
+    cache_ttl_s: int | None  # how long an answer may be kept, where that is shorter than the operator's time
+    max_body_bytes: int | None  # of a request, where that is less than the operator's limit
+    digest: str  # of SHA256SUMS: a bundle made anew under the same version has another, unless nothing changed
+    document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
+    detection: Detection | None = None  # how an answer becomes boxes; None: it becomes none
+    tokenizer: bytes = field(default=b"", repr=False, compare=False)  # its file, of a model that takes text
+    program_sums: tuple[str, ...] = field(default=(), compare=False)  # as SHA256SUMS has them; of `programs`
+    signer: str = field(default="", compare=False)  # whose signature was verified, where one was asked for
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether an answer is a label and scores; otherwise it is the output itself."""
+        return _answer(self.task) == LABEL
+
+    @property
+    def loaded_files(self) -> dict[str, str]:
+        """What an engine reads to serve it, by the key that names it."""
+        return {"weights": self.weights} | (self.recommendation.files if self.recommendation else {})
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Files that somebody has to run for this bundle to be served."""
+        return tuple(filter(None, (self.code, self.codec)))
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> Bundle:
+        """The bundle an engine described; needs no file.
+
+        Args:
+            files: what the engine sent beside its descriptions, by sha256.
+
+        Raises:
+            BundleError: the description is not one that `describe` makes.
+        """
+        document = dict(description)
+        asked = _decoded(document.pop("canary_bytes", None), "canary_bytes")
+        # Only of a canary whose answer is a file, and of a bundle with a codec.
+        expected = _decoded(document.pop("expect_bytes", ""), "expect_bytes")
+        program = _decoded(document.pop("codec_bytes", ""), "codec_bytes")
+        canary, codec = document.get("canary"), document.get("codec")
+        expect = canary.get("expect") if isinstance(canary, dict) else None
+        tokenizer = document.pop("tokenizer_sha256", None)
+
+        def read(name: str) -> bytes:
+            return program if name == codec else expected if name == expect else asked
+
+        digest = document.pop("digest", None)
+        if not isinstance(digest, str) or not re.fullmatch(_SHA256, digest):
+            raise BundleError("description: digest: is missing or no sha256; wanted that of SHA256SUMS")
+        bundle = _parse(document, "description", read, digest)
+        if bundle.input.text is None:
+            return bundle
+        content = (files or {}).get(str(tokenizer))
+        if content is None:
+            raise BundleError("description: tokenizer_sha256: is missing or of no file; wanted that of the tokenizer")
+        return replace(bundle, tokenizer=content)
+
+
+def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
+    """Verify the signature, compare every file with SHA256SUMS, then read bundle.yaml and the canary.
+
+    Args:
+        signers: who may sign, as OpenSSH's allowed_signers; without it no signature is asked for.
+
+    Raises:
+        BundleError: with the file, the key, the value and what would do.
+    """
+    manifest = verify_manifest(directory, signers)
+    source = str(directory / BUNDLE_FILE)
+    document = parse_yaml(manifest.read(BUNDLE_FILE, _MAX_BUNDLE_BYTES), source)
+    bundle = _parse(document, source, lambda name: manifest.read(name, MAX_CANARY_BYTES), manifest.digest)
+    named = bundle.loaded_files | ({"validation.file": bundle.validation.file} if bundle.validation else {})
+    named |= {"inputs[0].text.tokenizer": bundle.input.text.tokenizer} if bundle.input.text else {}
+    for key, name in named.items():
+        if name not in manifest.sums:
+            raise BundleError(f"{source}: {key}: {name!r} does not do, wanted a file of the bundle")
+    for name, functions in ((bundle.code, code.MODEL), (bundle.codec, code.CODEC)):
+        if name:
+            code.require_functions(manifest.read(name, code.MAX_BYTES), functions, directory / name)
+    sums = tuple(manifest.sums[name] for name in bundle.programs)
+    text = bundle.input.text
+    tokenizer = manifest.read(text.tokenizer, MAX_TOKENIZER_BYTES) if text else b""
+    return replace(bundle, tokenizer=tokenizer, program_sums=sums, signer=manifest.signer)
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """bundle.yaml as JSON, plus the canary's bytes and the content's digest: what the web needs and nothing more.
+
+    A tokenizer is larger than metadata may be; it is named by its sum, and `tokenizer` goes beside.
+    """
+    canary = bundle.canary
+    expected = {"expect_bytes": base64.b64encode(canary.expect_content).decode()} if canary.expect else {}
+    codec = {"codec_bytes": base64.b64encode(bundle.codec_source).decode()} if bundle.codec else {}
+    content = base64.b64encode(canary.content).decode()
+    tokenizer = {"tokenizer_sha256": sha256_of(bundle.tokenizer)} if bundle.input.text else {}
+    return {**bundle.document, "canary_bytes": content, **expected, **codec, **tokenizer, "digest": bundle.digest}
+
+
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _decoded(text: object, key: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)  # type: ignore[arg-type]
+    except (TypeError, ValueError, binascii.Error):
+        raise BundleError(f"description: {key}: is missing or not base64; wanted the canary") from None
+
+
+def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle:
+    top = Section(source, document)
+    top.integer("format", 1, 1)
+    name, version = top.text("name", NAME), top.text("version", _VERSION)
+    task = top.choice("task", [*_MEDIA, "classification", _RECOMMENDATION, _TENSORS, _CUSTOM])
+    answer = _answer(task)
+    has_labels = answer in (LABEL, BOXES)
+    recommendation = read_recommendation(top.section("recommendation")) if task == _RECOMMENDATION else None
+    if recommendation:
+        taken, given = recommendation.input, recommendation.output
+    else:
+        taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
+        given = read_output(top.only_section("outputs"))
+    program = top.text("code", code.FILE_NAME) if not recommendation and top.has("code") else ""
+    codec = top.text("codec", code.FILE_NAME) if task == _CUSTOM else ""
+    max_items, max_cost = _batch(top.section("batch"), taken)
+    bundle = Bundle(
+        name=name,
+        version=version,
+        task=task,
+        description=top.text("description"),
+        input=taken,
+        output=given,
+        labels=top.texts("labels", _MAX_LABELS) if has_labels or (answer == NUMBERS and top.has("labels")) else (),
+        activation=top.choice("activation", ["softmax", "sigmoid", "none"]) if has_labels else "none",
+        max_items=max_items,
+        max_cost=max_cost,
+        weights=_file_name(top, "weights"),
+        network=() if recommendation or program else _layers(top),
+        code=program,
+        codec=codec,
+        codec_source=read(codec) if codec else b"",
+        validation=_validation(top, answer) if top.has("validation") else None,
+        canary=read_canary(top.section("canary"), given, answer, read),
+        detection=read_detection(top.section("detection")) if answer == BOXES else None,
+        recommendation=recommendation,
+        cache_ttl_s=_one_of(top, "cache", "ttl_s", 0, _MAX_TTL_S),
+        max_body_bytes=_one_of(top, "request", "max_bytes", 1, _MAX_BODY_BYTES),
+        digest=digest,
+        document=document if isinstance(document, dict) else {},
+    )
+    top.done()
+    _check_agreement(bundle, top)
+    return bundle
+
+
+def _answer(task: str) -> str:
+    return _ANSWERS.get(task, LABEL)
+
+
+def _one_of(top: Section, name: str, key: str, low: int, high: int) -> int | None:
+    """The only key of a section that may be left out."""
+    if not top.has(name):
+        return None
+    section = top.section(name)
+    value = section.integer(key, low, high)
+    section.done()
+    return value
+
+
+def _batch(section: Section, taken: Tensor) -> tuple[int, int]:
+    max_items = section.integer("max_items", 1, _MAX_ITEMS)
+    least = taken.cost_of(taken.largest)
+    most = max_items * least
+    max_cost = section.integer("max_cost", 1, _MAX_COST) if section.has("max_cost") else most
+    section.done()
+    if not least <= max_cost <= most:
+        raise section.disagree("max_cost", max_cost, f"a whole number from {least} to {most}")
+    return max_items, max_cost
+
+
+def _file_name(section: Section, key: str) -> str:
+    return section.text(key, FILE_NAME.pattern)
+
+
+def _layers(top: Section) -> tuple[Layer, ...]:
+    raw = top.take("network")
+    if not isinstance(raw, list) or not 1 <= len(raw) <= _MAX_LAYERS:
+        raise top.refuse("network", raw, f"a list of 1 to {_MAX_LAYERS} layers")
+    return tuple(_layer(top, index, entry) for index, entry in enumerate(raw))
+
+
+def _layer(top: Section, index: int, entry: object) -> Layer:
+    if isinstance(entry, str):
+        return Layer(entry, {})
+    if isinstance(entry, dict) and len(entry) == 1:
+        [(kind, options)] = entry.items()
+        if isinstance(kind, str) and isinstance(options, dict) and all(map(_is_option, options.items())):
+            return Layer(kind, options)
+    raise top.refuse(f"network[{index}]", entry, "a layer's name, or one 'name: {option: value}'")
+
+
+def _is_option(option: tuple[object, object]) -> bool:
+    """Options are names and plain values; what they mean and how large they may be, `engine/network.py` knows."""
+    name, value = option
+    values = value if isinstance(value, list) else [value]
+    return isinstance(name, str) and all(
+        isinstance(item, (bool, int, str)) or (isinstance(item, float) and math.isfinite(item)) for item in values
+    )
+
+
+def _validation(top: Section, answer: str) -> Validation:
+    section = top.section("validation")
+    validation = Validation(
+        file=_file_name(section, "file"),
+        metric=section.choice("metric", [_METRICS[answer]]),
+        threshold=section.number("threshold", 0, 1),
+    )
+    section.done()
+    return validation
+
+
+def _check_agreement(bundle: Bundle, top: Section) -> None:
+    """What one key has to do with another: bundle.schema.json knows nothing of it."""
+    shape, labels = list(bundle.output.shape), len(bundle.labels)
+    if bundle.output.allows_non_finite and _answer(bundle.task) != NUMBERS:
+        tasks = " or ".join(task for task, answer in _ANSWERS.items() if answer == NUMBERS)
+        wanted = f"refuse, or the task {tasks}: any other makes something of its numbers"
+        raise top.disagree("outputs[0].non_finite", "allow", wanted)
+    if bundle.detection:
+        if len(shape) != 2 or shape[1] != BOX + labels or not bundle.output.is_floating:
+            wanted = f"[candidates, {BOX + labels}] floating numbers: a box and one for each of 'labels'"
+            raise top.disagree("outputs[0].shape", shape, wanted)
+        if unknown := {label for label, _ in read_boxes(bundle.canary.expect_content)} - set(bundle.labels):
+            raise top.disagree("canary.expect", sorted(unknown), "boxes whose labels are of 'labels'")
+    elif labels and shape != [labels]:
+        raise top.disagree("outputs[0].shape", shape, f"[{labels}], one for each of 'labels'")
+    if bundle.names_classes and bundle.canary.label not in bundle.labels:
+        raise top.disagree("canary.label", bundle.canary.label, "one of 'labels'")
+    if bundle.input.batch_bytes_of(bundle.max_cost) > wire.MAX_TENSOR_BYTES:
+        wanted = f"a batch of at most {wire.MAX_TENSOR_BYTES} bytes; lower it, or max_cost"
+        raise top.disagree("batch.max_items", bundle.max_items, wanted)
+    if bundle.max_items * bundle.output.item_bytes_of(bundle.output.largest) > wire.MAX_TENSOR_BYTES:
+        wanted = f"answers of at most {wire.MAX_TENSOR_BYTES} bytes; lower it"
+        raise top.disagree("batch.max_items", bundle.max_items, wanted)
+    if not bundle.codec and (bundle.canary.content_type == "application/json") == bundle.input.takes_files:
+        wanted = (
+            "a file of the kind that the model takes"
+            if bundle.input.takes_files
+            else 'a JSON document {"inputs": [...]}, its name ending in .json'
+        )
+        raise top.disagree("canary.file", bundle.canary.file, wanted)

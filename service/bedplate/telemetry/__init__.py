@@ -1,0 +1,1 @@
+"""Counters and histograms, and how Prometheus reads them."""

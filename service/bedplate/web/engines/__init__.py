@@ -1,0 +1,1 @@
+"""The engines as a front end sees them: who serves what, and who is asked."""

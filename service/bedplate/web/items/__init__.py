@@ -1,0 +1,1 @@
+"""Between what clients send and tensors: bodies to items, outputs to predictions."""
