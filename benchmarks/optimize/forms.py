@@ -15,7 +15,7 @@ from bedplate.bundle.bundle import read_bundle, write_manifest
 from bedplate.commands.optimize import report
 from bedplate.engine.prepared import RECORD, ArtifactStore, Host, place_of
 from bedplate.optimize.candidates import CANDIDATES
-from bedplate.optimize.trials import RequestOptions, keep, optimize
+from bedplate.optimize.trials import TrialOptions, keep, optimize
 from safetensors.torch import save_file
 
 from benchmarks.optimize.trained import Data
@@ -42,7 +42,7 @@ def bundle_of(folder: Path, case: Case, known: Data) -> Path:
 def choose(directory: Path, shelf: Path) -> None:
     bundle = read_bundle(directory)
     command = (sys.executable, "-m", "benchmarks.optimize", "--worker")
-    options = RequestOptions("cpu0", 1, [environment.cores() - 1], LOSS_POINTS, 0.5, 300, command)
+    options = TrialOptions("cpu0", 1, [environment.cores() - 1], LOSS_POINTS, 0.5, 300, command)
     # Networks that are no chain of layers stand for the bundle's own, so nobody can tell that they convolve.
     some = [one for one in CANDIDATES if bundle.name == "cnn" or not one.channels_last]
     with tempfile.TemporaryDirectory() as folder:

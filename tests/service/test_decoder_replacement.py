@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bedplate import wire
-from bedplate.decode.supervisor import keep
+from bedplate.decode.supervisor import supervise
 from bedplate.errors import Internal, UnreadableMedia
 from bedplate.web.items.decoders import Decoders
 from bedplate.web.options import within
@@ -95,7 +95,7 @@ def test_one_that_does_not_leave_is_ended():
 
     keeper = os.fork()
     if keeper == 0:
-        keep(stay, longest_s=0.05)
+        supervise(stay, longest_s=0.05)
         os._exit(0)
     try:
         pids = {os.read(told, 4) for _ in range(3)}

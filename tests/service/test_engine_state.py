@@ -9,7 +9,7 @@ import pytest
 import yaml
 from bedplate.commands import models
 from bedplate.engine.settings import EngineSettings
-from bedplate.engine.state import Served, State
+from bedplate.engine.state import ServedState, State
 
 from tests.service.engine_tools import Peer, bright, logits_of, write_lamp
 from tests.service.lamp import lamp_logits
@@ -131,7 +131,7 @@ def test_a_state_is_read_back_once_and_is_nobody_elses(settings, tmp_path):
 
     taken = State(settings, "cpu0").take()
 
-    assert taken == Served((tmp_path / "a",), {"lamp": {"default": "1"}})
+    assert taken == ServedState((tmp_path / "a",), {"lamp": {"default": "1"}})
     assert mode == 0o600
     assert not file.exists()
 

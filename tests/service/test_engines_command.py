@@ -8,7 +8,7 @@ import pytest
 import torch
 from bedplate.bundle.bundle import read_bundle
 from bedplate.commands.cli import main
-from bedplate.commands.engines import Figures, Split, best_of, splits_of
+from bedplate.commands.engines import Split, SplitFigures, best_of, splits_of
 from bedplate.engine import trial
 from bedplate.engine.model import Model
 
@@ -41,7 +41,7 @@ def test_every_split_uses_every_core(cores, splits):
 def test_most_items_under_load_win_and_among_alike_the_soonest_answer(full_items_per_s, p50_ms, best):
     splits = (Split(1, 2), Split(2, 1))
     medians = {
-        split: Figures(requests_per_s=1, full_items_per_s=items, p50_ms=ms)
+        split: SplitFigures(requests_per_s=1, full_items_per_s=items, p50_ms=ms)
         for split, items, ms in zip(splits, full_items_per_s, p50_ms, strict=True)
     }
 

@@ -25,14 +25,14 @@ from bedplate.engine.variant import ModelVariant
 from bedplate.optimize.build import export_arguments
 from bedplate.optimize.candidates import CANDIDATES, Figures, best_of, candidates_for, verdict
 from bedplate.optimize.onnx import export
-from bedplate.optimize.trials import RequestOptions, keep, optimize
+from bedplate.optimize.trials import TrialOptions, keep, optimize
 from safetensors.torch import save_file
 
 from tests.service.engine_tools import bright, write_lamp
 
 SERVICE = Path(__file__).parents[2] / "service"
 HERE = Host.here("cpu", 1)
-TERMS = RequestOptions("cpu0", 1, sorted(os.sched_getaffinity(0)), accuracy_loss=0.5, seconds=0.05, limit_s=240)
+TERMS = TrialOptions("cpu0", 1, sorted(os.sched_getaffinity(0)), accuracy_loss=0.5, seconds=0.05, limit_s=240)
 
 
 def write_known_lamp(directory, **changes):
