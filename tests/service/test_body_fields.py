@@ -145,7 +145,7 @@ def test_what_is_no_number_beside_a_large_one_is_refused(client, wrong):
         ("picture", "image/png; charset=binary"),
         ("picture", "IMAGE/PNG; Charset=utf-16"),
         ("raw", "Application/Octet-Stream; charset=binary"),
-        ("form", 'Multipart/ModelVariant-Data; charset=utf-16; Boundary="xx"'),
+        ("form", 'Multipart/Form-Data; charset=utf-16; Boundary="xx"'),
     ],
 )
 def test_a_charset_of_what_is_no_text_says_nothing(client, kind, content_type):

@@ -1,5 +1,6 @@
 """docs/metrics.md says what the programs tell, no more and no less."""
 
+import os
 import re
 import runpy
 from pathlib import Path
@@ -25,6 +26,7 @@ DOCUMENT = PROJECT / "docs/metrics.md"
 MTAIL = PROJECT / "templates/etc/mtail/requests.mtail.j2"
 DECLARED = re.compile(r"^(counter|histogram) (\w+) by (.+?)(?: buckets .*)?$", re.MULTILINE)
 BACKUP = PROJECT / "roles/backup/files/bedplate_backup.py"
+STORE = PROJECT / "roles/backup/files/bedplate_store.py"
 ROW = re.compile(r"^\| `((?:bedplate|process)_\w+)`(?: ([hs]))? \|([^|]*)\|", re.MULTILINE)
 KINDS = {"h": "histogram", "s": "summary", "": None}
 PROGRAM_LABELS = {"le"}  # of every histogram
@@ -92,6 +94,18 @@ class Backup:
         return text_string_to_metric_families(self.text)
 
 
+class Store:
+    """What bedplate-store leaves for the node exporter on the backup store."""
+
+    def __init__(self):
+        program = runpy.run_path(str(STORE))
+        host = program["Host"]("gpu1", "backup-gpu1", Path("/"), program["Quota"](1, 1), program["Usage"](), 0.0, 0.0)
+        self.text = program["metrics"]([host], "", os.statvfs("/"))
+
+    def collect(self):
+        return text_string_to_metric_families(self.text)
+
+
 def counted():
     """What mtail is told to count."""
     return {
@@ -105,4 +119,4 @@ def test_the_tables_are_what_the_programs_tell(tmp_path, stub):
     gpus = Gpus(UUIDS, nvml.sample, nvml.xids)
     metrics = OwnOnly([Path("/run/web@1.sock")], lambda _: {}, new_registry())
 
-    assert documented() == held([busy_web(), busy_engine(), gpus, metrics, Backup(tmp_path)]) | counted()
+    assert documented() == held([busy_web(), busy_engine(), gpus, metrics, Backup(tmp_path), Store()]) | counted()

@@ -213,7 +213,7 @@ def test_only_what_an_engine_computed_has_time_in_queue_and_on_the_device(metric
             prediction = Prediction("lamp", "1", "digest", [{"label": "dark"}], 0, 0)
             observation(req).answer = Answer(prediction, lookup, collapsed)
 
-    app = ObservedApp(Observer(metrics, lines_per_s=1, bodies=BodyBudget(1)))
+    app = ObservedApp(Observer(metrics, lines_per_s=1, bodies=BodyBudget(1)), checks=[])
     app.add_route("/", Answering())
 
     falcon.testing.TestClient(app).simulate_post("/")

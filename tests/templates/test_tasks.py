@@ -89,3 +89,16 @@ def test_a_task_that_is_given_a_secret_does_not_show_it(role):
     ]
 
     assert shown == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_unit_is_written_after_the_program_that_it_starts(role):
+    """systemd-analyze refuses a unit whose program is not there, before anything of its task is written."""
+    for task in leaves(tasks_of(role)):
+        paths = [
+            str(file.get("path")) for file in task.get("host_files", {}).get("files", []) if isinstance(file, dict)
+        ]
+        units = [path for path in paths if path.startswith("/etc/systemd/system/")]
+        programs = [path for path in paths if "bin/" in path]
+
+        assert not (units and programs), f"{task['name']}: write {programs} in a task before {units}"

@@ -26,7 +26,7 @@ OF_TWO_SPELLINGS = re.compile("[ßςẞ\u200c\u200d]")  # other names to newer r
 
 
 @dataclass(frozen=True)
-class ModelVariant:
+class Form:
     wanted: str
     step: Callable[[Any], str | None]  # what to do about a value that is otherwise, None about one that is right
 
@@ -42,7 +42,7 @@ def judge(hosts: list[Host]) -> Iterator[Finding]:
                 yield Finding(host.name, "settings", f"{name}: {value!r}", form.wanted, step, name)
 
 
-def form_of(setting: str) -> ModelVariant | None:
+def form_of(setting: str) -> Form | None:
     """That of the table, or that of a number or a switch, as the role declares it."""
     if setting in FORMS:
         return FORMS[setting]
@@ -206,27 +206,27 @@ def _user(value: Any) -> str | None:
     return None if right else "Write the name of a user of the host."
 
 
-SWITCH = ModelVariant("true or false", _switch)
-WHOLE = ModelVariant("a whole number, 0 or more", _whole)
-NUMBER = ModelVariant("a number, 0 or more", _number)
+SWITCH = Form("true or false", _switch)
+WHOLE = Form("a whole number, 0 or more", _whole)
+NUMBER = Form("a number, 0 or more", _number)
 KINDS = {"bool": SWITCH, "int": WHOLE, "float": NUMBER}
-SERVICE = ModelVariant("port, hosts and from of a service", _service)
+SERVICE = Form("port, hosts and from of a service", _service)
 FORMS = {
-    "ansible_host": ModelVariant("a name or an address", _connection_host),
-    "ansible_port": ModelVariant(f"a port from 1 to {HIGHEST_PORT}", _port),
-    "ansible_user": ModelVariant("a user", _user),
-    "backup_directory": ModelVariant("a folder of the host", _host_folder),
-    "bedplate_bundles": ModelVariant("NAME or NAME/VERSION of bundles", _bundles),
-    "bedplate_bundles_dir": ModelVariant("a folder of the control machine", _control_path),
-    "bedplate_engine_memory_max": ModelVariant("a size as systemd has it", _memory),
-    "bedplate_web_address": ModelVariant("an IPv4 address", _listens),
-    "bedplate_web_memory_max": ModelVariant("a size as systemd has it", _memory),
-    "nginx_certificate_file": ModelVariant("a file of the control machine", _control_path),
-    "nginx_certificate_key_file": ModelVariant("a file of the control machine", _control_path),
-    "nginx_public_address": ModelVariant("an address that clients reach", _public_address),
-    "nginx_server_name": ModelVariant("a host name in ASCII and lower case", _server_name),
-    "private_address": ModelVariant("an IPv4 address that the other hosts reach", _address),
-    "prometheus_probe_authority": ModelVariant("a file of the control machine, or ''", _control_path),
-    "prometheus_retention_size": ModelVariant("a size as Prometheus has it", _retention_size),
-    "prometheus_retention_time": ModelVariant("a time as Prometheus has it", _retention_time),
+    "ansible_host": Form("a name or an address", _connection_host),
+    "ansible_port": Form(f"a port from 1 to {HIGHEST_PORT}", _port),
+    "ansible_user": Form("a user", _user),
+    "backup_directory": Form("a folder of the host", _host_folder),
+    "bedplate_bundles": Form("NAME or NAME/VERSION of bundles", _bundles),
+    "bedplate_bundles_dir": Form("a folder of the control machine", _control_path),
+    "bedplate_engine_memory_max": Form("a size as systemd has it", _memory),
+    "bedplate_web_address": Form("an IPv4 address", _listens),
+    "bedplate_web_memory_max": Form("a size as systemd has it", _memory),
+    "nginx_certificate_file": Form("a file of the control machine", _control_path),
+    "nginx_certificate_key_file": Form("a file of the control machine", _control_path),
+    "nginx_public_address": Form("an address that clients reach", _public_address),
+    "nginx_server_name": Form("a host name in ASCII and lower case", _server_name),
+    "private_address": Form("an IPv4 address that the other hosts reach", _address),
+    "prometheus_probe_authority": Form("a file of the control machine, or ''", _control_path),
+    "prometheus_retention_size": Form("a size as Prometheus has it", _retention_size),
+    "prometheus_retention_time": Form("a time as Prometheus has it", _retention_time),
 }
