@@ -56,7 +56,8 @@ def test_a_flood_of_tiny_chunks_leaves_nothing_behind(service):
 def test_a_refused_body_is_let_go_at_once(service):
     body_bytes = 8 << 20
 
-    assert flood_of_refused(service, body_bytes, times=10) < 2 * body_bytes
+    # One that comes, one that goes, and what else grows meanwhile: ten that stay would be far more.
+    assert flood_of_refused(service, body_bytes, times=10) < 3 * body_bytes
 
 
 def test_broken_gzip_costs_little_memory(service):
