@@ -225,7 +225,7 @@ SIGNERS = "/etc/bedplate/bundle-signers"
 # Copies digits 1 as version 2, which nobody signed.
 MAKE_TWO = """
 import pathlib, shutil
-from bedplate.manifest import write_manifest
+from bedplate.bundle.manifest import write_manifest
 
 one, two = (pathlib.Path("/var/lib/bedplate/models/digits") / version for version in "12")
 shutil.copytree(one, two)
@@ -238,7 +238,7 @@ write_manifest(two)
 # Copies digits 1 as version 2, which brings a program in place of its layers.
 MAKE_TWO_OF_CODE = r"""
 import pathlib, shutil, yaml
-from bedplate.manifest import write_manifest
+from bedplate.bundle.manifest import write_manifest
 
 one, two = (pathlib.Path("/var/lib/bedplate/models/digits") / version for version in "12")
 shutil.copytree(one, two)
@@ -252,7 +252,7 @@ write_manifest(two)
 # Sends zeros to the engine as a front end would; prints which version of digits answers.
 PREDICT = """
 import math, socket
-from bedplate.bundle import Bundle
+from bedplate.bundle.bundle import Bundle
 from bedplate.wire import Frame, FrameReader, Type, encode
 
 reader = FrameReader()

@@ -1,6 +1,7 @@
 """Who may import whom in service/bedplate: no circles, and no room imports one that stands on it."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -66,3 +67,24 @@ def test_a_process_loads_no_library_that_it_does_not_use(module, unwanted):
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
 
     assert loaded.stdout.split() == []
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+IMPORT = re.compile(r"from (bedplate[\w.]*) import (\w+)")
+
+
+def test_programs_that_tests_hold_as_text_import_what_there_is():
+    """No type checker reads them, and those of tests/host only run on hosts."""
+    missing = []
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for module, name in IMPORT.findall(node.value):
+                    if f"{module}.{name}" not in MODULES and name not in names_in(module):
+                        missing.append(f"{path}:{node.lineno}: from {module} import {name}")
+
+    assert missing == []
+
+
+def names_in(module):
+    return set(re.findall(r"\w+", MODULES[module].read_text())) if module in MODULES else set()
