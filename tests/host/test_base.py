@@ -35,7 +35,7 @@ def test_sshd_takes_neither_root_nor_many_guesses(host, user):
     assert int(settings["maxauthtries"]) <= 4
 
 
-def test_no_way_back_is_left_armed_for_sshd(host):
+def test_no_rollback_is_left_armed_for_sshd(host):
     assert "bedplate-ssh-rollback" not in host.check_output("systemctl list-units --all --no-legend 'bedplate-ssh*'")
 
 

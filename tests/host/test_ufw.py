@@ -82,5 +82,5 @@ def test_a_firewall_that_no_login_has_proved_does_not_count(host):
     assert "not proved" in unproved.stdout
 
 
-def test_no_way_back_is_left_armed(host):
+def test_no_rollback_is_left_armed(host):
     assert "bedplate-ufw" not in host.check_output("systemctl list-units --all --no-legend 'bedplate-ufw*'")

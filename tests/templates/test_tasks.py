@@ -102,3 +102,18 @@ def test_a_unit_is_written_after_the_program_that_it_starts(role):
         programs = [path for path in paths if "bin/" in path]
 
         assert not (units and programs), f"{task['name']}: write {programs} in a task before {units}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(REPOSITORY.glob("roles/*/tasks/*.yml")) + sorted(REPOSITORY.glob("playbooks/*.yml"))
+)
+def test_a_file_of_tasks_that_is_included_is_there(path):
+    """Ansible looks for it when it comes to it, which may be on a host that has changed half."""
+    text = path.read_text()
+    by_role = re.findall(r"name: (\w+)\n +tasks_from: (\w+)", text)
+    beside = re.findall(r"(?:include|import)_tasks: ([\w.]+\.yml)", text)
+
+    wanted = [REPOSITORY / "roles" / role / "tasks" / f"{name}.yml" for role, name in by_role]
+    wanted += [path.parent / name for name in beside]
+    assert text.count("tasks_from:") == len(by_role)
+    assert [file for file in wanted if not file.is_file()] == []
