@@ -5,8 +5,6 @@ import json
 import pytest
 import yaml
 
-from tools.deployment import INVENTORIES
-
 # host, what breaks it, what mends it, what the report says
 BROKEN = [
     (
@@ -84,11 +82,11 @@ def _wrong(one):
     return (each for each in one["findings"] if not each["ok"] and not each["check"].startswith("probe of "))
 
 
-def test_a_host_that_is_not_reached_is_named_beside_the_others(check, tmp_path):
+def test_a_host_that_is_not_reached_is_named_beside_the_others(fleet, check, tmp_path):
     away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "private_address": "10.255.0.2"}
     (tmp_path / "away.yml").write_text(yaml.safe_dump({"lb": {"hosts": {"away": away}}}))
 
-    run, report = check(f"--inventory={INVENTORIES['molecule']}", f"--inventory={tmp_path}/away.yml")
+    run, report = check(f"--inventory={fleet.inventory}", f"--inventory={tmp_path}/away.yml")
 
     assert run.returncode != 0
     assert [name for name, host in report["hosts"].items() if [*_wrong(host)]] == ["away"]
