@@ -41,28 +41,28 @@ def task(file, name):
     return next(each for each in tasks if each["name"] == name)
 
 
+def line_from(evaluate, content, register):
+    """line(said, dry_run) → what `content` becomes once the other host has said this, in `register`."""
+
+    def line(said, dry_run=False):
+        given = {"inventory_hostname": "gpu1", register: {"stdout": said}, "ansible_check_mode": dry_run}
+        return evaluate("backup", content, **given)
+
+    return line
+
+
 @pytest.fixture
 def let_in(evaluate):
     """The line by which the store would let the host in."""
     content = task("store.yml", "Let the host in by its key")["host_files"]["files"][0]["content"]
-
-    def line(said, dry_run=False):
-        given = {"inventory_hostname": "gpu1", "__backup_key": {"stdout": said}, "ansible_check_mode": dry_run}
-        return evaluate("backup", content, **given)
-
-    return line
+    return line_from(evaluate, content, "__backup_key")
 
 
 @pytest.fixture
 def known_store(evaluate):
     """The line by which the host would know the store."""
     content = task("configure.yml", "Write the way to the store")["host_files"]["files"][1]["content"]
-
-    def line(said, dry_run=False):
-        given = {"inventory_hostname": "gpu1", "__backup_store_key": {"stdout": said}, "ansible_check_mode": dry_run}
-        return evaluate("backup", content, **given)
-
-    return line
+    return line_from(evaluate, content, "__backup_store_key")
 
 
 @pytest.mark.parametrize("comment", ["", " backups of gpu1", " from=somewhere,permit-pty"])
