@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LOOK = {"backups", "check", "preflight", "rehearse", "verify"}
+LOOK = {"check", "list_backups", "preflight", "rehearse", "verify"}
 LEASE = {"lease", "end_lease"}
 # Refuses a run, and changes nothing.
 REFUSE = "one_host"
