@@ -1,3 +1,3 @@
-"""Bedplate's inference service: `web` speaks HTTP, `engine` speaks tensors, `wire` is what they share."""
+"""Bedplate's inference service: `web` speaks HTTP, `engine` speaks tensors, and `wire` is all that they share."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m bedplate`: the command without its script."""
+"""`python -m bedplate` runs the command line without its installed script."""
 
 import sys
 

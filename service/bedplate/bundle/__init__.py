@@ -1,1 +1,1 @@
-"""What a model brings: its description, its signature, what goes in and what comes out."""
+"""Bundles: a model's description, its signature, its inputs and its outputs."""

@@ -1,4 +1,4 @@
-"""A bundle: one model as a directory (docs/bundles.md). Read by the engine; described to the web over the wire."""
+"""A bundle is one version of a model as a directory (docs/bundles.md). Engines read it and describe it to webs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Validation:
-    """A set of items whose answers are known, and how many of them the model has to get right."""
+    """A set of items with known answers, and the share of them that the model has to get right."""
 
     file: str
     metric: str
@@ -111,28 +111,28 @@ class Bundle:
 
     @property
     def names_classes(self) -> bool:
-        """Whether an answer is a label and scores; otherwise it is the output itself."""
+        """Whether a prediction is a label with scores; if not, it is the model's output itself."""
         return _answer(self.task) == LABEL
 
     @property
     def loaded_files(self) -> dict[str, str]:
-        """What an engine reads to serve it, by the key that names it."""
+        """The files that an engine reads to serve the bundle, by the key that names each."""
         return {"weights": self.weights} | (self.recommendation.files if self.recommendation else {})
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """Files that somebody has to run for this bundle to be served."""
+        """The programs that have to run for this bundle to be served."""
         return tuple(filter(None, (self.code, self.codec)))
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> Bundle:
-        """The bundle an engine described; needs no file.
+        """Build the bundle that an engine described, without reading a file.
 
         Args:
-            files: what the engine sent beside its descriptions, by sha256.
+            files: the files that the engine sent beside its descriptions, by sha256.
 
         Raises:
-            BundleError: the description is not one that `describe` makes.
+            BundleError: `describe` did not make this description.
         """
         document = dict(description)
         asked = _decoded(document.pop("canary_bytes", None), "canary_bytes")
@@ -162,10 +162,10 @@ def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
     """Verify the signature, compare every file with SHA256SUMS, then read bundle.yaml and the canary.
 
     Args:
-        signers: who may sign, as OpenSSH's allowed_signers; without it no signature is asked for.
+        signers: who may sign, as OpenSSH's allowed_signers; None: no signature is required.
 
     Raises:
-        BundleError: with the file, the key, the value and what would do.
+        BundleError: the message names the file, the key, the value and a remedy.
     """
     manifest = verify_manifest(directory, signers)
     source = str(directory / BUNDLE_FILE)
@@ -186,9 +186,9 @@ def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """bundle.yaml as JSON, plus the canary's bytes and the content's digest: what the web needs and nothing more.
+    """Return bundle.yaml as JSON with the canary's bytes and the content's digest: all that a web needs.
 
-    A tokenizer is larger than metadata may be; it is named by its sum, and `tokenizer` goes beside.
+    A tokenizer is larger than metadata may be: the description names it by its sum, and `tokenizer` travels beside it.
     """
     canary = bundle.canary
     expected = {"expect_bytes": base64.b64encode(canary.expect_content).decode()} if canary.expect else {}

@@ -1,4 +1,4 @@
-"""A bundle's canary: one request whose answer is known, and whether an answer is that one."""
+"""A bundle's canary: one request with a known answer, and the comparison of an answer with it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ ReadFile = Callable[[str], bytes]
 
 @dataclass(frozen=True)
 class Canary:
-    """`label` is the answer: of a class, or of the item that is recommended first; or what `expect` holds is: numbers,
-    the boxes of objects, or what a codec says."""
+    """The request and its expected answer.
+
+    `label` is the expected class or the item that is recommended first. `expect` holds the expected answer of the
+    other tasks: numbers, the boxes of objects, or what a codec returns.
+    """
 
     file: str
     content: bytes = field(repr=False)
@@ -44,7 +47,7 @@ class Canary:
 
     @property
     def content_type(self) -> str:
-        """As a client would send it."""
+        """The Content-Type that a client would send."""
         if self.sent_as:
             return self.sent_as
         if self.file.lower().endswith(".json"):
@@ -54,17 +57,17 @@ class Canary:
 
     @property
     def wanted(self) -> str:
-        """What `found_in` says of the right answer."""
+        """The text that `found_in` returns for the right answer."""
         if not self.expect:
             return self.label
         what = "predictions" if self.sent_as else "boxes" if self.iou else "numbers"
         return f"the {what} of {self.expect}"
 
     def found_in(self, predictions: Sequence[Mapping[str, Any]]) -> str:
-        """The answer in a few words: its label, or how far its numbers are off.
+        """Return the answer in a few words: its label, or how far its numbers differ from the expected ones.
 
         Raises:
-            ValueError, KeyError, IndexError, TypeError: no answer of this kind of model.
+            ValueError, KeyError, IndexError, TypeError: this kind of model gives no such answer.
         """
         if not self.expect:
             first = predictions[0]
@@ -97,13 +100,14 @@ class Canary:
 
 
 def read_canary(section: Section, output: Tensor, answer: str, read: ReadFile) -> Canary:
-    """The canary that bundle.yaml declares; `read` gives the files of the bundle.
+    """Read the canary that bundle.yaml declares.
 
     Args:
         answer: LABEL, ITEM, NUMBERS, BOXES or OWN.
+        read: returns the content of one of the bundle's files.
 
     Raises:
-        BundleError: with the key, the value and what would do.
+        BundleError: the message names the key, the value and a remedy.
     """
     name = section.text("file", FILE_NAME.pattern)
     if answer in (LABEL, ITEM):
@@ -125,10 +129,10 @@ def read_canary(section: Section, output: Tensor, answer: str, read: ReadFile) -
 
 
 def read_numbers(content: bytes) -> npt.NDArray[Any]:
-    """(items, *output shape) of a document {"outputs": [item, ...]}.
+    """Return the array (items, *output shape) of a document {"outputs": [item, ...]}.
 
     Raises:
-        ValueError, KeyError, TypeError, RecursionError: it is none.
+        ValueError, KeyError, TypeError, RecursionError: the document has another form.
     """
     numbers = np.asarray(json.loads(content)["outputs"])
     if numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
@@ -137,10 +141,10 @@ def read_numbers(content: bytes) -> npt.NDArray[Any]:
 
 
 def read_boxes(content: bytes) -> list[LabelledBox]:
-    """Label and corners of each box of a document {"boxes": [...]}, written as a client is told.
+    """Return the label and corners of each box of a document {"boxes": [...]}, in the form that clients get.
 
     Raises:
-        ValueError, KeyError, TypeError, RecursionError: it is none.
+        ValueError, KeyError, TypeError, RecursionError: the document has another form.
     """
     boxes = _read_boxes(json.loads(content)["boxes"])
     if not boxes:
@@ -167,7 +171,7 @@ def _checked(section: Section, key: str, name: str, read: ReadFile) -> bytes:
 
 
 def is_alike(found: object, expected: object, tolerance: float) -> bool:
-    """Whether two JSON values are the same but for numbers that are near; true and false are none."""
+    """Whether two JSON values are equal but for numbers that differ a little. true and false are not numbers here."""
     if isinstance(found, dict) and isinstance(expected, dict):
         return found.keys() == expected.keys() and all(is_alike(found[key], expected[key], tolerance) for key in found)
     if isinstance(found, list) and isinstance(expected, list):

@@ -1,4 +1,4 @@
-"""The columns of a table: how a row of numbers and words becomes the numbers that a network takes."""
+"""The columns of a table: they turn a row of numbers and words into the numbers that a network takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _NUMBER_BYTES, _AROUND_BYTES = 40, 8
 
 @dataclass(frozen=True)
 class Column:
-    """A number, which becomes (value - mean) / std; or one of some categories, each 1 where it is the value, else 0."""
+    """One column.
+
+    A number becomes (value - mean) / std. A category becomes one number for each category: 1 for its own, else 0.
+    """
 
     name: str
     unit: str = ""
@@ -37,17 +40,17 @@ class Column:
 
     @property
     def width(self) -> int:
-        """How many numbers of the tensor it becomes."""
+        """How many numbers of the tensor the column takes."""
         return len(self.categories) or 1
 
     @property
     def json_bytes(self) -> int:
-        """That its name and a value can take in a row."""
+        """The most bytes that the column's name and a value can take in a row of JSON."""
         longest = max((len(json.dumps(word)) for word in self.categories), default=_NUMBER_BYTES)
         return len(json.dumps(self.name)) + longest + _AROUND_BYTES
 
     def tensor_of(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """(rows,) numbers, or places in `categories`, to (rows, width)."""
+        """Convert (rows,) numbers, or indices into `categories`, to (rows, width)."""
         if self.categories:
             chosen = np.zeros((len(values), len(self.categories)))
             chosen[np.arange(len(values)), values] = 1
@@ -56,17 +59,17 @@ class Column:
 
     @property
     def document(self) -> dict[str, Any]:
-        """What a client has to know."""
+        """The description of the column for clients."""
         what = {"categories": list(self.categories)} if self.categories else {"range": [self.low, self.high]}
         unit = {"unit": self.unit} if self.unit else {}
         return {"name": self.name, **what, **unit, "required": self.missing is None}
 
 
 def read_columns(section: Section) -> tuple[Column, ...]:
-    """The columns that an input declares.
+    """Read the columns that an input declares.
 
     Raises:
-        BundleError: with the key, the value and what would do.
+        BundleError: the message names the key, the value and a remedy.
     """
     columns = tuple(_read(entry) for entry in section.sections("columns", _MAX_COLUMNS))
     names = [column.name for column in columns]

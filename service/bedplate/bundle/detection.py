@@ -1,4 +1,4 @@
-"""Objects in a picture: from a model's candidates to boxes, one for each object, and what boxes are worth."""
+"""Object detection: from a model's candidates to one box for each object, and the precision of boxes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Of one picture, best first."""
+    """The boxes of one picture, best first."""
 
     corners: Array  # (boxes, 4): left, top, right, bottom as shares of the picture
     labels: Array  # (boxes,), places in the model's labels
@@ -38,7 +38,11 @@ class Boxes:
 
 
 def read_detection(section: Section) -> Detection:
-    """Raises: BundleError: with the key, the value and what would do."""
+    """Read the section `detection`.
+
+    Raises:
+        BundleError: the message names the key, the value and a remedy.
+    """
     detection = Detection(
         box_format=section.choice("box_format", _FORMATS),
         score_threshold=section.number("score_threshold", 0, 1),
@@ -50,10 +54,10 @@ def read_detection(section: Section) -> Detection:
 
 
 def boxes_of(places: Array, scores: Array, spec: Detection) -> Boxes:
-    """What is left of the candidates of one picture.
+    """Drop the candidates of one picture that score too low or overlap with better ones; return the rest.
 
     Args:
-        places: (candidates, 4), as `spec` says.
+        places: (candidates, 4), in the format that `spec` names.
         scores: (candidates, labels).
     """
     candidate, label = np.nonzero(scores >= spec.score_threshold)
@@ -68,7 +72,7 @@ def boxes_of(places: Array, scores: Array, spec: Detection) -> Boxes:
 
 
 def overlap(box: Array, others: Array) -> Array:
-    """Shared area by united area of `box` (4,) with each of `others` (boxes, 4), corners all."""
+    """Return the intersection over union of `box` (4,) with each of `others` (boxes, 4), all given by corners."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     shared = sides.clip(min=0).prod(axis=1)
     united = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
@@ -76,8 +80,10 @@ def overlap(box: Array, others: Array) -> Array:
 
 
 def mean_average_precision(found: Sequence[Boxes], truth: Sequence[Boxes]) -> float:
-    """Of pictures, over the labels that there are: the area under precision by recall, a box being right from half an
-    overlap with one that no better box has taken."""
+    """Return the mean over the labels of the area under the precision-recall curve.
+
+    A box is right if it overlaps by half or more with one that no better box has taken.
+    """
     known = np.unique(np.concatenate([one.labels for one in truth]))
     return float(np.mean([_average_precision(found, truth, label) for label in known]))
 

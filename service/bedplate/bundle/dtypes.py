@@ -1,6 +1,6 @@
-"""The datatypes of tensors: how bytes and numbers become arrays of each.
+"""The datatypes of tensors, and the conversion of bytes and numbers to arrays of each.
 
-numpy has no bfloat16: its 16 bits are held as uint16, and become numbers only where somebody reads them.
+numpy has no bfloat16. Its 16 bits are held as uint16, and converted to numbers only where somebody reads the values.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _BFLOAT16_NAN = 0x7FC0
 
 
 def from_bytes(dtype: str, raw: bytes | memoryview) -> Array:
-    """The elements of a raw tensor, flat. Of a bool every byte but 0 is true, as C has it.
+    """Return the elements of a raw tensor as a flat array. As in C, every byte of a bool except 0 is true.
 
     Raises:
-        ValueError: not a whole number of elements.
+        ValueError: the bytes are not a whole number of elements.
     """
     if dtype == "bool":
         # Kept as they came, other bytes would be values that are neither.
@@ -39,22 +39,22 @@ def from_bytes(dtype: str, raw: bytes | memoryview) -> Array:
 
 
 def from_numbers(dtype: str, numbers: Array) -> Array:
-    """Numbers as this datatype holds them: rounded to the nearest, beyond the largest infinite.
+    """Convert numbers to this datatype: they are rounded to the nearest, and infinite beyond the largest.
 
     Args:
-        numbers: that the datatype can take: whole ones for whole ones, within their range.
+        numbers: values that the datatype can take; for integers, integers within their range.
     """
     with np.errstate(over="ignore"):
         return _to_bfloat16(numbers.astype("<f4")) if dtype == BFLOAT16 else numbers.astype(HOLDERS[dtype])
 
 
 def to_numbers(dtype: str, held: Array) -> Array:
-    """The reverse, for whoever reads the values: bfloat16 as float32, all others as they are."""
+    """Convert elements back to numbers: bfloat16 to float32, all others unchanged."""
     return (held.astype("<u4") << 16).view("<f4") if dtype == BFLOAT16 else held
 
 
 def finite(dtype: str, held: Array) -> npt.NDArray[np.bool_]:
-    """Per element; what is not floating always is."""
+    """Return for each element whether it is finite. Integers always are."""
     if dtype == BFLOAT16:
         return np.asarray(held & _BFLOAT16_INFINITY != _BFLOAT16_INFINITY)
     return np.isfinite(held) if dtype in FLOATING else np.ones(held.shape, bool)

@@ -1,4 +1,4 @@
-"""SHA256SUMS of a bundle: every other file, in the format that `sha256sum -c` checks, and its signature beside it."""
+"""SHA256SUMS of a bundle, which lists every other file in the format of `sha256sum -c`, and its signature."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _READ_BYTES = 1 << 20
 
 
 class SummedFile:
-    """A file that is summed up as it is read: what was used is what was summed."""
+    """A file that is hashed while it is read, so the bytes that are used are the bytes that were hashed."""
 
     def __init__(self, file: BinaryIO):
         self.size_bytes = os.fstat(file.fileno()).st_size
@@ -39,7 +39,7 @@ class SummedFile:
         return data
 
     def readinto(self, buffer: memoryview) -> int:
-        """As much as there is; less than the buffer holds only at the end."""
+        """Fill the buffer; it stays partly empty only at the end of the file."""
         size = self._file.readinto(buffer)  # type: ignore[attr-defined]  # a buffered reader
         self.sha256.update(buffer[:size])
         return int(size)
@@ -47,7 +47,7 @@ class SummedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A directory that holds just the files that SHA256SUMS lists. What is in them is not known to be right yet."""
+    """A directory that holds exactly the files that SHA256SUMS lists. Their content is not verified yet."""
 
     directory: Path
     sums: Mapping[str, str]  # file → sha256
@@ -56,7 +56,7 @@ class Manifest:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[SummedFile]:
-        """A listed file. What was read may be used when the context has ended: then the sum was right.
+        """Open a listed file. Use what you read only after the context has ended without an error: the sum matched.
 
         Raises:
             BundleError: the file is not listed, not regular, or different.
@@ -75,7 +75,7 @@ class Manifest:
             )
 
     def read(self, name: str, limit_bytes: int) -> bytes:
-        """The content of a listed file, at most `limit_bytes` of it."""
+        """Return the content of a listed file, at most `limit_bytes` of it."""
         with self.open(name) as file:
             content = file.read(limit_bytes + 1)
         if len(content) > limit_bytes:
@@ -83,7 +83,7 @@ class Manifest:
         return content
 
     def verify(self) -> None:
-        """Compare every file, and refuse those that would run code if somebody loaded them.
+        """Compare every file with its sum, and refuse those that would run code if somebody loaded them.
 
         Raises:
             BundleError: a file is different, or holds a pickle.
@@ -95,10 +95,10 @@ class Manifest:
 
 
 def write_manifest(directory: Path) -> None:
-    """Write SHA256SUMS over every file in `directory`, replacing an older one; a signature of that goes away.
+    """Write SHA256SUMS over every file in `directory`. It replaces an older one, and removes its signature.
 
     Raises:
-        BundleError: something in the directory is not a regular file with a plain name.
+        BundleError: the directory holds something other than regular files with plain names.
     """
     names = sorted(_file_names(directory) - {MANIFEST, SIGNATURE})
     (directory / SIGNATURE).unlink(missing_ok=True)
@@ -109,20 +109,20 @@ def write_signature(directory: Path, key: Path) -> None:
     """Sign SHA256SUMS as it is.
 
     Raises:
-        BundleError: there is none, or ssh-keygen does not sign with this key.
+        BundleError: there is no SHA256SUMS, or ssh-keygen cannot sign with this key.
     """
     content = _read(directory, MANIFEST, _MAX_MANIFEST_BYTES)
     (directory / SIGNATURE).write_bytes(signature.sign(content, key))
 
 
 def read_manifest(directory: Path, signers: Path | None = None) -> Manifest:
-    """Verify the signature, before anything but it and SHA256SUMS is read; then compare the names of files.
+    """Verify the signature before reading anything but it and SHA256SUMS, then compare the names of files.
 
     Args:
-        signers: who may sign, as OpenSSH's allowed_signers; without it nobody is asked for a signature.
+        signers: who may sign, as OpenSSH's allowed_signers; None: no signature is required.
 
     Raises:
-        BundleError: no good signature of a signer, or a file that is missing, not listed, or not a regular one.
+        BundleError: there is no good signature of a signer, or a file is missing, not listed, or not a regular one.
     """
     present = _file_names(directory)
     if MANIFEST not in present:
@@ -140,10 +140,10 @@ def read_manifest(directory: Path, signers: Path | None = None) -> Manifest:
 
 
 def verify_manifest(directory: Path, signers: Path | None = None) -> Manifest:
-    """`read_manifest`, then every file is compared.
+    """Do what `read_manifest` does, then compare every file with its sum.
 
     Raises:
-        BundleError: see there, and `Manifest.verify`.
+        BundleError: see `read_manifest` and `Manifest.verify`.
     """
     manifest = read_manifest(directory, signers)
     manifest.verify()
@@ -151,10 +151,10 @@ def verify_manifest(directory: Path, signers: Path | None = None) -> Manifest:
 
 
 def signing_key(directory: Path) -> str | None:
-    """The fingerprint of the key that signed SHA256SUMS, whoever's it is; None where nobody signed.
+    """Return the fingerprint of the key that signed SHA256SUMS, trusted or not; None if there is no signature.
 
     Raises:
-        BundleError: there is a signature, and it is not one of this SHA256SUMS.
+        BundleError: there is a signature, but it does not belong to this SHA256SUMS.
     """
     if SIGNATURE not in _file_names(directory):
         return None

@@ -1,4 +1,4 @@
-"""Pickles, and what holds them: loading one runs the code in it. Known by name and content; nothing here loads one."""
+"""Pickles, and archives that may hold one. Loading them runs code, so this recognizes them by name and content only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ _CONVERT = (
 
 
 def refuse(path: Path, head: bytes) -> None:
-    """Raises: BundleError: a file with this name and beginning is a pickle, or an archive that may hold one."""
+    """Refuse a file that its name and first bytes show to be a pickle, or an archive that may hold one.
+
+    Raises:
+        BundleError: it is one of these.
+    """
     if path.suffix.lower() in _SUFFIXES:
         raise BundleError(f"{path}: ends in {path.suffix}, as pickles and TorchScript do; {_CONVERT}")
     if head.startswith(_ZIPS):

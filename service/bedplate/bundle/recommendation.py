@@ -1,7 +1,7 @@
-"""Recommendations: what is asked of a matrix-factorisation model and what it answers, as records of fixed size.
+"""Recommendations: queries to a matrix-factorisation model and its answers, as records of fixed size.
 
-The engine alone knows users and items by name: a front end would hold millions of them once for each of its processes.
-So names travel, as bytes, and a question or an answer is a tensor of bytes like any other.
+Only the engine knows users and items by name; in a front end, millions of names would take memory once per process.
+So names travel as bytes, and a query or an answer is a uint8 tensor like any other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Records = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Where a bundle has its names, and what may be asked for."""
+    """The section `recommendation` of a bundle: the files with names, and the limits of a query."""
 
     users: str  # a file: a JSON list of names, in the order of the rows of the tensor `users`
     items: str
@@ -37,7 +37,7 @@ class Recommendation:
 
     @property
     def files(self) -> dict[str, str]:
-        """By the key that names them."""
+        """The files of the section, by the key that names each."""
         seen = {"recommendation.seen": self.seen} if self.seen else {}
         return {"recommendation.users": self.users, "recommendation.items": self.items, **seen}
 
@@ -47,15 +47,15 @@ class Recommendation:
 
     @property
     def output(self) -> Tensor:
-        """As many suggestions as may be asked for, best first; what there is no suggestion for is zeros."""
+        """The output tensor: `max_k` suggestions, best first; where there are fewer, the rest is zeros."""
         return Tensor("suggestions", "uint8", (self.max_k, SUGGESTION.itemsize))
 
 
 def read_recommendation(section: Section) -> Recommendation:
-    """What bundle.yaml says of it.
+    """Read the section `recommendation`.
 
     Raises:
-        BundleError: with the key, the value and what would do.
+        BundleError: the message names the key, the value and a remedy.
     """
     found = Recommendation(
         users=section.text("users", FILE_NAME.pattern),
@@ -68,34 +68,34 @@ def read_recommendation(section: Section) -> Recommendation:
 
 
 def is_name(name: str) -> bool:
-    """The rule for names of users and items: 1 to 64 bytes of UTF-8, all of which can be shown."""
+    """Whether this may name a user or an item: 1 to 64 bytes of printable UTF-8."""
     return bool(name) and name.isprintable() and len(name.encode()) <= MAX_NAME_BYTES
 
 
 def questions(asked: Iterable[tuple[str, int, bool]]) -> npt.NDArray[np.uint8]:
-    """(items, 72) of users, how many items each wants, and whether those that it has had may be among them."""
+    """Encode queries as (items, 72): the user, how many items it wants, and whether it may get items that it had."""
     records = np.array([(user.encode(), k, include) for user, k, include in asked], QUESTION)
     return records.view(np.uint8).reshape(len(records), QUESTION.itemsize)
 
 
 def questions_in(items: npt.NDArray[Any]) -> Records:
-    """(items, 72) uint8 to (items,) QUESTION."""
+    """View (items, 72) uint8 as (items,) QUESTION."""
     return np.ascontiguousarray(items).view(QUESTION).reshape(len(items))
 
 
 def suggestions_in(outputs: npt.NDArray[Any]) -> Records:
-    """(items, max_k, 68) uint8 to (items, max_k) SUGGESTION."""
+    """View (items, max_k, 68) uint8 as (items, max_k) SUGGESTION."""
     return np.ascontiguousarray(outputs).view(SUGGESTION).reshape(outputs.shape[:2])
 
 
 def names_as_bytes(names: Iterable[str]) -> npt.NDArray[np.uint8]:
-    """(items, 64), as validation.safetensors has the items that are expected."""
+    """Encode names as (items, 64), the form in which validation.safetensors has the expected items."""
     held = np.array([name.encode() for name in names], f"S{MAX_NAME_BYTES}")
     return held.view(np.uint8).reshape(len(held), MAX_NAME_BYTES)
 
 
 def k_out_of_range(place: int, k: int, most: int) -> OutOfRange:
-    """Told by the front end of JSON, and by the engine of what came as bytes."""
+    """Return the error for a `k` out of range: the front end raises it for JSON, the engine for binary input."""
     shown = k if abs(k) < 1 << 31 else "a number of many digits"
     return OutOfRange(
         f"inputs[{place}].k: {shown} is out of range, 1 to {most}",

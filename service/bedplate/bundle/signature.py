@@ -1,4 +1,4 @@
-"""Signatures of SHA256SUMS, made and verified by `ssh-keygen -Y`: keys and lists of signers as OpenSSH has them."""
+"""Signing and verifying SHA256SUMS by `ssh-keygen -Y`, with keys and lists of signers in OpenSSH's formats."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SIGN_TIMEOUT_S = 120  # somebody may have to type a passphrase, or touch a toke
 
 
 def sign(content: bytes, key: Path) -> bytes:
-    """The signature of `content`.
+    """Return the signature of `content`.
 
     Args:
-        key: a private key; or a public one whose private one an agent holds.
+        key: a private key, or a public key whose private key an agent holds.
 
     Raises:
-        BundleError: ssh-keygen does not sign with it.
+        BundleError: ssh-keygen cannot sign with it.
     """
     if not key.is_file():
         raise BundleError(f"{key}: is no file; name a private key, as 'ssh-keygen -t ed25519 -f {key}' makes one")
@@ -36,10 +36,13 @@ def sign(content: bytes, key: Path) -> bytes:
 
 
 def signer_of(content: bytes, signature: bytes, signers: Path, source: Path) -> str:
-    """Who signed `content`, out of `signers`; `source` is where the signature was read.
+    """Verify `signature` and return which of `signers` signed `content`.
+
+    Args:
+        source: the file that the signature was read from, for the message.
 
     Raises:
-        BundleError: nobody who may, or something else, or at another time.
+        BundleError: no signer made it, it belongs to other content, or the key was not valid at the time.
     """
     if not _ARMOUR.fullmatch(signature):
         raise _refused(source, signers, "not as ssh-keygen writes one")
@@ -59,10 +62,10 @@ def signer_of(content: bytes, signature: bytes, signers: Path, source: Path) -> 
 
 
 def key_of(content: bytes, signature: bytes, source: Path) -> str:
-    """The key that signed `content`, by its fingerprint; whether anybody trusts it is not asked.
+    """Return the fingerprint of the key that signed `content`, whether or not anybody trusts it.
 
     Raises:
-        BundleError: it is no signature of it.
+        BundleError: the signature does not belong to the content.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "signature")

@@ -1,4 +1,4 @@
-"""Strict reading of bundle.yaml: every key is known, typed and bounded, or the bundle is refused."""
+"""Strict reading of bundle.yaml: the bundle is refused unless every key is known, typed and within bounds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import yaml
 
 
 class BundleError(Exception):
-    """A bundle that cannot be used; the message names the file, the key, the value and what would do."""
+    """A bundle that cannot be used. The message names the file, the key, the value and a remedy."""
 
 
 class Disagreement(BundleError):
-    """Keys that do each for itself, and not together."""
+    """Keys that are each valid, and contradict each other."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,7 +44,7 @@ def parse_yaml(text: bytes, source: str) -> object:
 
 
 class Section:
-    """One mapping. Each key is taken once; `done` refuses what is left."""
+    """One mapping. The reader takes each key once; `done` refuses what is left."""
 
     def __init__(self, source: str, raw: object, path: str = ""):
         self._source = source
@@ -58,7 +58,7 @@ class Section:
         return BundleError(self._refusal(key, value, wanted))
 
     def disagree(self, key: str, value: object, wanted: str) -> Disagreement:
-        """For a value that another key does not go with."""
+        """Return the error for a value that contradicts another key."""
         return Disagreement(self._refusal(key, value, wanted))
 
     def _refusal(self, key: str, value: object, wanted: str) -> str:
@@ -129,14 +129,14 @@ class Section:
         return Section(self._source, self.take(key), f"{self._path}{key}.")
 
     def sections(self, key: str, most: int) -> list[Section]:
-        """The members of a list of mappings."""
+        """Take a list of mappings."""
         value = self.take(key)
         if not isinstance(value, list) or not 1 <= len(value) <= most:
             raise self.refuse(key, value, f"a list of 1 to {most} entries")
         return [Section(self._source, entry, f"{self._path}{key}[{n}].") for n, entry in enumerate(value)]
 
     def only_section(self, key: str) -> Section:
-        """The one member of a list of mappings: what `network:` can have today."""
+        """Take a list of mappings that has one member, as `inputs` and `outputs` must have today."""
         value = self.take(key)
         if not isinstance(value, list) or len(value) != 1:
             raise self.refuse(key, value, "a list with one entry: a chain of layers has one input and one output")

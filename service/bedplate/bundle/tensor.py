@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: dimensions that are fixed or vary, and what an item costs."""
+"""Inputs and outputs of a model: dimensions that are fixed or vary, and the cost of an item."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIELD_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 @dataclass(frozen=True)
 class Range:
-    """A dimension that varies from item to item, both ends included."""
+    """A dimension that varies from item to item; both ends are included."""
 
     low: int
     high: int
@@ -40,7 +40,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Picture:
-    """How a picture becomes a tensor: value = (pixel * scale - mean) / std, per channel."""
+    """How an image becomes a tensor: value = (pixel * scale - mean) / std, per channel."""
 
     mode: str  # L (grey) or RGB
     height: int  # pixels
@@ -68,7 +68,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Clip:
-    """How a video becomes tensors: some of its pictures, evenly spread."""
+    """How a video becomes tensors: evenly spaced frames."""
 
     frames: int
     picture: Picture
@@ -76,7 +76,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Text:
-    """How a text becomes ids. What is added to it, and whether it is cut, the tokenizer's file says."""
+    """How a text becomes ids. The tokenizer's file decides what is added to it and whether it is truncated."""
 
     tokenizer: str  # a file of the bundle, as Hugging Face's tokenizers write it
     max_characters: int  # of one text
@@ -98,7 +98,7 @@ class Tensor:
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """What holds an element, little-endian: uint16 for bfloat16."""
+        """The little-endian numpy type that holds an element: uint16 for bfloat16."""
         return dtypes.HOLDERS[self.dtype]
 
     @property
@@ -107,7 +107,7 @@ class Tensor:
 
     @property
     def cuts_files(self) -> bool:
-        """Whether a file becomes several items: windows of a recording, pictures of a video."""
+        """Whether a file becomes several items: windows of a recording, frames of a video."""
         return bool(self.sound or self.clip)
 
     @property
@@ -115,11 +115,11 @@ class Tensor:
         return self.dtype in dtypes.FLOATING
 
     def finite(self, held: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which elements of a tensor in `numpy_dtype` are neither infinite nor not a number."""
+        """Return which elements of a tensor in `numpy_dtype` are neither infinite nor NaN."""
         return dtypes.finite(self.dtype, held)
 
     def answerable(self, held: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which elements of an output, in `numpy_dtype`, are answers: the finite ones, or all if the bundle says so."""
+        """Return which elements of an output, in `numpy_dtype`, a client may get: all, or only finite ones."""
         return np.ones(held.shape, bool) if self.allows_non_finite else self.finite(held)
 
     @property
@@ -135,7 +135,7 @@ class Tensor:
         return tuple(size.high if isinstance(size, Range) else size for size in self.shape)
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether an item of a model may have this shape."""
+        """Whether an item may have this shape."""
         return len(shape) == len(self.shape) and all(
             low <= size <= high for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
         )
@@ -144,19 +144,19 @@ class Tensor:
         return math.prod(shape) * self.numpy_dtype.itemsize
 
     def cost_of(self, shape: Sequence[int]) -> int:
-        """The product of the dimensions that vary: tokens of a text, pixels of a picture; 1 where none does."""
+        """Return the product of the dimensions that vary, such as tokens or pixels; 1 if none does."""
         return math.prod(size for size, wanted in zip(shape, self.shape, strict=True) if isinstance(wanted, Range))
 
     @property
     def numbers_per_cost(self) -> int:
-        """The product of the other dimensions: an item has its cost times as many numbers."""
+        """The product of the fixed dimensions: an item has this many numbers for each unit of its cost."""
         return math.prod(size for size in self.shape if not isinstance(size, Range))
 
     def batch_bytes_of(self, cost: int) -> int:
         return cost * self.numbers_per_cost * self.numpy_dtype.itemsize
 
     def most_items(self, shape: Sequence[int], max_items: int, max_cost: int) -> int:
-        """How many items of one shape make a full batch."""
+        """Return how many items of one shape make a full batch."""
         return min(max_items, max_cost // self.cost_of(shape))
 
     @property
@@ -171,11 +171,11 @@ class Tensor:
 
 
 def read_input(section: Section, media: str | None) -> Tensor:
-    """One of `inputs`.
+    """Read one of `inputs`.
 
     Args:
         media: the key that says how files of a kind, or rows of a table, become this tensor; None where only numbers
-            are taken.
+            are accepted.
     """
     tensor = Tensor(
         name=section.text("name", _FIELD_NAME),

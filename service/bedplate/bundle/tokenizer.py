@@ -1,4 +1,4 @@
-"""The tokenizer of a bundle: read from its file, and held against the network that takes its ids."""
+"""The tokenizer of a bundle: read from its file, and checked against the network that takes its ids."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from bedplate.bundle.strict_yaml import BundleError
 
 
 def read_tokenizer(content: bytes) -> Tokenizer:
-    """The tokenizer that a file of Hugging Face's tokenizers describes.
+    """Return the tokenizer that a file in the format of Hugging Face's tokenizers describes.
 
     Raises:
-        ValueError: it describes none.
+        ValueError: the file describes none.
     """
     try:
         return Tokenizer.from_str(content.decode())
@@ -24,13 +24,13 @@ def read_tokenizer(content: bytes) -> Tokenizer:
 
 
 def check_tokenizer(bundle: Bundle, id_limit: int | None, source: str) -> None:
-    """Whether a model that takes text can be asked at all.
+    """Check that the model of a text task can take the ids of its tokenizer.
 
     Args:
-        id_limit: one more than the largest id that the network knows; None where it embeds none.
+        id_limit: one more than the largest id that the network knows; None if it embeds none.
 
     Raises:
-        BundleError: no tokenizer, or one with ids that the network does not know.
+        BundleError: there is no tokenizer, or it has ids that the network does not know.
     """
     if bundle.input.text is None:
         return

@@ -1,6 +1,6 @@
-"""Programs that a bundle brings: who lets them run, and how their bytes become functions (docs/adr/0021).
+"""Programs that bundles bring: the check that they may run here, and their conversion to functions (docs/adr/0021).
 
-Nothing is imported by a path: what runs are the bytes whose sum was compared, and no others.
+Nothing is imported by path: only the bytes whose sum was compared run.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Function = Callable[..., Any]
 
 
 class CodeFault(RuntimeError):
-    """A bundle's program failed; says how, and nothing of what it was given."""
+    """A bundle's program failed. The message says how, and quotes nothing of the program's input."""
 
 
 def require_functions(source: bytes, names: Sequence[str], path: Path) -> None:
-    """Without running it.
+    """Check a program without running it.
 
     Raises:
-        BundleError: it is no program, or lacks one of the functions.
+        BundleError: it is not a program, or lacks one of the functions.
     """
     try:
         body = ast.parse(source).body
@@ -48,10 +48,10 @@ def require_functions(source: bytes, names: Sequence[str], path: Path) -> None:
 
 
 def require_allowed(manifest: Manifest, name: str, programs: Sequence[str], allowed: Collection[str]) -> None:
-    """
+    """Check that the programs of the bundle `name` may run here.
+
     Args:
-        programs: of the bundle `name`.
-        allowed: sums of what may run here.
+        allowed: sums of the programs that may run.
 
     Raises:
         BundleError: one of them may not.
@@ -66,13 +66,13 @@ def require_allowed(manifest: Manifest, name: str, programs: Sequence[str], allo
 
 
 def functions_of(source: bytes, digest: str, names: Sequence[str], file_name: str) -> list[Function]:
-    """Run the program, and give its functions.
+    """Run the program and return its functions.
 
     Args:
-        digest: the sum of `source`; two versions of a program never meet.
+        digest: the sum of `source`, under which the module is registered; two versions of a program never meet.
 
     Raises:
-        CodeFault: it does not run.
+        CodeFault: the program does not run.
     """
     module = ModuleType(f"bedplate_code_{digest}")
     shown = f"{_SHOWN}{file_name} {digest[:12]}>"
@@ -90,13 +90,13 @@ def functions_of(source: bytes, digest: str, names: Sequence[str], file_name: st
 
 
 def called(function: Function, *arguments: Any, passing: tuple[type[Exception], ...] = (MemoryError,)) -> Any:
-    """What a bundle's function gives.
+    """Call a bundle's function and return its result.
 
     Args:
-        passing: errors that are the caller's to understand.
+        passing: errors that pass through to the caller unchanged.
 
     Raises:
-        CodeFault: it failed, or wanted to end the process.
+        CodeFault: the function failed, or tried to end the process.
     """
     try:
         return function(*arguments)
@@ -115,7 +115,7 @@ def _place(error: BaseException) -> str:
 
 
 def main() -> int:
-    """Whether the codec on standard input runs; said by the exit status, and why not on standard error."""
+    """Exit with 0 if the codec on standard input runs; otherwise write the reason to standard error."""
     try:
         functions_of(sys.stdin.buffer.read(), sys.argv[1], CODEC, "codec")
     except (CodeFault, MemoryError) as error:

@@ -1,1 +1,1 @@
-"""What an operator or an author types: `bedplate …`."""
+"""The command line: `bedplate …`."""

@@ -1,6 +1,6 @@
-"""`bedplate bundle`: make a bundle, look into it, find out whether it keeps its word, sign it, verify it.
+"""`bedplate bundle`: create, inspect, check, sign and verify bundles.
 
-Exit status: 0 when it does, 1 when it does not; the reason goes to standard error.
+The exit status is 0 on success and 1 on failure; the reason goes to standard error.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`bedplate canary`: one real prediction of every model and version, asked of running front ends, beside what is known.
+"""`bedplate canary`: send a real prediction for every model and version to running front ends, and compare the answers.
 
-The bundles on disk say which version clients should get who name none, and what each canary is answered with.
+The bundles on disk say which version is the default, and which answer each canary has to get.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LEAST_S = 0.1
 
 
 def run(engine_settings: Path, urls: list[str], timeout_s: float) -> int:
-    """Print one JSON object a line for each front end and bundle; the API key is read from standard input.
+    """Print one JSON object per line for each front end and bundle. The API key is read from standard input.
 
     Returns:
         0 when every answer came, from the version on disk and with the canary's answer; 1 otherwise.
@@ -77,19 +77,20 @@ def read(directory: Path, signers: Path | None) -> Bundle:
 
 
 def default_versions(bundles: Iterable[Bundle], aliases: Aliases) -> dict[str, str]:
-    """Of each name the version that clients get who ask for none."""
+    """Return for each name the version that clients get if they name none."""
     declared = [(bundle.name, bundle.version) for bundle in bundles]
     firsts = dict(reversed(declared))
     return {name: aliases.get(name, {}).get(DEFAULT, first) for name, first in firsts.items()}
 
 
 def ask(url: str, bundle: Bundle, key: str, timeout_s: float, is_default: bool = True) -> dict[str, Any]:
-    """One prediction: what was wanted, what was found, whether they agree, and how long it took (ms).
+    """Send one prediction; return the expected and the actual answer, whether they agree, and the time (ms).
 
-    It waits among those of users, for that is what they get. Who is busy is asked again until the time is over.
+    The request waits in the queue like those of clients, because it measures what clients get. If the server is busy it
+    is sent again until the time is over.
 
     Args:
-        is_default: asked as by clients who name no version; others are asked for by theirs.
+        is_default: send it without a version, as most clients do; otherwise the version is named.
     """
     version = "" if is_default else f"/versions/{bundle.version}"
     request = urllib.request.Request(

@@ -1,4 +1,4 @@
-"""The command `bedplate`: the programs of a host, and what an operator does with bundles and keys.
+"""The command `bedplate`: starts the programs of a host, and works with bundles, models and predictions.
 
 Imports happen inside the commands: `web` never loads torch, `engine` never loads falcon, `decode` and
 `metrics` load neither.

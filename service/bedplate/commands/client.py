@@ -1,4 +1,4 @@
-"""A deployment as its clients see it: one question, one answer, asked again where that may help."""
+"""An HTTP client of a deployment, which retries where that may help."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ T = TypeVar("T")
 
 
 class Unusable(Exception):
-    """Nothing can be asked; the message says why and what would do."""
+    """No request can be sent. The message says why, and names a remedy."""
 
 
 class Deployment:
-    """One connection for each thread, kept open.
+    """A deployment at one address, with a kept-open connection for each thread.
 
     Raises:
         Unusable: the address, the key or the authority cannot be used.
@@ -59,7 +59,7 @@ class Deployment:
         return str(names[0])
 
     def request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, Answer]:
-        """Status and document of the answer. What a server is too busy for is asked again, as late as it says.
+        """Return status and document of the answer. While the server is busy, retry after the time that it names.
 
         Raises:
             Unusable: there is no answer.
@@ -103,7 +103,7 @@ class Deployment:
 
 
 class VerifiedConnection(http.client.HTTPSConnection):
-    """Goes to an address, and wants the certificate of a name there."""
+    """A connection to an address that requires the certificate of a given name."""
 
     def __init__(self, host: str, port: int | None, address: str, timeout_s: float, context: ssl.SSLContext):
         super().__init__(host, port, timeout=timeout_s, context=context)
@@ -118,7 +118,7 @@ class VerifiedConnection(http.client.HTTPSConnection):
 
 
 def content_type_of(file: Path) -> str:
-    """What a file is, the server looks at; here it is only said that it is one, text, or a tensor."""
+    """Return the Content-Type to send: a file, text or a tensor. The server itself detects the kind of a file."""
     kind, packed = mimetypes.guess_type(file.name)
     if packed:
         return "application/octet-stream"
@@ -143,7 +143,7 @@ def _document(content: bytes) -> Answer:
 
 
 def reason_of(status: int, problem: Answer) -> str:
-    """A problem in one line: what was wrong, and what to do."""
+    """Return a problem document as one line: what is wrong, and the next step."""
     words = [str(problem.get("detail") or problem.get("title") or http.client.responses.get(status, "no reason"))]
     words += [str(problem["next_step"])] if problem.get("next_step") else []
     return f"{status}: {'; '.join(words)}"
@@ -154,7 +154,7 @@ def _pause_s(retry_after: str | None) -> float:
 
 
 def with_progress(answers: Iterable[T], total: int, out: TextIO) -> Iterator[T]:
-    """The same; on a terminal a bar tells how far it is."""
+    """Yield the same items; on a terminal, a bar shows the progress."""
     for number, answer in enumerate(answers, 1):
         if out.isatty() and total > 1:
             filled = _BAR * number // total

@@ -1,4 +1,4 @@
-"""`bedplate engines BUNDLE`: how many engines of how many threads this host does best with, by measurement."""
+"""`bedplate engines BUNDLE`: measure how many engines with how many threads give this host the highest throughput."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEAD_START_S = 0.1  # for the line that asks to reach every engine before the f
 
 @dataclass(frozen=True)
 class Split:
-    """One way to share the cores out."""
+    """One way to divide the cores among engines."""
 
     engines: int
     threads: int
@@ -32,7 +32,7 @@ class Split:
 
 @dataclass(frozen=True)
 class SplitFigures:
-    """What all engines of a split do together."""
+    """The combined throughput and latency of all engines of a split."""
 
     requests_per_s: float  # of one item each, one after the other
     full_items_per_s: float  # in full batches
@@ -40,10 +40,10 @@ class SplitFigures:
 
 
 def run(bundles: Sequence[Path], cores: int | None, rounds: int, seconds: float, allow_code: bool = False) -> int:
-    """Measure every split of the cores, print a table and the lines for the inventory.
+    """Measure every split of the cores; print a table and the lines for the inventory.
 
     Raises:
-        SettingsError: a bundle that does not do, more cores than there are, or an engine that ended by itself.
+        SettingsError: a bundle cannot be used, there are fewer cores than asked for, or an engine ended by itself.
     """
     if rounds < 1 or not seconds > 0:
         raise SettingsError(f"--rounds {rounds} --seconds {seconds}: does not do, wanted at least 1, and more than 0")
@@ -71,7 +71,7 @@ def splits_of(cores: int) -> list[Split]:
 
 
 def best_of(medians: dict[Split, SplitFigures]) -> Split:
-    """The split that gets most items done under load; of those that are alike, the one that answers soonest."""
+    """Return the split with the highest throughput under load; of those that are close, that with the least latency."""
     most = max(figures.full_items_per_s for figures in medians.values())
     alike = [split for split, figures in medians.items() if figures.full_items_per_s >= _ALIKE * most]
     return min(alike, key=lambda split: medians[split].p50_ms)

@@ -1,6 +1,6 @@
-"""`bedplate models`: an operator's questions to every engine of the host, in turn, over their admin sockets.
+"""`bedplate models`: send an operator's command to every engine of the host in turn, over their admin sockets.
 
-Exit status: 0 when every engine did it, 1 when one did not, 2 when nobody could be asked.
+The exit status is 0 if every engine succeeded, 1 if one failed, and 2 if no engine could be reached.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 class EngineError(Exception):
-    """An engine did not do what was asked; the message says why."""
+    """An engine did not execute a command; the message says why."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def _seconds(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask every engine; the answers go to standard output, what went wrong to standard error."""
+    """Send the command to every engine; print the answers to standard output and failures to standard error."""
     try:
         sockets = _sockets(args.admin_dir, args.device)
     except OSError as error:
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ask(path: Path, question: dict[str, Any], timeout_s: float) -> Answer:
-    """One question to one engine.
+    """Send one command to one engine.
 
     Raises:
-        EngineError: it refused, or gave no answer in time.
+        EngineError: the engine refused, or did not answer in time.
     """
     deadline_s = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

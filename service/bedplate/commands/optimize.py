@@ -1,4 +1,4 @@
-"""`bedplate bundle optimize`: find out in which form a bundle pays most on this host, show it, and keep the best."""
+"""`bedplate bundle optimize`: find the fastest form of a bundle on this host, print all of them, and keep the best."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _COLUMNS = ("FORM", "ACCURACY", "DIFFERENCE", "ITEMS/S", "P50 MS", "MEMORY MB", 
 
 
 def run(args: argparse.Namespace) -> int:
-    """
+    """Measure every form.
+
     Raises:
-        BundleError, SettingsError: a bundle or an option that does not do; nothing more is tried then.
+        BundleError, SettingsError: the bundle or an option cannot be used; nothing was measured.
     """
     # Engines believe only what nobody else may write.
     os.umask(os.umask(0o077) | 0o022)

@@ -1,6 +1,6 @@
-"""`bedplate predict`: files to a deployment, and what it says of each. A client for people and for small scripts.
+"""`bedplate predict`: send files to a deployment and print the predictions. A client for people and small scripts.
 
-Exit status: 0 when every file was answered, 1 when one was not, 2 when nobody could be asked.
+The exit status is 0 if every file was answered, 1 if one was not, and 2 if no request could be sent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for each file; answers go to standard output, progress and what went wrong to standard error."""
+    """Send each file; print answers to standard output, and progress and failures to standard error."""
     try:
         deployment = Deployment(args.url, _key(args.key_file), args.ca, args.timeout, args.address)
         path = _path(args.model or deployment.only_model(), args.version)

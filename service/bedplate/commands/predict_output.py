@@ -27,7 +27,7 @@ Key = tuple[str, int]  # of an item: its file, and its row there from 1; 0 is al
 
 @dataclass(frozen=True)
 class Source:
-    """One file: how many items it has, and what is sent for some of them."""
+    """One file: how many items it has, and the request body for some of them."""
 
     file: Path
     rows: range
@@ -46,9 +46,10 @@ class _Refused(Exception):
 
 
 def run(deployment: Deployment, path: str, files: Sequence[Path], output: Path, items: int, parallel: int) -> int:
-    """Ask for each item that `output` has no line of.
+    """Send each item that has no line in `output` yet.
 
-    Returns: 0 when every item was answered, 1 when some were refused, 2 when nobody could be asked any more.
+    Returns:
+        0 when every item was answered, 1 when some were refused, 2 when no further request could be sent.
     """
     began = time.monotonic()
     try:

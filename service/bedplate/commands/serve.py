@@ -1,4 +1,4 @@
-"""`bedplate serve BUNDLE`: the programs of a host on a laptop, without Ansible or systemd."""
+"""`bedplate serve BUNDLE`: run the programs of a host on a laptop, without Ansible or systemd."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class _Stopped(Exception):
 def serve(bundles: Sequence[Path], host: str, port: int, allow_code: bool) -> int:
     """Run engine, decoder and web until Ctrl-C or SIGTERM, or until one of them ends.
 
-    Args:
-        allow_code: whether programs of the bundles may run, those that they bring now.
-
     The API key is $BEDPLATE_API_KEY, or a new one that is printed. Returns the exit status.
+
+    Args:
+        allow_code: allow the programs that the bundles bring now to run.
     """
     signal.signal(signal.SIGTERM, _on_sigterm)
     key = os.environ.get(_KEY_VARIABLE) or "bp_" + secrets.token_urlsafe(32)

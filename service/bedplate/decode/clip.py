@@ -1,4 +1,4 @@
-"""From the bytes of a video to some of its pictures. Strangers' bytes: bounded before and while they are decoded."""
+"""Decodes some frames of a video. The bytes are untrusted, so they are bounded before and during decoding."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Frames:
 
 
 def frames_of(data: bytes | memoryview, spec: Clip, max_s: float, max_pixels: int) -> Frames:
-    """`spec.frames` pictures, evenly spread over the video; fewer of one that has fewer.
+    """Return `spec.frames` frames, evenly spaced over the video, or fewer if it has fewer.
 
     Raises:
-        UnsupportedMediaType, UnreadableMedia: none of VIDEOS, or broken.
-        MediaTooLong, TooManyPixels: longer than `max_s`, or a picture larger than `max_pixels`.
+        UnsupportedMediaType, UnreadableMedia: it is none of VIDEOS, or broken.
+        MediaTooLong, TooManyPixels: it is longer than `max_s`, or a frame is larger than `max_pixels`.
     """
     with opened(data, VIDEOS) as container:
         if not container.streams.video:

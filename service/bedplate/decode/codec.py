@@ -1,6 +1,6 @@
-"""A bundle's own decode and encode, run where strangers' files are decoded (docs/adr/0021).
+"""Runs a bundle's own `decode` and `encode` in the decoder process (docs/adr/0021).
 
-The front end brings the program; the decoder's settings say whether it may run.
+The front end sends the program; the decoder's settings say whether it may run.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Codec:
     """The functions of one program.
 
     Args:
-        allowed: sums of what may run here.
-        seen: goes into each line of the log.
+        allowed: sums of the programs that may run here.
+        seen: fields for each line of the log.
 
     Raises:
-        Internal: it may not run, or does not.
+        Internal: the program may not run, or does not.
     """
 
     def __init__(self, source: bytes, allowed: Collection[str], seen: dict[str, Any]):
@@ -47,20 +47,20 @@ class Codec:
             raise self._failed("a codec does not run", fault) from None
 
     def decode(self, files: Sequence[bytes], types: Sequence[str], spec: Tensor) -> Decoded:
-        """Items of each file, with its Content-Type.
+        """Return the items of each file, which comes with its Content-Type.
 
         Raises:
-            UnreadableMedia: `decode` does not take one.
-            Internal: `decode` gives what is no tensor.
+            UnreadableMedia: `decode` rejects a file.
+            Internal: `decode` returns something other than a tensor.
         """
         parts = [self._items(file, kind, spec) for file, kind in zip(files, types, strict=True)]
         return Decoded(parts, [{"items": len(part)} for part in parts])
 
     def encode(self, outputs: npt.NDArray[Any], items: Sequence[int]) -> list[Any]:
-        """A prediction for each file, of (items, *output shape) as many as it became.
+        """Return a prediction for each file from the (items, *output shape) of its items.
 
         Raises:
-            Internal: `encode` fails, or gives what is no JSON.
+            Internal: `encode` fails, or returns something that is not JSON.
         """
         stops = np.cumsum(items)
         try:

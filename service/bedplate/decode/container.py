@@ -1,4 +1,4 @@
-"""Sound and video files, opened by FFmpeg's libraries. A file's first bytes alone decide which demuxer reads it."""
+"""Opens sound and video files with FFmpeg's libraries. Only a file's first bytes decide which demuxer reads it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ av.logging.set_level(None)  # its words may quote the file
 
 
 def kind_of(data: bytes | memoryview) -> str | None:
-    """A key of _DEMUXERS, by the first bytes; None of anything else."""
+    """Return the key of _DEMUXERS that the first bytes match, or None."""
     content = untagged(data)
     return _kind_of(bytes(content[:16])) or ("mp3" if len(content) < len(data) else None)
 
 
 def untagged(data: bytes | memoryview) -> memoryview:
-    """What comes after the ID3 tags that some programs put before files of any kind."""
+    """Return what follows the ID3 tags that some programs write before files of any kind."""
     content = memoryview(data)
     while bytes(content[:3]) == b"ID3" and len(content) > _ID3_BYTES:
         flags, *sizes = content[5:_ID3_BYTES]
@@ -62,11 +62,11 @@ def _kind_of(head: bytes) -> str | None:
 
 @contextlib.contextmanager
 def opened(data: bytes | memoryview, kinds: tuple[str, ...]) -> Iterator[av.container.InputContainer]:
-    """The file, ready to be decoded.
+    """Open the file for decoding.
 
     Raises:
         UnsupportedMediaType: it is none of `kinds`, whatever name or type came with it.
-        UnreadableMedia: it is broken, here or while it is read inside the context.
+        UnreadableMedia: it is broken; raised here, or while it is read inside the context.
     """
     kind = kind_of(data)
     if kind not in kinds:
@@ -89,10 +89,10 @@ def unsupported(what: str, kinds: tuple[str, ...]) -> UnsupportedMediaType:
 
 
 def codec_of(stream: av.AudioStream | av.VideoStream) -> Any:
-    """The stream's codec, on one core.
+    """Return the stream's codec context, limited to one core.
 
     Raises:
-        UnreadableMedia: nobody knows it.
+        UnreadableMedia: FFmpeg has no codec for it.
     """
     codec: Any = stream.codec_context
     if codec is None:
@@ -102,7 +102,11 @@ def codec_of(stream: av.AudioStream | av.VideoStream) -> Any:
 
 
 def require_length(length_s: float, max_s: float) -> None:
-    """Raises: MediaTooLong."""
+    """Refuse what is too long.
+
+    Raises:
+        MediaTooLong: it lasts longer than allowed.
+    """
     if length_s > max_s:
         raise MediaTooLong(
             f"the file is {length_s:.1f} s long or longer, {max_s:g} s are allowed",

@@ -1,4 +1,4 @@
-"""From the bytes of a picture to the tensor a model takes. Strangers' bytes: bounded before they are decoded."""
+"""Decodes an image to the tensor that a model takes. The bytes are untrusted, so they are bounded before decoding."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
-    """Read what it is and how large; no pixel is decoded.
+    """Read format and size without decoding a pixel.
 
     Raises:
         UnsupportedMediaType: the content is none of FORMATS, whatever name or type came with it.
         TooManyPixels: the header announces more than `max_pixels`, or a side over MAX_SIDE.
-        UnreadableMedia: the header or a sum is broken, or it has more than 8 bits a channel.
+        UnreadableMedia: the header or a checksum is broken, or it has more than 8 bits per channel.
     """
     kind = _kind_of(bytes(data[:16]))
     if kind is None:
@@ -84,22 +84,22 @@ def _kind_of(head: bytes) -> str | None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says. Only where it says so: that decodes and copies.
+    """Rotate the image as its EXIF says. Only an image that says so is decoded and copied.
 
     Raises:
-        UnreadableMedia: truncated or damaged.
+        UnreadableMedia: it is truncated or damaged.
     """
     with _reading():
         return ImageOps.exif_transpose(image) if _is_turned(image) else image
 
 
 def to_tensor(image: Image.Image, spec: Picture) -> npt.NDArray[np.float32]:
-    """Decode, resize, put what is transparent on the ground that `spec` names, and scale.
+    """Decode, resize, draw transparent pixels over the background that `spec` names, and scale.
 
     Returns: (channels, height, width) float32.
 
     Raises:
-        UnreadableMedia: truncated or damaged, or transparent where `spec` refuses that.
+        UnreadableMedia: it is truncated or damaged, or transparent where `spec` refuses that.
     """
     with _reading():
         if image.has_transparency_data and spec.background != DROP:
@@ -143,7 +143,7 @@ def _resized(image: Image.Image, spec: Picture) -> Image.Image:
 
 
 def scaled(picture: npt.NDArray[np.uint8], spec: Picture) -> npt.NDArray[np.float32]:
-    """(height, width) or (height, width, channels) to (channels, height, width), each channel scaled as `spec` says."""
+    """Convert (height, width[, channels]) to (channels, height, width), with each channel scaled as `spec` says."""
     pixels = picture.astype(np.float32).reshape(spec.height, spec.width, -1)
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
     return np.ascontiguousarray(((pixels * np.float32(spec.scale) - mean) / std).transpose(2, 0, 1))

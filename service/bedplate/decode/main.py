@@ -1,4 +1,4 @@
-"""The decoder program: strangers' files in, tensors out, in a process that may die of them (docs/adr/0017)."""
+"""The decoder program turns untrusted files into tensors, in a process that may crash on them (docs/adr/0017)."""
 
 from __future__ import annotations
 

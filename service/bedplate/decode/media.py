@@ -1,4 +1,4 @@
-"""From the files of one request to items for a model."""
+"""Turns the files of one request into items for a model."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Decoded:
 def decode(
     files: Sequence[bytes | memoryview], spec: Tensor, settings: DecodeSettings, tokenizer: bytes = b""
 ) -> Decoded:
-    """What a model that takes `spec` is given of `files`.
+    """Return the items of `files` for a model that takes `spec`.
 
     Args:
-        tokenizer: the file that texts are split by.
+        tokenizer: the file that splits texts into ids.
 
     Raises:
-        InvalidRequest: a file is none of the kinds that the model takes, is broken, or is more than is allowed.
+        InvalidRequest: a file has the wrong kind, is broken, or exceeds a limit.
     """
     if spec.image:
         return _pictures(files, spec.image, settings)

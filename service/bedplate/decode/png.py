@@ -1,4 +1,4 @@
-"""PNG files without what nobody looks at: comments, profiles and times may be larger than the picture, or broken."""
+"""Removes comments, profiles and times from PNG files: they may be larger than the image, or damaged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _ANCILLARY = 0x20  # a small first letter
 
 
 def bare(data: bytes | memoryview) -> bytes:
-    """The same picture with the chunks that it needs, and of the others those that change how it looks and are whole.
+    """Return the same image with its critical chunks, and those intact ancillary chunks that change how it looks.
 
-    Readers that do without a chunk do not care for its sum either; of those that the picture needs the sums are left to
-    be judged.
+    The sums of ancillary chunks that are dropped do not matter; the decoder checks the sums of critical ones.
     """
     view = memoryview(data)
     kept, at = [view[: len(SIGNATURE)]], len(SIGNATURE)

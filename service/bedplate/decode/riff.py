@@ -1,4 +1,4 @@
-"""WAV files, written anew in the form that has one meaning, because FFmpeg believes headers that say two things."""
+"""Rewrites WAV files with an unambiguous header, because FFmpeg believes headers that contradict themselves."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class _Format:
 
 
 def plain(data: bytes | memoryview) -> bytes:
-    """The same sound with a header of 44 bytes, little-endian and in as many bytes a sample as before.
+    """Return the same sound with a header of 44 bytes, little-endian, with as many bytes per sample as before.
 
-    What a sample takes decides, not how many of its bits are said to count: those that do not are zero. Sizes that are
-    wrong, chunks in another order and chunks of other kinds do not matter.
+    The size of a sample in the file counts, not the number of its bits that are said to be valid: the others are zero.
+    Wrong sizes, an unusual order of chunks and chunks of other kinds do not matter.
 
     Raises:
-        UnreadableMedia: there is no sound in it, or one that is coded in another way.
+        UnreadableMedia: there is no sound in it, or it has another encoding.
     """
     view = memoryview(data)
     order = ">" if bytes(view[:4]) == b"RIFX" else "<"

@@ -1,4 +1,4 @@
-"""Settings of one decoder, read once from decode.yaml."""
+"""The settings of one decoder, read once from decode.yaml."""
 
 from __future__ import annotations
 

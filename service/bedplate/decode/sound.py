@@ -1,4 +1,4 @@
-"""From the bytes of a recording to windows of samples. Strangers' bytes: bounded before and while they are decoded."""
+"""Decodes a recording to windows of samples. The bytes are untrusted: they are bounded before and during decoding."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 
 
 def samples_of(data: bytes | memoryview, rate_hz: int, max_s: float) -> npt.NDArray[np.float32]:
-    """The recording as one channel of `rate_hz`, (samples,) from -1 to 1: what is louder is cut off there.
+    """Return the recording as one channel of `rate_hz`: (samples,), clipped to -1 to 1.
 
     Raises:
-        UnsupportedMediaType, UnreadableMedia: none of SOUNDS, broken, or with samples that are no numbers.
-        MediaTooLong: longer than `max_s`, by its header or once it is decoded.
+        UnsupportedMediaType, UnreadableMedia: it is none of SOUNDS, broken, or has samples that are not numbers.
+        MediaTooLong: it is longer than `max_s`, by its header or once it is decoded.
     """
     with opened(data, SOUNDS) as container:
         if not container.streams.audio:
@@ -46,7 +46,7 @@ def samples_of(data: bytes | memoryview, rate_hz: int, max_s: float) -> npt.NDAr
 
 
 def windows_of(samples: npt.NDArray[np.float32], spec: Sound) -> npt.NDArray[np.float32]:
-    """(windows, 1, spec.window): one each `spec.hop` samples, the last filled up with silence."""
+    """Return (windows, 1, spec.window): a window every `spec.hop` samples, the last padded with silence."""
     count = 1 + max(0, -(-(len(samples) - spec.window) // spec.hop))
     padded = np.zeros((count - 1) * spec.hop + spec.window, np.float32)
     padded[: len(samples)] = samples[: len(padded)]

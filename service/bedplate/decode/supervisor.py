@@ -1,4 +1,4 @@
-"""Keeps one child at work. What strangers' files do to it ends with it, and the next is there in milliseconds."""
+"""Supervises one child process. When an untrusted file kills it, the next child is ready within milliseconds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BRIEF_S = 0.05
 def supervise(
     work: Callable[[int], None], on_ready: Callable[[], object] = lambda: None, longest_s: float | None = None
 ) -> None:
-    """Run `work` in a child, and in another one whenever that ends, until SIGTERM.
+    """Run `work` in a child, and in a new one whenever it ends, until SIGTERM.
 
     Args:
-        work: given a descriptor that becomes readable when the child shall leave, because we were told to or died.
-        on_ready: called once there is a child.
-        longest_s: a child that has not left by itself until then is ended, whatever became of it.
+        work: gets a descriptor that becomes readable when the child has to exit, because the supervisor stops or died.
+        on_ready: called once the first child runs.
+        longest_s: a child that has not exited by itself after this time is killed.
     """
     told, telling = os.pipe()
     stopping = False

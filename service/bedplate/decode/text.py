@@ -1,4 +1,4 @@
-"""From the bytes of a text to the ids a model takes. Strangers' bytes: bounded before they are split."""
+"""Tokenizes a text to the ids that a model takes. The bytes are untrusted, so they are bounded before tokenizing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MEMORY_PER_BYTE = 32  # of a tokenizer's file, at most: 16 were seen
 
 
 def ids_of(data: bytes | memoryview, tensor: Tensor, spec: Text, tokenizer: bytes) -> npt.NDArray[Any]:
-    """One item, (1, ids) in the dtype of `tensor`.
+    """Return one item, (1, ids) in the dtype of `tensor`.
 
     Raises:
-        EmptyBody, UnreadableMedia: nothing, or no UTF-8.
-        MediaTooLong, WrongSize: more, or fewer, characters or ids than the model takes.
-        Internal: `tokenizer` is none, which the engine should have refused.
+        EmptyBody, UnreadableMedia: there is no text, or it is not UTF-8.
+        MediaTooLong, WrongSize: it has more, or fewer, characters or ids than the model takes.
+        Internal: `tokenizer` is invalid, which the engine should have refused.
     """
     text = _text(data, spec.max_characters)
     ids = _tokenizer(tokenizer).encode(text).ids
@@ -43,7 +43,7 @@ def ids_of(data: bytes | memoryview, tensor: Tensor, spec: Text, tokenizer: byte
 
 
 def kept_bytes() -> int:
-    """What tokenizers that stay may take of memory."""
+    """Return how much memory the cached tokenizers may take."""
     return sum(_sizes)
 
 

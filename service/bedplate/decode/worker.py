@@ -1,4 +1,4 @@
-"""The process that decodes: one request after another, each on a connection of its own (docs/adr/0017)."""
+"""The process that decodes: one request after another, each on its own connection (docs/adr/0017)."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _GRACE_S = 0.25
 
 
 class Worker:
-    """Takes connections from `listener` until `kept` becomes readable, or it shall be replaced.
+    """Serve connections from `listener` until `kept` becomes readable, or the process has to be replaced.
 
-    That is when it has grown, has run a bundle's program, or has had as many files or seconds as `settings` allow. Who
-    waits then waits in the socket, for the few milliseconds that the next one needs.
+    It has to be replaced when it has grown, has run a bundle's program, or has served as many files or seconds as
+    `settings` allow. Clients then wait in the socket for the few milliseconds that the next process needs.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The admin socket: one question of an operator in, one answer out, in the frames of wire.py (docs/adr/0011)."""
+"""The admin socket: an operator's command in, an answer out, in the frames of wire.py (docs/adr/0011)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MAX_TEXT = 4096
 
 
 class Refused(Exception):
-    """A question that is not one; the message says what would be."""
+    """An invalid command; the message says what would be valid."""
 
 
 class Admin:
-    """Answers operators through `loader`.
+    """Executes operators' commands through `loader`.
 
     Args:
-        models_dir: bundles are loaded from below here and from nowhere else; None: from nowhere.
+        models_dir: bundles are loaded only from below this directory; None: from nowhere.
     """
 
     def __init__(self, loader: Loader, models_dir: Path | None):
@@ -50,7 +50,7 @@ class Admin:
         }
 
     async def start(self, path: Path) -> None:
-        """Listen. Where that fails the engine goes on without: answers are worth more than changes."""
+        """Listen. If that fails the engine continues without the socket: predictions matter more than changes."""
         try:
             listener = endpoint.bind(path, setting="admin_dir")
         except SettingsError as error:
@@ -60,7 +60,7 @@ class Admin:
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: Operator(self), sock=listener)
 
     async def close(self) -> None:
-        """Hang up; what is being loaded is given up."""
+        """Close the connections and cancel what is being loaded."""
         if self._server:
             self._path.unlink(missing_ok=True)
             self._server.close()
@@ -71,7 +71,7 @@ class Admin:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def begin(self, meta: dict[str, Any], reply: Callable[[Answer], None]) -> None:
-        """Work on one question, to its end even if the operator leaves: half a load would be nothing."""
+        """Start a command and finish it even if the operator disconnects: half a load would be useless."""
 
         async def work() -> None:
             reply(await self.answer(meta))
@@ -151,7 +151,7 @@ def _done(fields: dict[str, Any]) -> None:
 
 
 class Operator(asyncio.Protocol):
-    """One connection: questions one after another. What breaks the protocol ends it."""
+    """One connection, which sends one command after another. A protocol error closes it."""
 
     def __init__(self, admin: Admin):
         self._admin = admin

@@ -1,7 +1,7 @@
-"""glibc's malloc, told to keep what batches use.
+"""Tunes glibc's malloc to keep the memory that batches use.
 
-By itself it gives the memory of large tensors back to the kernel after every batch, and the next batch waits until
-thousands of pages are mapped and cleared again (docs/adr/0022).
+By default malloc returns the memory of large tensors to the kernel after every batch, and the next batch waits while
+the kernel maps and clears thousands of pages again (docs/adr/0022).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _libc = ctypes.CDLL(None)
 
 
 def keep_memory() -> None:
-    """For a process that computes; called before it has threads, each of which would get a heap of its own.
+    """Tune malloc for a process that computes. Call it before there are threads: each would get a heap of its own.
 
     Raises:
-        OSError: this malloc cannot be told.
+        OSError: this malloc cannot be tuned.
     """
     for option, value in (
         (_MMAP_THRESHOLD, _KEPT_BYTES),
@@ -36,5 +36,5 @@ def keep_memory() -> None:
 
 
 def give_back() -> None:
-    """What is free goes back to the kernel: a model was released, and nothing as large may come again."""
+    """Return free memory to the kernel, after a model was released and nothing as large may come again."""
     _libc.malloc_trim(0)

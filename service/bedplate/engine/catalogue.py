@@ -1,6 +1,6 @@
-"""What an engine serves: models by name and version, and the aliases that clients know them by.
+"""What an engine serves: models by name and version, and the aliases that clients use.
 
-A catalogue never changes. Who loads, unloads or promotes makes another from it, and the server serves that one.
+A catalogue is immutable. Loading, unloading or promoting makes a new one, and the server switches to it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _PRINTABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class ModelsError(Exception):
-    """A change of what is served that cannot be made; the message has what is there and the next step."""
+    """A change of what is served that cannot be made. The message says what is served, and names the next step."""
 
 
 class Catalogue:
     """Loaded models in their order, with the aliases of each name.
 
     Args:
-        aliases: beside these each name has "default": its first version, unless they say otherwise.
+        aliases: each name also has "default", its first version unless this says otherwise.
 
     Raises:
-        ModelsError: an alias that points to nothing, or that is a version itself.
+        ModelsError: an alias points to nothing, or has the name of a version.
     """
 
     def __init__(self, models: Iterable[Model], aliases: Aliases | None = None):
@@ -57,7 +57,7 @@ class Catalogue:
         return self._by_key.get(key)
 
     def find(self, name: object, version: object) -> Model:
-        """The model that a request names; without a version the default one.
+        """Return the model that a request names; without a version, the default one.
 
         Raises:
             UnknownModel: it is not loaded.
@@ -76,7 +76,7 @@ class Catalogue:
         return self._by_key.get((name, self.aliases.get(name, {}).get(DEFAULT, "")))
 
     def removable(self, key: Key, last: bool) -> Model:
-        """The model of `key`, if nobody needs it; with `last` it may take its aliases along.
+        """Return the model of `key` if nothing needs it; with `last` its aliases may go too.
 
         Raises:
             ModelsError: it is not loaded, or it is needed.
@@ -94,7 +94,11 @@ class Catalogue:
         return model
 
     def require_no_alias(self, bundle: Bundle) -> None:
-        """Raises: ModelsError: the bundle's version is an alias of its name already."""
+        """Check that the bundle's version is not an alias of its name.
+
+        Raises:
+            ModelsError: it is one.
+        """
         if bundle.version in self.aliases.get(bundle.name, {}):
             raise ModelsError(
                 f"{bundle.name} {bundle.version}: '{bundle.version}' is an alias of {bundle.name}; give the bundle "
@@ -109,7 +113,7 @@ class Catalogue:
         return Catalogue([*self.models, model], self.aliases)
 
     def without(self, key: Key) -> Catalogue:
-        """Aliases of it go, too; the caller asks before."""
+        """Return a catalogue without the model and its aliases. The caller checks beforehand that it is removable."""
         name, version = key
         kept = {alias: target for alias, target in self.aliases[name].items() if target != version}
         models = [model for model in self.models if key_of(model) != key]
@@ -120,17 +124,17 @@ class Catalogue:
         return Catalogue(self.models, {**self.aliases, name: {**self.aliases.get(name, {}), alias: version}})
 
     def replaced(self, old: Key, model: Model) -> Catalogue:
-        """`model`, another version of the same name, in the place of `old` and under all of its aliases."""
+        """Return a catalogue in which `model`, another version, takes the place of `old` and all its aliases."""
         name, version = key_of(model)
         moved = {alias: version if target == old[1] else target for alias, target in self.aliases[name].items()}
         models = [model if key_of(other) == old else other for other in self.models]
         return Catalogue(models, {**self.aliases, name: moved})
 
     def describe(self) -> Frame:
-        """A DESCRIPTION frame. Its bytes are the tokenizers, each once, in the order of 'files'.
+        """Return a DESCRIPTION frame. Its bytes are the tokenizers, each once, in the order of 'files'.
 
         Raises:
-            ModelsError: it does not fit into one.
+            ModelsError: the description does not fit into one frame.
         """
         bundles = [model.bundle for model in self.models]
         files = {sha256_of(bundle.tokenizer): bundle.tokenizer for bundle in bundles if bundle.tokenizer}
@@ -164,10 +168,10 @@ class Catalogue:
 
 
 def parse_aliases(texts: Iterable[str]) -> dict[str, dict[str, str]]:
-    """NAME/ALIAS=VERSION, as the settings have them, by name.
+    """Parse the settings' NAME/ALIAS=VERSION, by name.
 
     Raises:
-        SettingsError: one that is written otherwise, or stands twice.
+        SettingsError: an entry has another form, or appears twice.
     """
     aliases: dict[str, dict[str, str]] = {}
     for text in texts:

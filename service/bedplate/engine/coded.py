@@ -1,4 +1,4 @@
-"""A model that is code: its author's `load` makes a module of the weights, its `predict` asks it (docs/adr/0021)."""
+"""A model that is code: its author's `load` makes a module of the weights, and `predict` calls it (docs/adr/0021)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TRIAL_S = 30
 
 
 class Coded(nn.Module):
-    """The author's module, asked as he says."""
+    """The author's module, called by the author's `predict`."""
 
     def __init__(self, module: nn.Module, predict: Function):
         super().__init__()
@@ -37,10 +37,10 @@ class Coded(nn.Module):
 
 
 def load(manifest: Manifest, name: str, weights: dict[str, torch.Tensor]) -> nn.Module:
-    """The model of the program `name`, on the processor.
+    """Load the model of the program `name` on the CPU.
 
     Raises:
-        BundleError: it does not run, or makes no model.
+        BundleError: the program does not run, or makes no model.
     """
     path = manifest.directory / name
     source = manifest.read(name, user_code.MAX_BYTES)
@@ -55,7 +55,7 @@ def load(manifest: Manifest, name: str, weights: dict[str, torch.Tensor]) -> nn.
 
 
 def require_codec(source: bytes, path: Path) -> None:
-    """Try whether decoders will be able to run it, in a process of its own: no codec meets a model.
+    """Test in a separate process whether decoders will be able to run the codec, because no codec may meet a model.
 
     Raises:
         BundleError: it does not run.

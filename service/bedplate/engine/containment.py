@@ -1,6 +1,6 @@
-"""A batch on the device, with what goes wrong kept to the items that are to blame.
+"""Computes a batch so that a failure affects only the items that cause it.
 
-A batch that fails is cut into halves until the items stand alone that it fails on; the others get their answers.
+A batch that fails is bisected until the failing items are alone; the others get their answers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Run = Callable[[Array], Array]
 
 
 class NotFiniteOutput(Exception):
-    """The model answered NaN or infinity for an item."""
+    """The model returned NaN or infinity for an item."""
 
 
 @dataclass
 class Outcome:
-    """What became of a batch."""
+    """The outputs and faults of a batch."""
 
     outputs: Array | None = None  # (items, *output shape), meaningless where there is a fault; None if nothing came
     faults: dict[int, Exception] = field(default_factory=dict)  # by the position of the item
@@ -34,8 +34,8 @@ class Containment:
 
     Args:
         run: inputs (items, *shape) → outputs (items, *output shape).
-        is_over: asked before each further attempt; once true, what has failed is not taken apart any more.
-        answerable: tells of each number of the outputs whether it may be one of an answer; others fail their item.
+        is_over: checked before each further attempt; once true, failed batches are not bisected any further.
+        answerable: returns for each number of the outputs whether an answer may hold it; if not, its item fails.
     """
 
     def __init__(self, run: Run, is_over: Callable[[], bool], answerable: Callable[[Array], Array] = np.isfinite):
@@ -45,13 +45,13 @@ class Containment:
         self.outcome = Outcome()
 
     def compute(self, inputs: Array, first: Run | None = None) -> Outcome:
-        """Every item is computed, or ends in the outcome's faults.
+        """Compute every item, or record it in the outcome's faults.
 
         Args:
-            first: makes the first attempt in place of `run`, where that one has begun already.
+            first: the first attempt, if it has already begun; it replaces the first call of `run`.
 
         Raises:
-            DeviceLost: nothing can be computed in this process any more.
+            DeviceLost: this process cannot compute anything any more.
         """
         self._items = len(inputs)
         self._attempt(inputs, 0, first or self._run, may_halve=True)

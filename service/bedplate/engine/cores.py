@@ -1,4 +1,4 @@
-"""Which cores an engine of processors keeps to."""
+"""Chooses the cores that an engine on a CPU is pinned to."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 
 def cores_of(device: str, threads: int, available: Collection[int]) -> set[int] | None:
-    """`threads` cores for cpuN, counted from the last: interrupts prefer the first ones.
+    """Return `threads` cores for cpuN, counted from the last one, because interrupts prefer the first ones.
 
-    None for a GPU, whose engine waits more than it computes, and where the cores do not suffice for cpu0 to cpuN.
+    None for a GPU, whose engine waits more than it computes, and if there are too few cores for cpu0 to cpuN.
     """
     if not device.startswith("cpu"):
         return None

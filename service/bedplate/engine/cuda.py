@@ -1,9 +1,9 @@
-"""Two batches in flight on one GPU: while one is computed, the next is copied there.
+"""Keeps two batches in flight on one GPU: while one is computed, the next is copied there.
 
-Not run by its author, who had no GPU: trust it where `pytest tests/gpu` has run and skipped nothing.
+Its author had no GPU and has not run it: trust it where `pytest tests/gpu` has run and skipped nothing.
 
-The copy stream takes inputs to the device, the compute stream computes and takes answers back; both ends of a copy on
-the host are pinned, or it would not overlap. Each of two slots keeps its buffers for a later batch.
+The copy stream copies inputs to the device; the compute stream computes and copies answers back. Both ends of a copy
+on the host are pinned, or it would not overlap. Each of two slots keeps its buffers for a later batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TIMED_CALLS = 5
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:
-    """The same memory; bfloat16 as the uint16 that numpy holds it in."""
+    """Return the same memory as a numpy array; bfloat16 as the uint16 that numpy holds it in."""
     held: Array = (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
     return held
 
@@ -90,7 +90,7 @@ class Pipeline:
     Args:
         forward: (items, *input shape) to (items, *output shape), on the device, in the current stream.
         takes: the dtype of its input.
-        worth_replaying: the share of a plain call's time below which a graph is kept.
+        worth_replaying: a graph is kept if it takes less than this share of a plain call's time.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Pipeline:
         torch.cuda.current_stream(device).synchronize()
 
     def begin(self, items: Array) -> Callable[[], Array]:
-        """Start a batch; the result waits for its answer. Two may be under way."""
+        """Start a batch; calling the result waits for its answer. Two may be in flight."""
         slot = next((slot for slot in self._slots if not slot.busy), None)
         if slot is None:
             raise RuntimeError(f"{_SLOTS} batches are under way; finish one before another begins")
@@ -132,7 +132,7 @@ class Pipeline:
         return finish
 
     def tune(self, shape: tuple[int, ...]) -> None:
-        """Replay batches of this shape from now on, if that is faster by a tenth. Nothing may be under way."""
+        """Replay batches of this shape from now on if that is faster by a tenth. No batch may be in flight."""
         with torch.cuda.stream(self._compute):
             example = torch.zeros(shape, dtype=self._takes, device=self._device)
             try:

@@ -15,7 +15,7 @@ _TELLING_SPREAD = 0.01
 
 
 class Curve:
-    """Least squares over a running window. All times in ns; `cost` as bundles count it, in items at the simplest."""
+    """Least squares over a running window. Times are in ns; `cost` is counted as bundles do, often in items."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -32,11 +32,11 @@ class Curve:
         return self.batches > 0
 
     def expect_ns(self, cost: float) -> float:
-        """What a batch of this cost takes; 0 before anything was learned."""
+        """Return how long a batch of this cost takes; 0 before anything was learned."""
         return self.fixed_ns + self.per_cost_ns * cost
 
     def largest_cost_within(self, time_ns: float) -> float:
-        """The cost of the batch that takes `time_ns`, which may be negative: even an empty one takes longer."""
+        """Return the cost of a batch that takes `time_ns`; negative if even an empty batch takes longer."""
         if self.per_cost_ns <= 0:
             return float("inf") if self.fixed_ns <= time_ns else -1.0
         return (time_ns - self.fixed_ns) / self.per_cost_ns

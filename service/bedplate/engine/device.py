@@ -1,4 +1,4 @@
-"""Batches on the device: begun, finished one after another, and what they teach about it. One thread at a time."""
+"""Begins and finishes batches on the device, and learns from their times. Used by one thread at a time."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class Device:
 
     @property
     def is_full(self) -> bool:
-        """True if a batch has to be finished before another one is begun."""
+        """True if a batch has to be finished before the next one may begin."""
         if not self.in_hand:
             return False
         overlap = all(each.model.overlaps for each in self.in_hand)
         return len(self.in_hand) >= (_OVERLAPPING if overlap else 1)
 
     def free_ns(self, now_ns: int) -> float:
-        """When everything in hand will be finished, as far as was learned."""
+        """The predicted time at which everything in hand will be finished."""
         if not self.in_hand:
             return now_ns
         end_ns = 0.0
@@ -74,14 +74,14 @@ class Device:
         return max(end_ns, now_ns, 2 * now_ns - end_ns)
 
     def take(self, batch: Batch, now_ns: int) -> None:
-        """The batch is in hand from now on."""
+        """Take the batch in hand."""
         for work in batch.works:
             work.queue_ns = now_ns - work.submitted_ns
             work.batch_items = batch.items
         self.in_hand = (*self.in_hand, InHand(batch, self._profiles.of(batch.works[0].model), now_ns))
 
     def begin(self) -> None:
-        """Send the batch that was taken last to the device; one that does not overlap is computed in `finish`."""
+        """Send the batch that was taken last to the device; if the device does not overlap, `finish` computes it."""
         current = self.in_hand[-1]
         model = current.model
         # A copy even of one: torch wants memory that it may write. For many small ones thrice as fast as concatenate.
@@ -97,10 +97,10 @@ class Device:
             current.first = _begun(model, inputs)
 
     def finish(self) -> list[QueuedRequest]:
-        """Wait for the oldest batch; its works, settled.
+        """Wait for the oldest batch and return its requests, settled.
 
         Raises:
-            DeviceLost: nothing can be computed in this process any more.
+            DeviceLost: this process cannot compute anything any more.
         """
         current = self.in_hand[0]
         assert current.inputs is not None

@@ -1,4 +1,4 @@
-"""torch's errors about the device, told apart from those that a batch is to blame for."""
+"""Tells torch's errors about the device from errors that a batch causes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LACK_OF_MEMORY = (
 
 
 def guarded(call: Callable[[], T]) -> T:
-    """The result of `call`, with torch's errors about the device translated; others pass.
+    """Return the result of `call`. Torch's errors about the device are translated; others pass.
 
     Raises:
         DeviceOutOfMemory, DeviceLost: see there.

@@ -1,4 +1,4 @@
-"""From the metadata and bytes of a PREDICT frame to one model and one array, or an error for the caller."""
+"""Validates metadata and bytes of a PREDICT frame: they become one model and one array, or an error for the caller."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bedplate.errors import OutOfRange, TooManyItems, UnknownField, WrongShape, 
 
 @dataclass(slots=True)
 class ValidatedRequest:
-    """What metadata ask for, and have been found fit for; the same for all frames that carry them."""
+    """Validated metadata of a PREDICT frame; all frames that carry the same metadata share it."""
 
     model: Model
     shape: list[int]  # [items, *input shape]
@@ -26,11 +26,11 @@ class ValidatedRequest:
     alone: bool  # shares a batch with no other
 
     def read(self, tensors: bytes | memoryview) -> Array:
-        """The input of one frame, (items, *input shape).
+        """Return the input of one frame, (items, *input shape).
 
         Raises:
-            WrongSize: the tensor does not have the shape that was declared.
-            OutOfRange, UnknownUser: what the model does not know by its id or name.
+            WrongSize: the tensor does not have the declared shape.
+            OutOfRange, UnknownUser: the model does not know an id or a name.
         """
         spec = self.model.bundle.input
         if len(tensors) != self.wanted_bytes:
@@ -49,10 +49,10 @@ class ValidatedRequest:
 
 
 def validate(meta: dict[str, Any], catalogue: Catalogue) -> ValidatedRequest:
-    """What the metadata of a PREDICT frame ask for.
+    """Validate the metadata of a PREDICT frame.
 
     Raises:
-        InvalidRequest: they do not agree with what the model takes.
+        InvalidRequest: they do not match what the model takes.
     """
     if meta.keys() - {"model", "version", "inputs", "alone"}:
         raise UnknownField("the request has fields beside model, version, inputs and alone")

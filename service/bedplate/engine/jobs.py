@@ -1,4 +1,4 @@
-"""What the device thread does beside batches, such as warming a model up. Guarded by the lock of its owner."""
+"""Tasks of the device thread other than batches, such as warming up a model. The owner's lock guards them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Jobs:
-    """Those that wait, in the order in which they came."""
+    """The queued tasks, in the order in which they came."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
@@ -20,7 +20,7 @@ class Jobs:
         return len(self._waiting)
 
     def add(self, job: Callable[[], T]) -> Future[T]:
-        """The future tells how the job went, once it was taken and run."""
+        """Queue a task; the future gets its result once it has run."""
         future: Future[T] = Future()
 
         def run() -> None:

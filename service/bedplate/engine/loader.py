@@ -1,7 +1,7 @@
 """Changes what an engine serves while it serves: load, unload, promote. Runs in the event loop.
 
-Files are read in a thread of its own, and the device is used between two batches. Requests notice neither, until the
-new catalogue is served, all at once. What fails leaves everything as it was.
+A separate thread reads files, and the device is used between two batches, so requests notice neither until the
+server switches to the new catalogue at once. A failure leaves everything unchanged.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ Origins = Mapping[Key, Origin]
 
 
 class Loader:
-    """The one who changes what `server` serves.
+    """Changes what `server` serves.
 
     Args:
         read_model: makes a model of a checked bundle and its directory, on the engine's device.
         origins: of what the server serves already.
-        signers: who may sign a bundle (allowed_signers); None: no signature is asked for.
-        changed: is told what is served after each change.
-        give_up: is called when nothing is left to serve.
+        signers: who may sign a bundle (allowed_signers); None: no signature is required.
+        changed: called with what is served after each change.
+        give_up: called when nothing is left to serve.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Loader:
         self._thread = ThreadPoolExecutor(1, "loader")
 
     async def load(self, directory: Path, swap: bool = False) -> tuple[Bundle, bool]:
-        """Serve the bundle in `directory` too; False if it is served already.
+        """Serve the bundle in `directory` too; return False if it is served already.
 
         Args:
-            swap: where it does not fit beside the others, the default version of its name makes room.
+            swap: if it does not fit beside the others, unload the default version of its name to make room.
 
         Raises:
-            BundleError, ModelsError, Draining: why nothing has changed.
+            BundleError, ModelsError, Draining: nothing has changed; the message says why.
         """
         async with self._lock:
             bundle = await self._in_thread(lambda: read_bundle(directory, self._signers))
@@ -98,10 +98,10 @@ class Loader:
             return bundle, True
 
     def promote(self, name: str, version: str, alias: str = DEFAULT) -> None:
-        """Let `alias` be this version from now on.
+        """Point `alias` to this version from now on.
 
         Raises:
-            ModelsError: the version is not loaded, or the alias does not do.
+            ModelsError: the version is not loaded, or the alias is invalid.
         """
         self._serve(self._server.catalogue.with_alias(name, alias, version), self._origins)
         logger.info("model promoted", extra={"model": name, "version": version, "alias": alias})
@@ -110,7 +110,7 @@ class Loader:
         """Take no more requests for a version, answer those that wait, then free its memory.
 
         Args:
-            last: it may be the last of its name; its aliases go with it.
+            last: it may be the last version of its name; its aliases are removed too.
 
         Raises:
             ModelsError: it is not loaded, or still needed.
@@ -124,7 +124,7 @@ class Loader:
         logger.info("model unloaded", extra={"model": name, "version": version})
 
     def stats(self) -> list[dict[str, Any]]:
-        """Each model that is served, in the catalogue's order."""
+        """Return statistics of each model that is served, in the catalogue's order."""
         return [self._stats(model) for model in self._server.catalogue.models]
 
     def close(self) -> None:

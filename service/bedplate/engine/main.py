@@ -1,4 +1,4 @@
-"""The engine program: load, warm up, listen, drain. One process for each device."""
+"""The engine program loads, warms up, listens and drains. There is one process for each device."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _REFUSED = 2
 
 
 def run(settings: EngineSettings, device: str, load: Load | None = None) -> int:
-    """Serve until SIGTERM; the exit status is 0 after a drain, 2 when settings or a bundle were refused.
+    """Serve until SIGTERM. The exit status is 0 after a drain, and 2 if settings or a bundle were refused.
 
     Args:
-        load: makes a model of a checked bundle; measurements hand in models of known cost.
+        load: makes a model of a checked bundle; benchmarks pass models of known cost.
     """
     log.start(f"bedplate-engine@{device}")
     try:
@@ -52,10 +52,10 @@ def run(settings: EngineSettings, device: str, load: Load | None = None) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """cpuN is the processor; gpuN is the first GPU that CUDA_VISIBLE_DEVICES shows, so the unit chooses which.
+    """Return the torch device: cpuN is the CPU; gpuN is the first GPU in CUDA_VISIBLE_DEVICES, which the unit sets.
 
     Raises:
-        SettingsError: another name, or no GPU to be seen.
+        SettingsError: the name is another one, or no GPU is visible.
     """
     if not _DEVICE.fullmatch(name):
         raise SettingsError(f"--device: {name!r} does not do, wanted cpu0, cpu1 ... or gpu0, gpu1 ...")

@@ -1,4 +1,4 @@
-"""What the weights of loaded models may take, and giving back what unloaded ones took."""
+"""Limits the memory of loaded models' weights, and returns that of unloaded ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from bedplate.engine.model import Model
 
 
 class Memory:
-    """
+    """The limit on the weights of all loaded models.
+
     Args:
-        limit_bytes: of all loaded weights together; None is no bound.
-        device_free_bytes: asks a device that has memory of its own what is free there.
+        limit_bytes: of all loaded weights together; None: no limit.
+        device_free_bytes: returns the free memory of a device that has its own.
     """
 
     def __init__(self, limit_bytes: int | None, device_free_bytes: Callable[[], int] | None = None):
@@ -29,7 +30,7 @@ class Memory:
         return cls(limit_bytes, lambda: torch.cuda.mem_get_info(device)[0])
 
     def free_bytes(self, models: Iterable[Model]) -> int | None:
-        """What the weights of one more model may take beside `models`; None if nothing bounds them."""
+        """Return how large the weights of one more model beside `models` may be; None if nothing limits them."""
         bounds = []
         if self._limit_bytes is not None:
             bounds.append(self._limit_bytes - sum(model.weights_bytes for model in models))
@@ -38,7 +39,7 @@ class Memory:
         return max(0, min(bounds)) if bounds else None
 
     def trim(self) -> None:
-        """After a model was released: what held it in a circle goes, and nothing of it is kept for later."""
+        """After a model was released, collect the cycles that hold it, and return its memory to the kernel."""
         gc.collect()
         allocator.give_back()
         if self._device_free_bytes is not None:

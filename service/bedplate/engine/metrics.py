@@ -1,4 +1,4 @@
-"""What an engine counts (docs/metrics.md)."""
+"""The metrics of an engine (docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class EngineMetrics:
-    """The figures of one engine, and the registry that holds them. Every method may be called from any thread."""
+    """The metrics of one engine and their registry. Any thread may call every method."""
 
     def __init__(self) -> None:
         self.registry = exposition.new_registry()
@@ -65,10 +65,10 @@ class EngineMetrics:
         return Gauge(name, told, ["model", "version"], registry=self.registry)
 
     def serves(self, catalogue: Catalogue, figures: Callable[[Key], dict[str, Any]]) -> None:
-        """These models and aliases and no others. Called where figures are told, in the event loop: none sees half.
+        """Report exactly these models and aliases. The event loop calls this and exports, so no export sees half of it.
 
         Args:
-            figures: what the batcher learned of a model.
+            figures: returns what the batcher learned of a model.
         """
         for gauge in (self._model_info, self._model_weights, self._model_form, self._model_alias):
             gauge.clear()

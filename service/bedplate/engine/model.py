@@ -30,7 +30,7 @@ __all__ = ["Array", "Model"]
 class Model:
     """A bundle's network with its weights, on one device, ready to predict.
 
-    Where the device overlaps (`overlaps`), `begin` copies one batch while another one is computed.
+    If the device overlaps (`overlaps`), `begin` copies one batch while another one is computed.
     """
 
     def __init__(self, bundle: Bundle, module: nn.Module, device: torch.device, form: ModelVariant = ModelVariant()):  # noqa: B008
@@ -68,8 +68,8 @@ class Model:
             allowed: sums of the programs of bundles that may run here.
 
         Raises:
-            BundleError: layers that are not allowed or do not take the input; weights whose names, shapes or types
-                are not the network's; a program that may not run, or does not.
+            BundleError: layers are not allowed or do not take the input; names, shapes or types of weights are not the
+                network's; a program may not run, or does not.
             DeviceOutOfMemory: the weights do not fit.
         """
         if form.package:
@@ -79,7 +79,7 @@ class Model:
 
     @classmethod
     def of(cls, bundle: Bundle, network: Callable[[], nn.Module], device: torch.device, form: ModelVariant) -> Model:
-        """As `load`, of a network that comes from elsewhere: float32, on the processor, not to be trained."""
+        """Do what `load` does for a network that comes from elsewhere: float32, on the CPU, not to be trained."""
         if form.package:
             package = form.package
             return guarded(lambda: cls(bundle, Compiled(package), device, form))
@@ -89,16 +89,20 @@ class Model:
         return guarded(lambda: cls(bundle, formed(module, settled).to(device), device, settled))
 
     def require_known(self, items: Array) -> None:
-        """Raises: UnknownUser, OutOfRange: a model that recommends is asked for what it does not know."""
+        """Check that a model that recommends knows the users of a query.
+
+        Raises:
+            UnknownUser, OutOfRange: it does not, or the query is out of range.
+        """
         if isinstance(self._module, Recommender):
             self._module.require_known(items)
 
     @torch.inference_mode()
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
-        """(items, *input shape) to (items, *output shape), in the bundle's dtypes and on the model's device.
+        """Compute (items, *output shape) of (items, *input shape), in the bundle's dtypes and on the model's device.
 
         Raises:
-            BundleError: the network gives another dtype than bundle.yaml promises, and not just more or fewer bits.
+            BundleError: the network returns another kind of dtype than bundle.yaml promises.
         """
         if batch.is_floating_point() and self._precision is not torch.float32:
             batch = batch.to(self._precision)
@@ -110,15 +114,15 @@ class Model:
         return result
 
     def run(self, items: Array) -> Array:
-        """`predict` for arrays in host memory; `items` must be writable, torch shares it.
+        """Do what `predict` does for arrays in host memory. `items` must be writable, because torch shares it.
 
         Raises:
-            DeviceOutOfMemory, DeviceLost: see there; anything else is the network's own fault.
+            DeviceOutOfMemory, DeviceLost: see there. Any other error is the network's own.
         """
         return self.begin(items)() if self.overlaps else guarded(lambda: self._run(items))
 
     def begin(self, items: Array) -> Callable[[], Array]:
-        """Start what `run` does, on a device that overlaps; the result waits for the answer. Two may be under way.
+        """Start what `run` does, on a device that overlaps; calling the result waits for the answer. Two may be started.
 
         Raises:
             DeviceOutOfMemory, DeviceLost: both here and from the result.
@@ -134,25 +138,25 @@ class Model:
         return to_numpy(self.predict(batch).contiguous())
 
     def warm_up(self) -> None:
-        """Answer a batch of each size class, so that the first caller does not pay for what torch does once.
+        """Compute a batch of each size class, so that the first caller does not pay for what torch does once.
 
         Raises:
-            BundleError: the network does not run, or does not give what bundle.yaml promises.
+            BundleError: the network does not run, or does not return what bundle.yaml promises.
             DeviceOutOfMemory: a batch that bundle.yaml allows does not fit.
         """
         for inputs in self.warm_up_inputs():
             self.warm_up_with(inputs)
 
     def release(self) -> None:
-        """Give the memory of the weights back. Until `restore` there is nothing to predict with."""
+        """Free the memory of the weights. Until `restore` the model cannot predict."""
         del self._module
 
     def restore(self, fresh: Model) -> None:
-        """Become what `fresh`, loaded from the same bundle, is; requests that hold this one go on with it."""
+        """Take over the weights of `fresh`, loaded from the same bundle; requests that hold this model go on with it."""
         vars(self).update(vars(fresh))
 
     def warm_up_inputs(self) -> list[Array]:
-        """Zeros: of the smallest shape and of the largest, one item, powers of two and a full batch."""
+        """Return zeros of the smallest and of the largest shape: one item, powers of two, and a full batch."""
         spec = self.bundle.input
         inputs = []
         for shape in sorted({spec.smallest, spec.largest}):
@@ -162,7 +166,7 @@ class Model:
         return inputs
 
     def warm_up_with(self, inputs: Array) -> None:
-        """One step of `warm_up`; raises what it raises."""
+        """Do one step of `warm_up`; raises what it raises."""
         self._check_answer(inputs)
         # What a program does beside its tensors would be recorded once, and never done again.
         if (pipeline := self._pipeline) and not self.bundle.code:
@@ -215,7 +219,7 @@ class Compiled(nn.Module):
 
 
 def read_network(bundle: Bundle, directory: Path, allowed: Collection[str] = ()) -> nn.Module:
-    """The bundle's network with its weights, float32 on the processor.
+    """Return the bundle's network with its weights, float32 on the CPU.
 
     Args:
         allowed: sums of the programs of bundles that may run here.
@@ -257,7 +261,7 @@ def _empty_network(bundle: Bundle, directory: Path) -> nn.Module:
 
 
 def formed(module: nn.Module, form: ModelVariant) -> nn.Module:
-    """The network with its weights as the form has them."""
+    """Return the network with its weights in the precision and layout of the form."""
     if form.channels_last:
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # The weights are float32, and casts may be to more.

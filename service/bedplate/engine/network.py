@@ -215,25 +215,29 @@ _LAYERS: dict[str, tuple[Callable[..., nn.Module], set[str], Mapping[str, _Kind]
 
 
 def build(layers: Sequence[Layer], source: str) -> nn.Sequential:
-    """The network that `layers` describe, on torch's default device, not trained.
+    """Build the network that `layers` describe, untrained, on torch's default device.
 
     Raises:
-        BundleError: a layer or an option that is not on the list, or a value out of range.
+        BundleError: a layer or an option is not on the list, or a value is out of range.
     """
     return nn.Sequential(*(_build_layer(layer, f"{source}: network[{n}]") for n, layer in enumerate(layers)))
 
 
 def id_limit(layers: Sequence[Layer]) -> int | None:
-    """One more than the largest id that the input may hold; None where the network embeds none.
+    """Return one more than the largest id that the input may hold; None if the network embeds none.
 
-    Of what was computed nobody could say so before the device does, hence an embedding stands before all computing.
+    An embedding has to come before all computation, because nobody could check computed ids before the device does.
     """
     first = next((layer for layer in layers if layer.kind not in _KEEP_IDS), None)
     return first.options["num_embeddings"] if first and first.kind == "embedding" else None
 
 
 def check_ids(layers: Sequence[Layer], dtype: str, source: str) -> None:
-    """Raises: BundleError: an embedding would be asked for what `id_limit` knows nothing of."""
+    """Check ids before they reach an embedding.
+
+    Raises:
+        BundleError: an embedding would get ids that `id_limit` does not cover.
+    """
     for n, layer in enumerate(layers):
         if layer.kind == "embedding" and any(before.kind not in _KEEP_IDS for before in layers[:n]):
             raise BundleError(f"{source}: network[{n}].embedding: wanted before all layers but {', '.join(_KEEP_IDS)}")

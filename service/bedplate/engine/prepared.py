@@ -1,7 +1,7 @@
-"""What was found out about a model on this host, and the native code that was built of it (docs/adr/0018).
+"""Records of what was measured about a model on this host, and the native code that was built (docs/adr/0018).
 
-`bedplate bundle optimize` writes records, engines read them. A record counts for one content of a bundle, one torch,
-one kind of device and one number of threads; an engine that finds anything else computes as its settings say.
+`bedplate bundle optimize` writes records, engines read them. A record is valid for one content of a bundle, one torch,
+one kind of device and one number of threads. Without a valid record an engine computes as its settings say.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 class Unusable(Exception):
-    """A record that does not count here; the message says why."""
+    """A record that is not valid here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """What native code and its figures are good for: nothing of it may differ."""
+    """What native code and its measurements depend on: a record is valid only if all of it is equal."""
 
     torch: str
     device: str  # cpu, or the name of a GPU
@@ -49,7 +49,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Record:
-    """The form that a model is served in, and how all of them did."""
+    """The form in which a model is served, and the measurements of all forms."""
 
     name: str
     version: str
@@ -65,13 +65,13 @@ class Record:
 
 
 def place_of(shelf: Path, bundle: Bundle, host: Host) -> Path:
-    """The directory of a record: another one for each content, torch, device and number of threads."""
+    """Return the directory of a record: there is one for each content, torch, device and number of threads."""
     kind = re.sub(r"[^A-Za-z0-9.]+", "-", f"{host.torch}-{host.device}")
     return shelf / bundle.name / bundle.version / f"{bundle.digest[:16]}-{kind}-{host.threads}"
 
 
 def write_record(place: Path, record: Record) -> None:
-    """Last of all: what has no record was not finished, and counts for nothing."""
+    """Write the record, last of all: without a record an attempt was not finished and counts for nothing."""
     # A name of its own: engines of the same kind may prepare the same.
     beside = place / f"{RECORD}.{os.getpid()}"
     beside.write_text(json.dumps(asdict(record), indent=1) + "\n")
@@ -86,7 +86,7 @@ class ArtifactStore:
         self._host = host
 
     def form_of(self, bundle: Bundle) -> ModelVariant | None:
-        """How to compute this model; None where nothing is known, or nothing that may be believed."""
+        """Return how to compute this model; None if there is no record, or none that is valid."""
         try:
             return self.read(bundle)
         except FileNotFoundError:
@@ -96,11 +96,12 @@ class ArtifactStore:
         return None
 
     def read(self, bundle: Bundle) -> ModelVariant:
-        """
+        """Read a record and verify it.
+
         Raises:
             FileNotFoundError: there is no record.
-            Unusable: it is not of this bundle and host, was not written by whom the directory belongs to, or its native
-                code is not what was recorded.
+            Unusable: it is of another bundle or host, the directory's owner did not write it, or its native code is not
+                what was recorded.
         """
         place = place_of(self._directory, bundle, self._host)
         record = _parse(place / RECORD, self._read(place / RECORD))

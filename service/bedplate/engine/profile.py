@@ -1,4 +1,4 @@
-"""What the engine learned about one model on its device: how long batches take, how large they may be."""
+"""What the engine learned about one model on its device: how long batches take, and how large they may be."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DEVIATIONS = 4
 
 
 class ModelProfile:
-    """One for each loaded model."""
+    """The profile of one loaded model."""
 
     def __init__(self, max_items: int, max_cost: int):
         self.curve = Curve()
@@ -28,7 +28,7 @@ class ModelProfile:
         self.out_of_memory = 0  # times
 
     def limits_for(self, work: QueuedRequest) -> BatchLimits:
-        """The batch that `work` may be in: as large as the device takes, small enough for its deadline."""
+        """Return the limits of a batch with `work`: as large as the device takes, and small enough for its deadline."""
         cost: float = self.max_cost
         if work.deadline_ns and self.curve.is_known:
             cost = min(cost, self.curve.largest_cost_within(_BATCH_SHARE * work.time_ns))
@@ -38,7 +38,7 @@ class ModelProfile:
         return self.curve.expect_ns(cost)
 
     def is_short(self, cost: float, limit_ns: float) -> bool:
-        """True if batches of at most this cost take no longer than `limit_ns`; after one that did, the next counts."""
+        """True if batches of at most this cost take no longer than `limit_ns`; after one that did, the next decides."""
         known = self.curve.is_known and self.last_ns <= limit_ns
         return known and self.curve.expect_ns(min(cost, self.max_cost)) <= limit_ns
 
@@ -51,14 +51,14 @@ class ModelProfile:
         return _DEVIATIONS * self.curve.deviation_ns
 
     def shrink(self, items: int) -> None:
-        """`items` were too many for the device's memory."""
+        """Lower the limit after `items` were too many for the device's memory."""
         self.out_of_memory += 1
         kept = max(1, min(self.max_items, items) // 2)
         self.max_cost = max(1, self.max_cost * kept // self.max_items)
         self.max_items = kept
 
     def figures(self) -> dict[str, Any]:
-        """For operators; times in ms."""
+        """The profile for operators; times in ms."""
         return {
             "batches": self.curve.batches,
             "items": self.items,
@@ -73,7 +73,7 @@ class ModelProfile:
 
 
 class ModelProfiles:
-    """The profiles of all models that were asked for."""
+    """The profiles of all models that got requests."""
 
     def __init__(self) -> None:
         self._by_key: dict[Key, ModelProfile] = {}
@@ -88,16 +88,16 @@ class ModelProfiles:
         return profile
 
     def figures(self, key: Key) -> dict[str, Any]:
-        """Empty if nothing was learned of it."""
+        """Return the figures of a model; empty if nothing was learned of it."""
         profile = self._by_key.get(key)
         return profile.figures() if profile else {}
 
     def forget(self, key: Key) -> None:
-        """Keep nothing of a model that is not served any more."""
+        """Drop the profile of a model that is no longer served."""
         self._by_key = {known: profile for known, profile in self._by_key.items() if known != key}
 
     def slowest_ns(self) -> float:
-        """What the largest batch of the slowest model takes."""
+        """Return how long the largest batch of the slowest model takes."""
         slowest = 0.0
         for profile in self._by_key.values():
             slowest = max(slowest, profile.expect_ns(profile.max_cost) + profile.margin_ns)

@@ -1,6 +1,6 @@
-"""A matrix-factorisation model: the items whose factors go best with a user's, from names to names.
+"""A matrix-factorisation model: it finds the items whose factors match a user's best, from names to names.
 
-Factors lie on the device; names, and what users have had, on the processor, which only sees those that are asked for.
+Factors lie on the device. Names, and what users have had, stay on the CPU, which only looks up what a query needs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 
 class Recommender(nn.Module):
-    """(questions, 72) uint8 to (questions, max_k, 68) uint8, see bedplate/bundle/recommendation.py."""
+    """Maps (questions, 72) uint8 to (questions, max_k, 68) uint8; see bedplate/bundle/recommendation.py."""
 
     users: torch.Tensor  # (users, factors)
     items: torch.Tensor  # (items, factors)
@@ -45,7 +45,11 @@ class Recommender(nn.Module):
         self.host_bytes = names.nbytes + item_names.nbytes + seen.nbytes
 
     def require_known(self, batch: Array) -> None:
-        """Raises: UnknownUser, OutOfRange: a question cannot be answered; which one, counted from 0, it says."""
+        """Check the queries before they are queued.
+
+        Raises:
+            UnknownUser, OutOfRange: a query cannot be answered; the error has its index, counted from 0.
+        """
         asked = questions_in(batch)
         for place in np.flatnonzero(~self._names.know(asked["user"])):
             name = bytes(asked["user"][place]).decode(errors="replace")
@@ -120,10 +124,10 @@ class Seen:
 
 
 def read_recommender(bundle: Bundle, manifest: Manifest) -> Recommender:
-    """The model of a bundle of the task recommendation, on the processor.
+    """Read the model of a bundle of the task recommendation, on the CPU.
 
     Raises:
-        BundleError: factors, names or what was seen do not go together.
+        BundleError: factors, names and what users have had do not match.
     """
     spec = bundle.recommendation
     assert spec

@@ -1,4 +1,4 @@
-"""What callers are told who are turned away."""
+"""The errors for requests that the engine turns away."""
 
 from __future__ import annotations
 

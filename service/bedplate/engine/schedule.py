@@ -1,4 +1,4 @@
-"""What waits for the device, in the order in which it goes there. No threads, no clock, no errors: only the order."""
+"""The queue before the device, and its order. It has no threads, no clock and no errors: only the order."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LimitsFor = Callable[[QueuedRequest], BatchLimits]
 
 @dataclass(eq=False)
 class Batch:
-    """Requests of one bucket that go to the device together; the first is always taken, however large.
+    """Requests of one bucket that go to the device together; the first always fits, however large.
 
-    It is as large as the one with the least time allows.
+    The request with the least time left limits the size of the batch.
     """
 
     limits_for: LimitsFor
@@ -40,7 +40,7 @@ class Batch:
 
     @property
     def is_full(self) -> bool:
-        """True if not even one more like the last would fit."""
+        """True if not even one more request like the last would fit."""
         return not self.is_open or not self._holds(self.room, self.works[-1])
 
     @property
@@ -55,7 +55,7 @@ class Batch:
         return max(self.cost, min(self.room.cost, self.room.items * self.cost / self.items))
 
     def join(self, work: QueuedRequest) -> bool:
-        """False if it does not fit; then nothing has changed."""
+        """Add a request; return False, and change nothing, if it does not fit."""
         if not self.works:
             self.room, self.time_ns = self.limits_for(work), work.time_ns
             self.is_open = not work.alone
@@ -76,7 +76,7 @@ class Batch:
 
 
 class Schedule:
-    """Requests by urgency. A batch takes the most urgent one and what follows it in its bucket."""
+    """The queue by urgency. A batch takes the most urgent request and those that follow it in its bucket."""
 
     def __init__(self, limits_for: LimitsFor):
         self._room_for = limits_for
@@ -92,12 +92,12 @@ class Schedule:
 
     @property
     def waiting(self) -> list[QueuedRequest]:
-        """A copy, for other threads."""
+        """A copy of the queue, for other threads."""
         return self._works.copy()
 
     @property
     def cost(self) -> int:
-        """Of everything that waits."""
+        """The cost of everything in the queue."""
         return sum([work.cost for work in self._works])
 
     def add(self, work: QueuedRequest) -> None:
@@ -109,7 +109,7 @@ class Schedule:
             self._no_deadline_before_ns = work.deadline_ns
 
     def remove(self, work: QueuedRequest) -> bool:
-        """False if it does not wait here."""
+        """Remove a request; return False if it is not in the queue."""
         place = self._find(work)
         if place is None:
             return False
@@ -122,21 +122,21 @@ class Schedule:
         return place if found else None
 
     def first(self) -> QueuedRequest | None:
-        """The most urgent one that may be taken."""
+        """Return the most urgent request that may be taken."""
         return next((work for work in self._works if not self._is_held(work)), None)
 
     def comes_last(self, work: QueuedRequest) -> bool:
-        """True if no request that waits would go to the device after `work`, which comes now."""
+        """True if no queued request would go to the device after `work`, which arrives now."""
         return not self._works or self._works[-1].due_ns <= work.due_ns
 
     def take_all(self, key: Key | None = None) -> list[QueuedRequest]:
-        """All requests, or those of one model, which then wait no longer."""
+        """Remove and return all requests, or those of one model."""
         taken = [work for work in self._works if key is None or key_of(work.model) == key]
         self._works = [work for work in self._works if not (key is None or key_of(work.model) == key)]
         return taken
 
     def take_late(self, now_ns: float) -> list[QueuedRequest]:
-        """Those whose deadline has passed."""
+        """Remove and return the requests whose deadline has passed."""
         if now_ns < self._no_deadline_before_ns:
             return []
         late = [work for work in self._works if work.is_late(now_ns)]
@@ -145,7 +145,7 @@ class Schedule:
         return late
 
     def take(self) -> Batch | None:
-        """The next batch; None if nothing may be taken. What does not fit any more is not overtaken by smaller ones."""
+        """Return the next batch, or None. Smaller requests do not overtake one that does not fit any more."""
         first = self.first()
         if first is None:
             return None
@@ -166,7 +166,7 @@ class Schedule:
         return batch
 
     def batches(self, newcomer: QueuedRequest | None = None) -> list[Batch]:
-        """What `take` would give, one after another, if `newcomer` waited too."""
+        """Return the batches that `take` would give, one after another, if `newcomer` were queued too."""
         works = self._works
         if newcomer is not None:
             works = works.copy()

@@ -1,4 +1,4 @@
-"""Frames in, frames out, on one unix socket. Runs in the event loop; the device thread is the batcher's."""
+"""Frames in, frames out, on one unix socket. Runs in the event loop; the device thread belongs to the batcher."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TELL_S = 1.0
 
 
 class Server:
-    """The connections of one engine, and the batcher they share.
+    """The connections of one engine, and the batcher that they share.
 
     Raises:
         ModelsError: the models' descriptions do not fit into one frame.
@@ -65,10 +65,10 @@ class Server:
         self.serve(catalogue)
 
     def serve(self, catalogue: Catalogue) -> None:
-        """From now on answer with these models and aliases; every web is told.
+        """Serve these models and aliases from now on, and describe them to every web.
 
         Raises:
-            ModelsError: they cannot be described. Nothing has changed.
+            ModelsError: they cannot be described; nothing has changed.
         """
         self.description = catalogue.describe()
         self.catalogue = catalogue
@@ -80,7 +80,7 @@ class Server:
         return Connection(self)
 
     async def start(self) -> dict[Key, BundleError]:
-        """Start the device thread and warm every model up in it; those that do not run, and why."""
+        """Start the device thread and warm up every model in it; return those that do not run, and why."""
         refused: dict[Key, BundleError] = {}
         await asyncio.wrap_future(self.batcher.start(lambda: self._warm_up(refused)))
         return refused
@@ -94,7 +94,7 @@ class Server:
                 refused[key_of(model)] = error
 
     def probe(self) -> None:
-        """Send one item of zeros through the queue and the device, as a request would go."""
+        """Send one item of zeros through the queue and the device, the way of a request."""
         model = next((model for model in self.catalogue.models if not self.batcher.is_paused(key_of(model))), None)
         if model is None:
             # The only one is being swapped: that the device thread takes a job is all that can be seen.
@@ -121,7 +121,7 @@ class Server:
             await asyncio.sleep(0.01)
 
     def compute_short(self) -> None:
-        """Have computed what waits: here and now if that is short, else by the device thread."""
+        """Compute what is queued: in the event loop if that is short, else in the device thread."""
         answer(self.batcher.compute_short())
 
     def _announce(self, work: QueuedRequest) -> None:
@@ -140,7 +140,7 @@ class Server:
 
 
 def answer(works: list[QueuedRequest]) -> None:
-    """Each caller once, however many of its requests were in the batch: one write instead of many."""
+    """Answer each caller once, however many of its requests were in the batch: one write instead of many."""
     by_caller: dict[Any, list[QueuedRequest]] = {}
     for work in works:
         by_caller.setdefault(work.caller, []).append(work)
@@ -189,7 +189,7 @@ class _Nobody:
 
 
 class Connection(asyncio.Protocol):
-    """One web process. When it leaves, what it waited for is forgotten."""
+    """The connection of one web process. When it closes, the requests that it waited for are dropped."""
 
     def __init__(self, server: Server):
         self._server = server
@@ -235,7 +235,7 @@ class Connection(asyncio.Protocol):
             self.describe()
 
     def describe(self, request_id: int = 0) -> None:
-        """Say what is served. Unasked, one that does not read is told once it reads again, and only the last of it."""
+        """Send what is served. A web that does not read gets the last unrequested description once it reads again."""
         self._described = not self._congested or request_id != 0
         if self._described:
             frame = replace(self._server.description, id=request_id)

@@ -1,4 +1,4 @@
-"""Settings of the engine: /etc/bedplate/engine.yaml. The same file for every device of a host."""
+"""The settings of the engine: /etc/bedplate/engine.yaml, the same file for every device of a host."""
 
 from __future__ import annotations
 

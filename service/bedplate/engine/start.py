@@ -1,4 +1,4 @@
-"""What an engine begins with: what it served before it crashed, or else what its settings list."""
+"""What an engine starts with: what it served before it crashed, or else what its settings list."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ async def start(
     give_up: Callable[[], None],
     load: Load,
 ) -> tuple[Server, Loader]:
-    """Load every bundle and warm it up. One that is refused keeps none of the others from being served.
+    """Load every bundle and warm it up. A bundle that is refused does not keep the others from being served.
 
     Raises:
-        BundleError, SettingsError: nothing that the settings list can be served, or not together. What was loaded by
-            hand never is a reason.
+        BundleError, SettingsError: nothing that the settings list can be served, or not together. Bundles that were
+            loaded by hand never raise.
     """
     if not settings.bundle_signers:
         logger.warning("bundle_signers is not set: bundles are compared with their sums, whoever wrote those")
@@ -137,10 +137,10 @@ def load_models(
     """Read, check and load every bundle.
 
     Args:
-        refusals: takes those that do not do, as long as another one does; without it the first one is raised.
+        refusals: collects the bundles that cannot be loaded, if another one can; without it the first one raises.
 
     Raises:
-        BundleError: one does not do, or comes twice, or all together need more memory than they may have.
+        BundleError: a bundle cannot be loaded, or is listed twice, or all together need more memory than they may have.
     """
     models: Models = {}
     for directory in directories:

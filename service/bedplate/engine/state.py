@@ -1,4 +1,4 @@
-"""What was loaded and promoted by hand, kept over a crash of the engine: not over a reboot, nor other settings."""
+"""What was loaded and promoted by hand. It survives a crash of the engine, but no reboot and no change of settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ServedState:
 class State:
     """The state file of one device.
 
-    While it is applied it has another name. An engine that dies of what it says finds nothing the next time.
+    It has another name while it is applied, so an engine that dies of its content does not find it the next time.
     """
 
     def __init__(self, settings: EngineSettings, device: str):
@@ -38,7 +38,7 @@ class State:
         self._fingerprint = _fingerprint(settings)
 
     def take(self) -> ServedState | None:
-        """What was served when the engine ended, if that is known and of use; `save` it again once it is served."""
+        """Return what was served when the engine ended, if known and usable; `save` it again once it is served."""
         if self._trying.exists():
             logger.error("the engine ended while it applied its state, which is ignored now")
             self.forget()
@@ -57,7 +57,7 @@ class State:
         return served
 
     def save(self, bundles: Sequence[Path], aliases: Mapping[str, Mapping[str, str]]) -> None:
-        """Written beside and renamed: there is always a whole one. A failure costs the state, not the engine."""
+        """Write the file beside and rename it, so it is always whole. A failure loses the state, not the engine."""
         document = {"fingerprint": self._fingerprint, "bundles": list(map(str, bundles)), "aliases": aliases}
         beside = self._path.with_suffix(".new")
         try:
@@ -70,7 +70,7 @@ class State:
         self.forget()
 
     def forget(self) -> None:
-        """What was tried is served now, or will not be tried again."""
+        """Remove the file that was applied: its content is served now, or will not be tried again."""
         with contextlib.suppress(OSError):
             self._trying.unlink(missing_ok=True)
 

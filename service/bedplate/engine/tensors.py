@@ -1,6 +1,6 @@
-"""Tensors of a bundle's safetensors file, each read straight to where it stays, and summed up on the way.
+"""Reads the tensors of a bundle's safetensors file, each directly to its final place, and hashes the file on the way.
 
-The library of that name maps the file: what it gives may change after the sum was compared. This reads once.
+The library of that name maps the file, so its content could change after the sum was compared. This reads once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 def read_tensors(manifest: Manifest, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a file of the bundle, on the processor.
+    """Return the tensors of a file of the bundle, on the CPU.
 
     Raises:
         BundleError: it is not the file that SHA256SUMS lists, or not safetensors.

@@ -1,6 +1,6 @@
 """One engine of a trial: computes the models of bundles as fast as it can, on the cores and threads it would have.
 
-Started by `bedplate engines`, which writes a line of JSON to its standard input for each measurement, and reads one.
+`bedplate engines` starts it, writes a line of JSON to its standard input for each measurement, and reads one back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bedplate.engine.model import Array, Model
 
 
 def main(device: str, threads: int, cores: Sequence[int], directories: Sequence[Path]) -> None:
-    """Say what a full batch is, then measure whatever is asked for until the asking ends."""
+    """Print the size of a full batch, then do each measurement that standard input requests, until it ends."""
     compute_as_engine(device, threads, cores)
     models = [_loaded(directory) for directory in directories]
     for model in models:
@@ -37,7 +37,7 @@ def main(device: str, threads: int, cores: Sequence[int], directories: Sequence[
 
 
 def compute_as_engine(device: str, threads: int, cores: Sequence[int]) -> None:
-    """From now on this process has the cores, the threads and the memory that an engine would have."""
+    """Give this process the cores, the threads and the memory settings of an engine."""
     os.sched_setaffinity(0, cores_of(device, threads, cores) or cores)
     torch.set_num_threads(threads)
     allocator.keep_memory()
@@ -50,7 +50,7 @@ def _loaded(directory: Path) -> Model:
 
 
 def measure(models: Sequence[Model], full: bool, begin_s: float, seconds: float) -> dict[str, float]:
-    """Batches of one item or full ones, the models in turn, from `begin_s` on the monotonic clock.
+    """Compute batches of one item or full ones, the models in turn, from `begin_s` on the monotonic clock.
 
     Returns:
         items_per_s; p50_ms of a batch.
@@ -72,7 +72,7 @@ def measure(models: Sequence[Model], full: bool, begin_s: float, seconds: float)
 
 
 def full_batch(model: Model) -> Array:
-    """(items, *input shape), of the largest shape."""
+    """Return (items, *input shape) of the largest shape."""
     shape = model.bundle.input.largest
     items = model.bundle.input.most_items(shape, model.max_items, model.max_cost)
     noise = np.random.default_rng(seed=0).uniform(-1, 1, (items, *shape))

@@ -1,4 +1,4 @@
-"""How a model is computed: as its bundle says, or in another way that pays on this host (docs/optimize.md)."""
+"""How a model is computed: as its bundle says, or in another form that is faster on this host (docs/optimize.md)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import nn
 
 @dataclass(frozen=True)
 class ModelVariant:
-    """
+    """One form of computing a model.
+
     Args:
-        precision: what numbers it computes with: float32, bfloat16; of native code also int8.
-        channels_last: pictures lie in memory pixel by pixel, not channel by channel. None: where that mostly pays.
+        precision: the numbers it computes with: float32 or bfloat16; native code also int8.
+        channels_last: images are stored pixel by pixel, not channel by channel. None: where that usually is faster.
         package: native code for all of it, built on this host; None: torch's layers one after another.
     """
 
@@ -28,7 +29,7 @@ class ModelVariant:
         return f"{self.precision}{layout}{'-compiled' if self.package else ''}"
 
     def settled(self, module: nn.Module, device: torch.device) -> ModelVariant:
-        """With the layout that this network is computed in: processors take convolutions of pictures pixel by pixel."""
+        """Return the form with its layout decided: CPUs compute convolutions of images pixel by pixel."""
         if self.channels_last is not None:
             return self
         convolves = any(isinstance(layer, nn.Conv2d) for layer in module.modules())

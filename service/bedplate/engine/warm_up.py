@@ -1,4 +1,4 @@
-"""The first batches of a model: what torch does once is done, and the engine learns how long batches take."""
+"""The first batches of a model: torch does its one-time work, and the engine learns how long batches take."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _WORTH_REPEATING_NS = 200_000_000
 
 
 def warm_up_steps(model: Model, batcher: Batcher) -> list[Callable[[], None]]:
-    """One batch each, for the device thread: between them it may do something else.
+    """Return one batch each, for the device thread, which may do other work between them.
 
-    Each raises what `Model.warm_up_with` does.
+    Each step raises what `Model.warm_up_with` raises.
     """
     return [partial(_warm_up, model, batcher, inputs) for inputs in model.warm_up_inputs()]
 

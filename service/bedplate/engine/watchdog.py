@@ -1,4 +1,4 @@
-"""Tells systemd that the device thread still gets things done, and nothing when it does not."""
+"""Tells systemd that the device thread makes progress, and stays silent when it does not."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Watched(Protocol):
 
 
 async def feed(device: Watched, probe: Callable[[], None], notify: Callable[[str], object], interval_s: float) -> None:
-    """Every `interval_s`: WATCHDOG=1 if the device answered something since the last time.
+    """Send WATCHDOG=1 every `interval_s` if the device answered something since the last time.
 
-    An idle device is given a `probe`, one warm-up item, so that a hung one is noticed before a caller notices. A busy
-    one gets it when nothing came out right for an interval: callers who send only what a model fails on are no reason
-    to restart an engine, a device that fails on its probe is.
+    An idle device gets a `probe`, one warm-up item, so that a hang shows before a caller meets it. A busy one gets it
+    when nothing succeeded for an interval: requests on which a model fails are no reason to restart an engine, but a
+    device that fails on its probe is.
     """
     progressed = True
     while True:

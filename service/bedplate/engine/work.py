@@ -1,4 +1,4 @@
-"""One request on its way through the device, and what the device thread asks of a model."""
+"""One request in the queue of the device, and the interface of a model that the device thread uses."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Runnable(Protocol):
     overlaps: bool
 
     def run(self, items: Array) -> Array:
-        """(items, *shape) → (items, *output shape).
+        """Compute (items, *output shape) of (items, *shape).
 
         Raises:
-            DeviceOutOfMemory, DeviceLost: see faults.py. Anything else is the fault of what was sent.
+            DeviceOutOfMemory, DeviceLost: see faults.py. Any other error is the fault of the input.
         """
 
 
 @dataclass(eq=False, slots=True)
 class QueuedRequest:
-    """Goes in with `inputs`, comes back settled with `outputs` or `error`."""
+    """A request that enters with `inputs` and comes back with `outputs` or `error`."""
 
     model: Runnable
     inputs: Array  # (items, *input shape)
@@ -73,11 +73,11 @@ class QueuedRequest:
 
     @property
     def bucket(self) -> tuple[Any, ...]:
-        """Requests of one bucket may share a batch: one model, one shape."""
+        """The model and shape of the request: only requests of one bucket may share a batch."""
         return (self.model, self.shape, self.number) if self.alone else (self.model, self.shape)
 
     def come(self, now_ns: int, number: int) -> None:
-        """It begins to wait. When it is due is settled now: whoever is due later stays behind it."""
+        """Note the time of arrival. It fixes when the request is due: requests that are due later stay behind it."""
         self.submitted_ns, self.number = now_ns, number
         if self.priority != PROBE:
             due_ns = now_ns + _DUE_WITHIN_NS
@@ -87,12 +87,12 @@ class QueuedRequest:
 
     @property
     def time_ns(self) -> float:
-        """That it had when it came."""
+        """The time that it had left when it arrived."""
         return self.deadline_ns - self.submitted_ns if self.deadline_ns else math.inf
 
     @property
     def urgency(self) -> tuple[int, int]:
-        """Sorts what goes first: who is due sooner, then who came first."""
+        """The sort key: requests that are due sooner come first, then those that arrived first."""
         return self.due_ns, self.number
 
     def is_late(self, now_ns: float) -> bool:
