@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
-    """An error with what the caller needs: what was seen, what is allowed, what to do next."""
+    """An error with what the caller needs: the value that was found, the limit, and the next step."""
 
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
@@ -48,7 +48,7 @@ class ServiceError(Exception):
         self.retry_after_s = retry_after_s
 
     def to_meta(self) -> dict[str, Any]:
-        """The metadata of an ERROR frame."""
+        """Return the metadata of an ERROR frame."""
         meta = {
             "code": self.code,
             "detail": self.detail,
@@ -61,7 +61,7 @@ class ServiceError(Exception):
 
 
 def from_meta(meta: dict[str, Any]) -> ServiceError:
-    """The error that an ERROR frame tells of; an unknown code is an Internal error."""
+    """Return the error that an ERROR frame describes; an unknown code becomes Internal."""
     kind = _BY_CODE.get(str(meta.get("code")), Internal)
     return kind(
         str(meta.get("detail", kind.title)),
@@ -214,7 +214,7 @@ class WrongValue(InvalidRequest):
 
 
 class EngineBusy(ServiceError):
-    """The queue is full; worth retrying after `retry_after_s` seconds."""
+    """The engine's queue is full; a retry is worthwhile after `retry_after_s` seconds."""
 
     code = "engine-busy"
     title = "Engine busy"
@@ -228,14 +228,14 @@ class EngineUnavailable(ServiceError):
 
 
 class DecoderBusy(ServiceError):
-    """More files wait to be decoded than may; worth retrying after `retry_after_s` seconds."""
+    """The queue of the decoders is full; a retry is worthwhile after `retry_after_s` seconds."""
 
     code = "decoder-busy"
     title = "Decoder busy"
 
 
 class ServerBusy(ServiceError):
-    """The bodies of other requests fill the memory that there is for them; worth retrying after `retry_after_s`."""
+    """The bodies of other requests fill the memory for bodies; a retry is worthwhile after `retry_after_s` seconds."""
 
     code = "server-busy"
     title = "Server busy"
@@ -249,35 +249,35 @@ class DecoderUnavailable(ServiceError):
 
 
 class Draining(ServiceError):
-    """The program is stopping and takes nothing new."""
+    """The program is stopping and accepts no new requests."""
 
     code = "draining"
     title = "Draining"
 
 
 class OutOfMemory(ServiceError):
-    """What was sent does not fit into the device's memory, not even by itself."""
+    """An item does not fit into the device's memory, not even alone."""
 
     code = "out-of-memory"
     title = "Out of memory"
 
 
 class DeadlineExceeded(ServiceError):
-    """The answer would have come, or came, too late to be of use."""
+    """The answer would come, or came, after the deadline."""
 
     code = "deadline-exceeded"
     title = "Deadline exceeded"
 
 
 class EnginesLost(ServiceError):
-    """Two engines ended, or went away, while each computed the request: it is likely to be why."""
+    """Two engines ended, or disconnected, while each computed the request, so the request is probably the reason."""
 
     code = "engine-lost"
     title = "Engine lost"
 
 
 class Internal(ServiceError):
-    """Our fault. The log has the reason under the request id; the caller is told nothing else."""
+    """A fault of the service. The log has the reason under the request id; the caller learns nothing else."""
 
 
 def _with_subclasses(kind: type[ServiceError]) -> list[type[ServiceError]]:

@@ -1,7 +1,7 @@
-"""Frames between web and engine: the one thing both programs know (docs/adr/0001).
+"""Frames between web and engine, the one thing that both programs know (docs/adr/0001).
 
 A frame is a fixed header, metadata as JSON, and raw tensor bytes. `FrameReader` turns whatever pieces a socket
-delivers into whole frames; it never trusts a length it has not checked.
+delivers into whole frames; it never trusts a length that it has not checked.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class FrameError(Exception):
 
 
 class FixedMeta(dict[str, Any]):
-    """Metadata that is sent again and again: encoded once. Nobody changes it any more."""
+    """Metadata that is sent again and again, encoded once and never changed."""
 
     @cached_property
     def encoded(self) -> bytes:
@@ -67,7 +67,7 @@ class FixedMeta(dict[str, Any]):
 
 @dataclass(slots=True)  # not frozen, which would take as long as the rest of a small frame's way
 class Frame:
-    """Never changed once it is made: frames of one reader may share their metadata."""
+    """Immutable once made: frames of one reader may share their metadata."""
 
     type: Type
     id: int
@@ -82,15 +82,15 @@ now_ns = time.monotonic_ns
 
 
 def to_json(meta: dict[str, Any]) -> bytes:
-    """Metadata as frames carry them."""
+    """Encode metadata for a frame."""
     return _to_json(meta).encode()
 
 
 def encode(frame: Frame) -> list[bytes | memoryview]:
-    """Pieces to hand to `writelines`, so that tensors are not copied into a new buffer first.
+    """Return pieces for `writelines`, so that tensors are not copied into a new buffer first.
 
     Raises:
-        FrameError: metadata or tensors are longer than the header may announce.
+        FrameError: metadata or tensors are longer than a header can announce.
     """
     meta = frame.meta.encoded if isinstance(frame.meta, FixedMeta) else to_json(frame.meta)
     return assemble(frame.type, frame.id, meta, frame.tensors, frame.deadline_ns, frame.priority)
@@ -104,7 +104,7 @@ def assemble(
     deadline_ns: int = 0,
     priority: int = INTERACTIVE,
 ) -> list[bytes | memoryview]:
-    """What `encode` gives, of metadata that is JSON already."""
+    """Return what `encode` returns, for metadata that is JSON already."""
     meta_bytes, tensor_bytes = len(meta), len(tensors)
     if meta_bytes > MAX_META_BYTES or tensor_bytes > MAX_TENSOR_BYTES:
         raise _too_long(meta_bytes, tensor_bytes, MAX_TENSOR_BYTES)
@@ -115,10 +115,10 @@ def assemble(
 
 
 class FrameReader:
-    """Collects bytes until frames are whole. One per connection.
+    """Collects bytes until frames are whole. Use one for each connection.
 
     Args:
-        max_tensor_bytes: what one frame may carry; a peer that has no business with tensors gets less.
+        max_tensor_bytes: of one frame; a peer that sends no tensors gets a lower limit.
     """
 
     def __init__(self, max_tensor_bytes: int = MAX_TENSOR_BYTES) -> None:
@@ -128,10 +128,10 @@ class FrameReader:
         self._questions: dict[bytes, dict[str, Any]] = {}
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Add what the socket delivered; returns the frames that are now complete, in order.
+        """Add what the socket delivered; return the frames that are now complete, in order.
 
         Raises:
-            FrameError: a header or metadata that breaks the protocol. Close the connection.
+            FrameError: a header or metadata breaks the protocol. Close the connection.
         """
         if not self._buffer:
             return self._take(data)

@@ -122,7 +122,7 @@ class Model:
         return self.begin(items)() if self.overlaps else guarded(lambda: self._run(items))
 
     def begin(self, items: Array) -> Callable[[], Array]:
-        """Start what `run` does, on a device that overlaps; calling the result waits for the answer. Two may be started.
+        """Start what `run` does, on a device that overlaps; calling the result waits for the answer. Two may be begun.
 
         Raises:
             DeviceOutOfMemory, DeviceLost: both here and from the result.
@@ -152,7 +152,7 @@ class Model:
         del self._module
 
     def restore(self, fresh: Model) -> None:
-        """Take over the weights of `fresh`, loaded from the same bundle; requests that hold this model go on with it."""
+        """Take over the weights of `fresh`, loaded from the same bundle; requests that hold this model go on."""
         vars(self).update(vars(fresh))
 
     def warm_up_inputs(self) -> list[Array]:

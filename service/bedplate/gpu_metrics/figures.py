@@ -1,6 +1,6 @@
-"""What is asked of one GPU, and how it is told. A figure that a GPU does not have is left out.
+"""The metrics of one GPU. A metric that a GPU does not have is left out.
 
-Each figure is read by one function of the binding `pynvml` (package nvidia-ml-py) and the GPU's handle.
+Each value is read by one function of the binding `pynvml` (package nvidia-ml-py) and the GPU's handle.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures of all GPUs: gpu0 is the first that the host is to have, as its engine is called."""
+"""The metrics of all GPUs: gpu0 is the first that the host has to have, as its engine is called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bedplate.gpu_metrics.nvml import Sample, Xids
 
 
 class Gpus(Collector):
-    """Tells of each GPU that it is up, with its figures, or that it is not."""
+    """Exports for each GPU its metrics, or that it is down."""
 
     def __init__(self, uuids: Sequence[str], latest: Callable[[], Sequence[Sample | None]], xids: Mapping[str, Xids]):
         self._uuids = uuids

@@ -1,4 +1,4 @@
-"""The GPU metrics program: samples the host's GPUs and tells their figures on a unix socket, as engines do theirs."""
+"""The GPU metrics program: samples the host's GPUs and exports the metrics on a unix socket, as engines do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NVIDIA's library, asked for one sample of each GPU. Any call of it may fail, and may hang."""
+"""Reads one sample of each GPU from NVIDIA's library. Any of its calls may fail, and may hang."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sample:
 
 @dataclass
 class Xids:
-    """Errors that the driver reported of one GPU since this program began, and the code of the last."""
+    """Errors that the driver reported for one GPU since this program began, and the code of the last one."""
 
     count: int = 0
     last: int = 0
@@ -36,7 +36,7 @@ class Xids:
 class Nvml:
     """Samples the GPUs with these UUIDs; None stands for one that does not answer.
 
-    What changes is logged, once: a missing library, a lost GPU, and their return.
+    It logs each change once: a missing library, a lost GPU, and their return.
     """
 
     def __init__(self, uuids: Sequence[str]):

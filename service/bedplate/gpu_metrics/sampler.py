@@ -1,4 +1,4 @@
-"""Samples in a thread of its own, so that a library that hangs never holds up who asks for figures."""
+"""Samples in a separate thread, so that a library that hangs never delays an export."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _log = logging.getLogger(__name__)
 
 
 class Sampler:
-    """Keeps the latest of what `sample` gives.
+    """Keeps the latest result of `sample`.
 
     Args:
-        sample: gives one for each GPU, None for one that does not answer.
+        sample: returns a sample for each GPU, None for one that does not answer.
         count: of GPUs.
-        interval_s: between samples; Prometheus asks once in 15 s.
-        stale_s: past which a sample says nothing of now.
+        interval_s: between samples; Prometheus scrapes once in 15 s.
+        stale_s: a sample older than this is dropped.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class Sampler:
         threading.Thread(target=self._run, name="sampler", daemon=True).start()
 
     def stop(self) -> None:
-        """Without waiting: a library that hangs would not let it end."""
+        """Stop without waiting, because a library that hangs would never return."""
         self._stopping.set()
 
     def latest(self) -> list[Sample | None]:
-        """As fresh as `stale_s`; all None where the library has not answered since."""
+        """Return samples no older than `stale_s`; all None if the library has not answered since."""
         taken_s, samples = self._latest
         return samples if time.monotonic() - taken_s < self._stale_s else self._nothing
 

@@ -1,4 +1,4 @@
-"""Settings of the GPU metrics program: /etc/bedplate/gpu-metrics.yaml."""
+"""The settings of the GPU metrics program: /etc/bedplate/gpu-metrics.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics program: asks the units of this host over unix sockets, and answers Prometheus over HTTP."""
+"""The metrics program: reads the metrics of this host's units from unix sockets, and serves them by HTTP."""
 
 from __future__ import annotations
 

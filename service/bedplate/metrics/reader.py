@@ -1,4 +1,4 @@
-"""Reads what every unit of the host tells, all at once, and waits for none of them longer than for the others."""
+"""Reads the metrics of every unit of the host at once, with one time limit for all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_BYTES = 256 << 10
 
 
 def read_all(paths: Iterable[Path], timeout_s: float = TIMEOUT_S) -> dict[Path, str]:
-    """What the units at `paths` told within `timeout_s`, without those that were not there or did not finish."""
+    """Return what the units at `paths` sent within `timeout_s`, without units that are absent or did not finish."""
     told: dict[Path, str] = {}
     with selectors.DefaultSelector() as selector:
         for path in paths:

@@ -1,4 +1,4 @@
-"""GET /metrics over HTTP, and nothing else."""
+"""Serves GET /metrics over HTTP, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLIENT_TIMEOUT_S = 5.0
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Answers on `listener` with what `tell` returns, a thread for each request."""
+    """Answers on `listener` with the result of `tell`, in a thread for each request."""
 
     daemon_threads = True
     # Of the socket that the base class makes and nobody listens on. The sandbox forbids any other kind.

@@ -1,4 +1,4 @@
-"""Settings of the metrics program: /etc/bedplate/metrics.yaml."""
+"""The settings of the metrics program: /etc/bedplate/metrics.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of all units of a host as one: each series gets the label `unit`, each unit a series of its own."""
+"""Merges the metrics of all units of the host: each series gets the label `unit`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _OWN_UNIT = "metrics"
 
 
 class Units(Collector):
-    """Asks the units each time it is collected.
+    """Reads the units at each collection.
 
     Args:
         sockets: of the units that are expected; web@1.sock is unit web@1.
-        read: gives the text of those that answered.
-        own: this program's own figures, told as unit `metrics`.
+        read: returns the text of those that answered.
+        own: this program's own metrics, exported as unit `metrics`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Native code of a network: exported with a free batch dimension, compiled ahead of time by torch's inductor."""
+"""Builds native code of a network: exported with a dynamic batch dimension, compiled ahead of time by inductor."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _CALIBRATED = 64  # items of the validation set by which int8 learns how large n
 
 
 class CannotBuild(Exception):
-    """The message says why."""
+    """The network cannot be compiled; the message says why."""
 
 
 class AsDeclared(nn.Module):
-    """Takes and gives what bundle.yaml says, whatever the network computes in."""
+    """A network whose inputs and outputs have the dtypes of bundle.yaml, whatever it computes in."""
 
     def __init__(self, network: nn.Module, bundle: Bundle, precision: torch.dtype):
         super().__init__()
@@ -40,7 +40,7 @@ def build(network: nn.Module, bundle: Bundle, precision: str, package: Path, kno
     """Write the native code to `package`, for this processor and as many threads as torch has.
 
     Args:
-        known: inputs of the validation set, if there are any.
+        known: inputs of the validation set, if there is one.
 
     Raises:
         CannotBuild: with the reason.
@@ -64,13 +64,13 @@ def build(network: nn.Module, bundle: Bundle, precision: str, package: Path, kno
 
 
 def export(module: nn.Module, bundle: Bundle) -> Any:
-    """The network as a graph, good for every batch that the bundle allows."""
+    """Return the network as a graph that takes every batch that the bundle allows."""
     example, free = export_arguments(bundle)
     return torch.export.export(module, (example,), dynamic_shapes=(free,))
 
 
 def export_arguments(bundle: Bundle) -> tuple[torch.Tensor, dict[int, Any]]:
-    """An input, and the dimensions of it that are free: the batch's, and those that the bundle says vary."""
+    """Return an input, and its dynamic dimensions: the batch's, and those that vary by the bundle."""
     spec = bundle.input
     free = {0: torch.export.Dim("items", min=1, max=bundle.max_items)} if bundle.max_items > 1 else {}
     for at, (low, high) in enumerate(zip(spec.smallest, spec.largest, strict=True), 1):

@@ -1,4 +1,4 @@
-"""Ways to compute a model that may pay, and which of them did."""
+"""The forms of a model that are tried, and the choice of the best."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class Candidate:
     compiled: bool = False
 
     def form(self, package: Path) -> ModelVariant:
-        """
+        """Return the form that an engine would serve.
+
         Args:
-            package: where its native code is, if it has any.
+            package: its native code, if it has any.
         """
         return ModelVariant(self.precision, self.channels_last, package if self.compiled else None)
 
@@ -53,24 +54,24 @@ CANDIDATES = (
 
 
 def candidates_for(bundle: Bundle) -> list[Candidate]:
-    """All, but that nothing lies otherwise in memory where there are no convolutions."""
+    """Return all candidates; other memory layouts only for networks with convolutions."""
     convolves = any(layer.kind == "conv2d" for layer in bundle.network)
     return [one for one in CANDIDATES if convolves or not one.channels_last]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one candidate did.
+    """The measurements of one candidate.
 
     Args:
-        accuracy: share of the validation set; None where the bundle has none.
+        accuracy: share of the validation set; None if the bundle has none.
         items_per_s: in full batches.
         p50_ms: of one item.
         memory_mb: of the whole process, torch included.
-        start_s: beyond `import torch`, until every batch size was answered once.
-        build_s: what making its native code took.
-        difference: of its answers from float32's, at most, as a share of the largest number.
-        refused: why it will not do; empty where it does.
+        start_s: beyond `import torch`, until every batch size was computed once.
+        build_s: to make its native code.
+        difference: the largest difference of its outputs from float32's, as a share of the largest number.
+        refused: why it may not serve; empty if it may.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Figures:
 
 
 def verdict(one: Figures, plain: Figures, threshold: float, loss_points: float) -> str:
-    """Why a candidate that ran will not do beside float32, or nothing.
+    """Return why a candidate that ran may not serve instead of float32; empty if it may.
 
     Args:
         threshold: of the bundle's validation set.
@@ -108,7 +109,7 @@ def verdict(one: Figures, plain: Figures, threshold: float, loss_points: float) 
 
 
 def best_of(figures: Sequence[Figures]) -> Figures:
-    """The one that computes most items a second, of those that are alike the one that answers soonest.
+    """Return the candidate with the most items per second; of those that are close, the one with the lowest latency.
 
     float32, if none is clearly faster.
     """

@@ -1,6 +1,6 @@
-"""Whether a bundle keeps its word: its canary and its validation set, computed as the service computes them.
+"""Checks a bundle: computes its canary and its validation set as the service computes them.
 
-The one place where the front end's decoding and the engine's model meet in one process.
+This is the only place where the front end's decoding and the engine's model meet in one process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TRUTH = 2 + BOX  # numbers of an expected box
 
 @dataclass(frozen=True)
 class Measured:
-    """How much of the validation set the model gets right."""
+    """The share of the validation set that the model gets right."""
 
     validation: Validation
     items: int
@@ -58,13 +58,13 @@ class Measured:
 
 
 def load(directory: Path, precision: str, allow_code: bool = False) -> tuple[Bundle, Model]:
-    """The bundle as an engine reads it, and its model, warm.
+    """Return the bundle as an engine reads it, and its model, warmed up.
 
     Args:
         allow_code: whether its programs may run here.
 
     Raises:
-        BundleError: why an engine would refuse it.
+        BundleError: an engine would refuse it; the message says why.
     """
     bundle = read_bundle(directory)
     allowed = bundle.program_sums if allow_code else ()
@@ -77,10 +77,10 @@ def load(directory: Path, precision: str, allow_code: bool = False) -> tuple[Bun
 
 
 def canary_answer(bundle: Bundle, model: Model) -> str:
-    """What the model says to the canary; `bundle.canary.wanted` where it is right.
+    """Return the model's answer to the canary; it equals `bundle.canary.wanted` if it is right.
 
     Raises:
-        BundleError: the canary is no request that the service takes, or its answer none that a client can be told.
+        BundleError: the service would not accept the canary's request, or could not send the answer to a client.
     """
     canary = bundle.canary
     try:
@@ -92,10 +92,10 @@ def canary_answer(bundle: Bundle, model: Model) -> str:
 
 
 def answer(bundle: Bundle, model: Model, content_type: str, body: bytes) -> list[Any]:
-    """The predictions that a client gets who sends `body`.
+    """Return the predictions that a client gets who sends `body`.
 
     Raises:
-        ServiceError: it is no request that the service takes.
+        ServiceError: the service would not accept the request.
     """
     limits, here, options = Limits(WebSettings.max_body_bytes, WebSettings.max_items), _Here(()), within(_DECODING_S)
     media = asyncio.run(parse_items(content_type, body, bundle, limits, here, options))
@@ -127,7 +127,7 @@ def measure(bundle: Bundle, directory: Path, model: Model) -> Measured:
 
 
 def validation_set(bundle: Bundle, directory: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs, as the network takes them, and their answers.
+    """Return the inputs, in the form that the network takes, and the expected answers.
 
     Raises:
         BundleError: see `measure`.

@@ -1,4 +1,4 @@
-"""How far the answers of one form of a model are from those of another."""
+"""How much the outputs of two forms of a model differ."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Numbers = npt.NDArray[np.float64]
 
 
 def difference_of(found: Numbers, wanted: npt.NDArray[Any]) -> float:
-    """The largest one, as a share of the largest number that is wanted.
+    """Return the largest difference, as a share of the largest number in the expected outputs.
 
-    Without end where one of two is NaN or infinite and the other is not the same: that a bundle allows such answers
-    does not make them any better in another place.
+    It is infinite where one output is NaN or infinite and the other is not the same, even if the bundle allows such
+    outputs.
     """
     finite = np.isfinite(found) & np.isfinite(wanted)
     same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))

@@ -1,4 +1,4 @@
-"""A bundle as ONNX with a free batch dimension, for other runtimes; checked by onnxruntime against torch."""
+"""Exports a bundle as ONNX with a dynamic batch dimension, and compares onnxruntime's outputs with torch's."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _CHECKED = 256
 
 
 def export(bundle: Bundle, directory: Path, path: Path) -> str:
-    """Returns what was found, in words.
+    """Write the file and return the result of the comparison as text.
 
     Raises:
         BundleError: torch cannot export it, or onnxruntime computes something else.
-        SettingsError: the packages are not there.
+        SettingsError: the packages are missing.
     """
     try:
         import onnxruntime  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The figures of one bundle as a picture: what each form costs in accuracy and brings in speed."""
+"""Plots the measurements of one bundle: accuracy and speed of each form."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from bedplate.process.settings import SettingsError
 
 
 def draw(bundle: Bundle, figures: Sequence[Figures], path: Path) -> None:
-    """
+    """Write the plot.
+
     Raises:
-        SettingsError: matplotlib is not there, or knows no such kind of file.
+        SettingsError: matplotlib is missing, or does not know this kind of file.
     """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415

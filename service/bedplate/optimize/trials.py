@@ -1,4 +1,4 @@
-"""Every candidate for one model, made and measured one after another on this host; the best one kept on the shelf."""
+"""Builds and measures every candidate for one model on this host, one after another, and keeps the best."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ WORKER = (sys.executable, "-m", "bedplate.optimize.worker")
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """
+    """How candidates are measured.
+
     Args:
         device: cpuN or gpuN, as engines are called; its cores are used.
         threads: of an engine.
@@ -58,7 +59,7 @@ def optimize(
     say: Callable[[str], None],
     candidates: Sequence[Candidate] = CANDIDATES,
 ) -> tuple[list[Figures], Path | None]:
-    """Make and measure them all. Returns the figures, and the native code of the best in `folder`, if it has any.
+    """Build and measure all candidates. Return the measurements, and the native code of the best in `folder`, if any.
 
     Raises:
         BundleError: the model does not work even as float32.
@@ -85,7 +86,7 @@ def optimize(
 
 
 def remembered(bundle: Bundle, shelf: Path, host: Host, options: TrialOptions) -> bool:
-    """Whether a record is there that engines believe, for this accuracy loss."""
+    """Whether a record exists that engines accept, for this accuracy loss."""
     try:
         ArtifactStore(shelf, host).read(bundle)
         record = json.loads((place_of(shelf, bundle, host) / RECORD).read_text())
@@ -97,7 +98,7 @@ def remembered(bundle: Bundle, shelf: Path, host: Host, options: TrialOptions) -
 def keep(
     bundle: Bundle, shelf: Path, host: Host, options: TrialOptions, figures: Sequence[Figures], package: Path | None
 ) -> Path:
-    """Put the best on the shelf, in place of what is there; returns where."""
+    """Store the best candidate in place of an earlier one; return where."""
     best = best_of(figures)
     candidate = next(one for one in CANDIDATES if one.name == best.name)
     place = place_of(shelf, bundle, host)

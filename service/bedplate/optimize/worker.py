@@ -1,6 +1,6 @@
-"""Builds or measures one candidate, in a process of its own: what it loads, takes and breaks goes with it.
+"""Builds or measures one candidate in a separate process, so that its memory and its crashes end with it.
 
-Started by `trials.py`, which writes one line of JSON to its standard input and reads the last one that it prints.
+`trials.py` starts it, writes one line of JSON to its standard input, and reads the last line that it prints.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What every process of the service needs: settings, log, systemd's notifications."""
+"""What every process of the service needs: settings, log, sockets, systemd's notifications."""

@@ -1,4 +1,4 @@
-"""A program's own socket file: reachable by the group of its directory alone, taken over from a dead predecessor."""
+"""A program's socket file: the group of its directory may connect, and a new process takes it over from a dead one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _LONGEST_PATH_BYTES = 107  # sun_path, unix(7)
 
 
 def bind(path: Path, setting: str = "socket_dir", backlog: int = 128) -> socket.socket:
-    """A listening socket at `path`, mode 0660; the group comes from the directory (docs/adr/0004).
+    """Return a listening socket at `path`, mode 0660; the group comes from the directory (docs/adr/0004).
 
     Args:
-        setting: the key that chose the path, for the message of a refusal.
+        setting: the key that chose the path, for the message of an error.
 
     Raises:
-        SettingsError: the path is too long, in use by a living program, or not ours to replace.
+        SettingsError: the path is too long, a living program uses it, or it may not be replaced.
     """
     if len(os.fsencode(path)) > _LONGEST_PATH_BYTES:
         raise SettingsError(f"{setting}: {path} does not do, wanted a path of at most {_LONGEST_PATH_BYTES} bytes")

@@ -1,4 +1,4 @@
-"""Python's collector of cycles, told how these programs live: much at the start that stays, then short-lived things."""
+"""Tunes Python's garbage collector for processes that allocate much at the start, and then short-lived objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ALLOCATIONS = 50_000
 
 
 def settle() -> None:
-    """Called once everything is loaded: it is looked through for cycles now, and never again."""
+    """Collect once everything is loaded, and exclude those objects from later collections."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_ALLOCATIONS, 10, 10)

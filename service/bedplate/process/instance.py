@@ -1,4 +1,4 @@
-"""The number of a front end or decoder among those of its host, as its unit hands it over."""
+"""The number of a front end or decoder among those of its host, as its unit passes it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ _NUMBER = re.compile(r"[0-9]{1,3}", re.ASCII)
 
 
 def require_number(instance: str) -> None:
-    """Raises: SettingsError: `instance` is no number that a socket can be named after."""
+    """Check the number of an instance.
+
+    Raises:
+        SettingsError: no socket can be named after `instance`.
+    """
     if not _NUMBER.fullmatch(instance):
         raise SettingsError(f"--instance: {instance!r} does not do, wanted a number of at most three digits")
 
 
 def by_preference(each: Sequence[T], instance: int) -> list[T]:
-    """All of them, from another one on for each instance.
+    """Return all of them, rotated by the number of the instance.
 
-    Front ends know nothing of one another. Of engines that each of them finds equally busy they must not all ask the
-    same.
+    Front ends do not know of one another, so they must not all choose the same one of several equally busy engines.
 
     Args:
         instance: counted from 1.

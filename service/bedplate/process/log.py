@@ -1,6 +1,6 @@
 """JSON log lines on standard error, where the journal takes them: one event a line, request id in, payload out.
 
-Three streams, told apart by the logger's name: `bedplate.…` (application), `bedplate.performance`, `bedplate.security`.
+There are three streams by the logger's name: `bedplate.…` (application), `bedplate.performance`, `bedplate.security`.
 """
 
 from __future__ import annotations

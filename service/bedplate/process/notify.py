@@ -1,4 +1,4 @@
-"""Tell systemd how the service is: READY, STOPPING, WATCHDOG, STATUS (sd_notify(3))."""
+"""Notifies systemd of the service's state: READY, STOPPING, WATCHDOG, STATUS (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _log = logging.getLogger("bedplate.notify")
 
 
 def notify(*lines: str, address: str | None = None) -> bool:
-    """Send `lines` to `address` or $NOTIFY_SOCKET; False where nobody listens or it did not get through."""
+    """Send `lines` to `address` or $NOTIFY_SOCKET; return False if nothing listens or sending failed."""
     address = address or os.environ.get("NOTIFY_SOCKET")
     if not address:
         return False
@@ -27,6 +27,6 @@ def notify(*lines: str, address: str | None = None) -> bool:
 
 
 def watchdog_interval_s() -> float | None:
-    """A third of the time systemd waits for a sign of life; None where it watches nothing."""
+    """Return a third of systemd's watchdog timeout; None if there is no watchdog."""
     usec = os.environ.get("WATCHDOG_USEC")
     return int(usec) / 3e6 if usec else None

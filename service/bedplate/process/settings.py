@@ -1,7 +1,7 @@
-"""Settings files: read once, into a frozen dataclass, or refused with key, value and what would do.
+"""Reads a settings file once into a frozen dataclass. A bad setting is refused with key, value and a remedy.
 
-Each program has its own dataclass beside it (`web/settings.py`, `engine/settings.py`); a field's metadata says what
-it means: `field(default=64, metadata={"unit": "requests", "min": 1, "max": 4096})`, or of a text
+Each program has its own dataclass beside it (`web/settings.py`, `engine/settings.py`); a field's metadata describes
+it: `field(default=64, metadata={"unit": "requests", "min": 1, "max": 4096})`, or for a text
 `metadata={"choices": ["float32", "bfloat16"]}`.
 """
 
@@ -18,7 +18,7 @@ _MAX_FILE_BYTES = 1 << 20
 
 
 class SettingsError(Exception):
-    """A setting that cannot be used; the message names the file, the key, the value and what would do."""
+    """A setting that cannot be used. The message names the file, the key, the value and a remedy."""
 
 
 def load(cls: type[T], path: Path) -> T:
@@ -27,7 +27,7 @@ def load(cls: type[T], path: Path) -> T:
     Supported field types: int, int | None, float, str, bool, Path, Path | None, tuple[Path, ...], tuple[str, ...].
 
     Raises:
-        SettingsError: unreadable file, unknown or missing key, wrong type, value out of range.
+        SettingsError: the file is unreadable, a key unknown or missing, a type wrong, or a value out of range.
     """
     raw = _read(path)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass

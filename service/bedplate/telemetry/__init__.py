@@ -1,1 +1,1 @@
-"""Counters and histograms, and how Prometheus reads them."""
+"""Counters and histograms, and their export to Prometheus."""

@@ -1,4 +1,4 @@
-"""Counters of a process that counts in one thread: prometheus_client's take a lock and five times as long."""
+"""Counters for a process that counts in one thread: prometheus_client's take a lock and five times as long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 
 class Count:
-    """What was counted under one set of label values."""
+    """The count of one set of label values."""
 
     __slots__ = ("value",)
 
@@ -22,7 +22,7 @@ class Count:
 
 
 class Counter(Collector):
-    """One metric, registered where it is made; its name without `_total`."""
+    """One metric. It registers itself; its name is given without `_total`."""
 
     def __init__(self, name: str, help_: str, labels: Sequence[str], registry: CollectorRegistry):
         self._name, self._help, self._labels = name, help_, labels
@@ -30,7 +30,7 @@ class Counter(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Count:
-        """The series of these label values, in the order of `labels`; told from now on, as zero at first."""
+        """Return the series of these label values, in the order of `labels`. It is exported from now on."""
         return self._series.setdefault(values, Count())
 
     def describe(self) -> Iterable[Metric]:

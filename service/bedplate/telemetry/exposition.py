@@ -1,6 +1,6 @@
-"""The figures of one process on a unix socket: whoever connects gets all of them as text, and is hung up on.
+"""Exports the metrics of one process on a unix socket: a client that connects gets all of them as text.
 
-Nothing is read, so there is nothing to parse. `bedplate metrics` reads these sockets and speaks HTTP.
+The socket reads nothing, so there is nothing to parse. `bedplate metrics` reads these sockets and speaks HTTP.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_READERS = 4
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry of one process, with its memory, processor time and open files in it."""
+    """Return a registry with memory, processor time and open files of this process."""
     registry = CollectorRegistry()
     _Process(registry=registry)
     return registry
@@ -56,10 +56,10 @@ class _WithoutCreated:
 
 
 class Exposition:
-    """Tells `registry` on the socket `path`, from `start` to `close`.
+    """Exports `registry` on the socket `path`, from `start` to `close`.
 
     Args:
-        read_timeout_s: past it a reader that has not taken everything is hung up on.
+        read_timeout_s: a client that has not read everything by then is disconnected.
     """
 
     def __init__(self, path: Path, registry: CollectorRegistry, read_timeout_s: float = 2.0):
@@ -70,7 +70,7 @@ class Exposition:
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self) -> None:
-        """Listen. Where that fails the process goes on without: answers are worth more than figures about them."""
+        """Listen. If that fails the process continues without: answers matter more than metrics."""
         try:
             listener = endpoint.bind(self._path, setting="metrics_dir")
         except SettingsError as error:

@@ -1,4 +1,4 @@
-"""Histograms of a process that counts in one thread: prometheus_client's take a lock and four times as long."""
+"""Histograms for a process that counts in one thread: prometheus_client's take a lock and four times as long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.utils import floatToGoString
 
 
 class Series:
-    """What was observed under one set of label values."""
+    """The observations of one set of label values."""
 
     __slots__ = ("_bounds", "counts", "total")
 
@@ -31,10 +31,10 @@ class Series:
 
 
 class Histogram(Collector):
-    """One metric, registered where it is made.
+    """One metric. It registers itself.
 
     Args:
-        bounds: upper ones of its buckets, ascending, each included; +Inf is added.
+        bounds: upper bounds of its buckets, ascending, each included; +Inf is added.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Histogram(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Series:
-        """The series of these label values, in the order of `labels`; told from now on, as zeros at first."""
+        """Return the series of these label values, in the order of `labels`. It is exported from now on."""
         return self._series.setdefault(values, Series(self._bounds))
 
     def describe(self) -> Iterable[Metric]:

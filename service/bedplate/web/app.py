@@ -1,4 +1,4 @@
-"""Wires the front end together and nothing else."""
+"""Wires the front end together, and does nothing else."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def create_app(
     cache_password: str = "",
     instance: int = 1,
 ) -> ObservedApp:
-    """The ASGI application of one web instance.
+    """Return the ASGI application of one web instance.
 
     Args:
-        metrics_socket: where the figures are told; nowhere if None.
-        notify_address: systemd's notification socket, told READY when the lifespan has started.
-        cache_password: of Redis, where settings.cache_socket is set.
+        metrics_socket: where its metrics are exported; None: nowhere.
+        notify_address: systemd's notification socket, which gets READY when the lifespan has started.
+        cache_password: of Redis, if settings.cache_socket is set.
         instance: its number.
     """
     limits = Limits(settings.max_body_bytes, settings.max_items)

@@ -1,4 +1,4 @@
-"""API keys: who may call, the check that asks for one, and the log of who was refused. Only hashes are stored."""
+"""API keys: the list of clients, the check of a request's key, and the log of refusals. Only hashes are stored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _security = logging.getLogger("bedplate.security")
 
 
 class ApiKeys:
-    """The clients that may call, by the sha256 of their key. Keys have 256 random bits, so a fast hash is enough."""
+    """The clients by the sha256 of their keys. Keys have 256 random bits, so a fast hash is enough."""
 
     def __init__(self, clients_by_sha256: dict[str, str]):
         self._clients_by_sha256 = clients_by_sha256
@@ -41,7 +41,7 @@ class ApiKeys:
         """Read a JSON list of `{"client": name, "sha256": 64 hex digits}`.
 
         Raises:
-            SettingsError: not readable, not such a list, or empty.
+            SettingsError: the file is unreadable, has another form, or is empty.
         """
         try:
             entries = json.loads(path.read_text())
@@ -53,7 +53,7 @@ class ApiKeys:
         return cls(keys)
 
     def client_of(self, key: str) -> str | None:
-        """The client that owns `key`. Every stored hash is compared, so time tells nothing about which one was near."""
+        """Return the client that owns `key`. It compares every stored hash, so timing does not reveal a near match."""
         client = self._known.get(key)
         if client is None and (client := self._found(key)) is not None:
             self._known[key] = client
@@ -69,7 +69,7 @@ class ApiKeys:
 
 
 def require_key(keys: ApiKeys) -> Callable[[IncomingRequest], None]:
-    """The check that every route but PUBLIC_PATHS wants a key of `keys`, routes that do not exist included."""
+    """Return the check that every route but PUBLIC_PATHS, unknown routes included, requires one of `keys`."""
 
     def check(request: IncomingRequest) -> None:
         if request.path in PUBLIC_PATHS:
@@ -85,11 +85,11 @@ def require_key(keys: ApiKeys) -> Callable[[IncomingRequest], None]:
 
 
 class RefusalLog:
-    """Tells the security log of refused credentials.
+    """Logs refused credentials to the security stream.
 
     Args:
-        lines_per_s: refusals told in lines, at most; of the rest a line says how many they were.
-        on_untold: told of each of the rest whether the key was missing or wrong.
+        lines_per_s: at most so many lines; one more line says how many refusals had none.
+        on_untold: called for each refusal without a line, with whether the key was missing or wrong.
     """
 
     def __init__(self, lines_per_s: int, on_untold: Callable[[str], None] = lambda kind: None):
@@ -121,7 +121,7 @@ class RefusalLog:
 
 
 def presented(authorization: str | None, x_api_key: str | None) -> str | None:
-    """The key in one of these two headers."""
+    """Return the key in one of these two headers."""
     scheme, _, value = (authorization or "").partition(" ")
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()

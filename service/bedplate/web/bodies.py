@@ -1,4 +1,4 @@
-"""What the bodies of all requests of one process may take together, judged before they are read."""
+"""Limits the memory of all request bodies in one process, before they are read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MAX_RETRY_AFTER_S = 30
 
 
 class BodyBudget:
-    """Without it as many bodies wait in memory as clients send, for engines that take a few at a time.
+    """Bounds the bodies in memory. Without it clients could send any number, while engines take a few at a time.
 
     Args:
-        limit_bytes: of all bodies; one alone may be longer, or it could never be sent.
+        limit_bytes: of all bodies; a single one may be longer, or it could never be sent.
         clock: seconds.
     """
 
@@ -34,7 +34,11 @@ class BodyBudget:
         return self.held_bytes + count <= self.limit_bytes or not self.held_bytes
 
     def take(self, count: int) -> None:
-        """Raises: ServerBusy: with what others hold it would be too much."""
+        """Reserve memory for a body.
+
+        Raises:
+            ServerBusy: it would exceed the limit together with the other bodies.
+        """
         if not self.has_room(count):
             raise ServerBusy(
                 f"{self.held_bytes + count} bytes of requests would be in flight here, {self.limit_bytes} may be",

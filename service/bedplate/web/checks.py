@@ -1,4 +1,4 @@
-"""What every request has to pass before anybody works on it: one list, for the direct way and Falcon's routes alike."""
+"""The list of checks that every request has to pass before it is processed, for the direct way and Falcon's routes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bedplate.web.options import Header
 
 @dataclass(slots=True)
 class IncomingRequest:
-    """What a check sees of a request. Its body may not have come yet."""
+    """What a check sees of a request. Its body may not have arrived yet."""
 
     method: str
     path: str
@@ -27,7 +27,7 @@ Outcome = IncomingRequest | ServiceError
 
 
 def outcome_of(checks: Sequence[Check], request: IncomingRequest) -> Outcome:
-    """The request that has passed all of `checks`, or what the first that it did not pass says."""
+    """Return the request if it passes all of `checks`, or else the refusal of the first that it does not pass."""
     try:
         for check in checks:
             check(request)
@@ -37,10 +37,10 @@ def outcome_of(checks: Sequence[Check], request: IncomingRequest) -> Outcome:
 
 
 class PassChecks:
-    """Falcon middleware: each request is checked once, here unless the direct way did it.
+    """Falcon middleware that checks each request once, unless the direct way has done so.
 
     Args:
-        on_refusal: told of what is refused, and why.
+        on_refusal: called with what is refused, and why.
     """
 
     def __init__(self, checks: Sequence[Check], on_refusal: Callable[[Request, ServiceError], None]):

@@ -1,4 +1,4 @@
-"""The id of the request that is being answered, for those deep inside who have something to tell about it."""
+"""The id of the request that is being answered, for functions deep inside that log about it."""
 
 from __future__ import annotations
 

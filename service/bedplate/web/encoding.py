@@ -1,4 +1,4 @@
-"""Compressed bodies, both ways. Strangers' bytes: never more is inflated than a request may have."""
+"""Compression of bodies, both ways. Request bodies are untrusted: they are inflated only up to the limit of a body."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEVEL = 1  # tensors hardly get smaller at higher ones
 
 
 async def inflated(body: bytes, encoding: str | None, allowed_bytes: int, turn: asyncio.Semaphore) -> bytes:
-    """`body` as it was before its Content-Encoding, which names codings in the order in which they were applied.
+    """Return `body` without its Content-Encoding, which names codings in the order in which they were applied.
 
     Args:
         turn: held while much may come out.
@@ -55,7 +55,11 @@ async def _inflated_once(body: bytes, kind: str, allowed_bytes: int, turn: async
 
 
 def inflate(body: bytes, kind: str, allowed_bytes: int) -> bytes:
-    """Raises: BodyTooLarge, MalformedEncoding."""
+    """Decompress one coding.
+
+    Raises:
+        BodyTooLarge, MalformedEncoding.
+    """
     stream = zlib.decompressobj(_WINDOW_BITS[kind])
     try:
         content = stream.decompress(body, allowed_bytes + 1)
@@ -77,7 +81,7 @@ def _malformed(kind: str) -> MalformedEncoding:
 
 
 def accepted(header: str | None) -> str | None:
-    """The encoding that a client asks for with Accept-Encoding; None for as it is."""
+    """Return the encoding that a client accepts by its Accept-Encoding; None for no encoding."""
     if not header:
         return None
     asked = dict(_choice(part) for part in header.lower().split(","))
@@ -98,7 +102,7 @@ def is_worth_it(body: bytes) -> bool:
 
 
 async def deflated(body: bytes, kind: str | None) -> bytes | None:
-    """`body` in that encoding; None where it stays as it is."""
+    """Return `body` in that encoding; None if it is sent as it is."""
     if kind is None or not is_worth_it(body):
         return None
     if len(body) <= _INLINE_BYTES:

@@ -1,8 +1,8 @@
-"""Start and stop of one web instance, told to systemd from the process that serves.
+"""Reports start and stop of one web instance to systemd, from the process that serves.
 
-gunicorn says READY before it imports the application, so `web/main.py` takes the notification socket away from it
-and this middleware speaks instead. A web is ready when it can take requests; whether an engine is there is another
-question (`/health/ready`), so an engine's fault never restarts a web.
+gunicorn sends READY before it imports the application, so `web/main.py` takes the notification socket away from it
+and this middleware notifies instead. A web is ready when it can accept requests; whether an engine is there is
+another question (`/health/ready`), so an engine's fault never restarts a web.
 """
 
 from __future__ import annotations

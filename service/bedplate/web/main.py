@@ -23,7 +23,7 @@ def run(settings_file: Path, bind: str | None = None, instance: str | None = Non
     """Serve until SIGTERM, on the sockets that systemd passed or on `bind` (host:port).
 
     Args:
-        instance: the number of this web among those of the host, in its log lines and its metrics socket.
+        instance: the number of this web among those of the host, for its log lines and its metrics socket.
 
     Raises:
         SettingsError: a setting or the list of keys cannot be used.
@@ -103,7 +103,7 @@ def _options(web: WebSettings, bind: str | None) -> dict[str, Any]:
 
 
 class JournalLogger(Logger):  # type: ignore[misc]
-    """gunicorn's messages as ours: one JSON line each, by the root logger. nginx writes the access log."""
+    """gunicorn's messages as JSON lines of the root logger. nginx writes the access log."""
 
     def setup(self, cfg: Any) -> None:
         self._access_log_enabled = False

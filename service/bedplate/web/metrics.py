@@ -1,4 +1,4 @@
-"""What a web instance counts (docs/metrics.md)."""
+"""The metrics of a web instance (docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FAILURES = (500, 503, 504)
 
 
 class WebMetrics:
-    """The figures of one web instance, and the registry that holds them."""
+    """The metrics of one web instance and their registry."""
 
     def __init__(self) -> None:
         self.registry = exposition.new_registry()
@@ -104,10 +104,10 @@ class WebMetrics:
         return found
 
     def prediction(self, model: Bundle, labels: Sequence[str | None], total_s: float) -> None:
-        """One answered request.
+        """Count one answered request.
 
         Args:
-            labels: of its items; None where the model names no classes.
+            labels: of its items; None if the model names no classes.
         """
         of_version = self._of(model)
         of_version.took(total_s)
@@ -115,22 +115,22 @@ class WebMetrics:
             of_version.count(label)
 
     def answered(self, model: Bundle, items: int, total_s: float, parts_ns: Mapping[str, int]) -> None:
-        """One answered request of `items`, whose labels nobody looked at; and what was done for it, by part."""
+        """Count one answered request of `items` without their labels, with the time of each part."""
         of_version = self._of(model)
         of_version.took(total_s)
         of_version.count_unnamed(items)
         of_version.did(parts_ns)
 
     def failed(self, model: Bundle, total_s: float) -> None:
-        """One request that gave no prediction, for whatever reason."""
+        """Count one request that gave no prediction, for whatever reason."""
         self._failed_s.labels(model.name, model.version).observe(total_s)
 
     def inference(self, model: Bundle, parts_ns: Mapping[str, int]) -> None:
-        """What was done for it, by part; a cached answer has none of this."""
+        """Count the time of each part; a cached answer has none."""
         self._of(model).did(parts_ns)
 
     def by_version(self) -> Mapping[tuple[str, str, str], float]:
-        """What was counted, by name of the sample, model and version; over all labels."""
+        """Return the counts by name of the sample, model and version, summed over all labels."""
         found: dict[tuple[str, str, str], float] = defaultdict(float)
         for collector in (self._predictions, self._total_s, self._failed_s, *self._parts_s.values()):
             for sample in (sample for family in collector.collect() for sample in family.samples):
@@ -138,43 +138,43 @@ class WebMetrics:
         return found
 
     def last_ms(self, model: Bundle) -> int:
-        """When it answered last, since 1970; 0 if never."""
+        """Return when the model last answered, in ms since 1970; 0 if never."""
         found = self._models.get(model.digest)
         return int(found.last_s * 1e3) if found else 0
 
     def computed_s(self, model: Bundle) -> float:
-        """When an engine answered a client of it last, on the monotonic clock; 0 if never."""
+        """Return when an engine last answered a client of the model, on the monotonic clock; 0 if never."""
         found = self._models.get(model.digest)
         return found.computed_s if found else 0.0
 
     def engine_retry(self, reason: str) -> None:
-        """lost, draining, busy or stale."""
+        """Count a second attempt by its reason: lost, draining, busy or stale."""
         self._retries.labels(reason).inc()
 
     def stale(self) -> None:
-        """A version was gone by the time its engine was asked, and its successor is asked instead."""
+        """Count that a version was gone when its engine got the request, so that its successor gets it instead."""
         self.engine_retry("stale")
 
     def cancelled(self, stage: str) -> None:
-        """decode or engine."""
+        """Count a request that its client left, by stage: decode or engine."""
         self._cancelled.labels(stage).inc()
 
     def refusal_untold(self, kind: str) -> None:
-        """A credential, missing or wrong, whose refusal is more than the security log may tell."""
+        """Count a refusal of a missing or wrong credential that exceeds the rate of the security log."""
         self._untold.labels(kind).inc()
 
     def error(self, code: str) -> None:
         self._errors.labels(code).inc()
 
     def cache_lookup(self, result: str) -> None:
-        """memory, shared, miss or bypass."""
+        """Count a lookup by its result: memory, shared, miss or bypass."""
         self._cache_requests.labels(result).inc()
 
     def cache_error(self, kind: str) -> None:
         self._cache_errors.labels(kind).inc()
 
     def cache_available(self, is_available: Callable[[], float]) -> None:
-        """Show 1 or 0 as `is_available` says; called once. A web without a shared cache shows neither."""
+        """Export 1 or 0 as `is_available` returns; called once. A web without a shared cache exports neither."""
         gauge = Gauge("bedplate_cache_available", "1 while the shared cache is asked", registry=self.registry)
         gauge.set_function(is_available)
 

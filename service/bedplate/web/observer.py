@@ -1,6 +1,6 @@
-"""What became of each request: counted, and for a prediction told in one line of the performance stream.
+"""Counts every request, and logs predictions to the performance stream, one line each.
 
-Around Falcon rather than a middleware of it: a request whose client leaves is cancelled, and no middleware hears of it.
+It wraps Falcon and is no middleware of it: a request whose client leaves is cancelled, and no middleware learns of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLIENT_LEFT = 499
 
 @dataclass(slots=True)  # not frozen, which takes thrice as long; nobody changes it
 class Inference:
-    """What an engine was asked by /v2, and what it took."""
+    """The items of a /v2 request, and the time of each part."""
 
     items: int
     queue_ns: int
@@ -42,7 +42,7 @@ class Inference:
 
 @dataclass(slots=True)
 class Observation:
-    """One request, as far as it came. What its parts find out they write here."""
+    """One request so far. The parts that handle it record their results here."""
 
     bodies: BodyBudget
     started_s: float = field(default_factory=time.monotonic)
@@ -56,7 +56,7 @@ class Observation:
     held_bytes: int = 0
 
     def hold(self, count: int) -> None:
-        """Take room for so much of a body, until the request ends.
+        """Reserve memory for a body of this size, until the request ends.
 
         Raises:
             ServerBusy: there is none.
@@ -71,12 +71,12 @@ def observation(req: Request) -> Observation:
 
 
 class Observer:
-    """Counts requests as they end.
+    """Counts requests when they end.
 
     Args:
-        lines_per_s: predictions told in lines, at most, and as many refused or failed ones; the rest are only counted.
-            A line costs more than all else that is done for a small request.
-        bodies: what requests hold until they end.
+        lines_per_s: at most so many lines for predictions, and as many for refused or failed ones; the others are only
+            counted. A line costs more than all else that is done for a small request.
+        bodies: the memory that requests hold until they end.
     """
 
     def __init__(self, metrics: WebMetrics, lines_per_s: int, bodies: BodyBudget):
@@ -117,7 +117,7 @@ class Observer:
 
 
 class Allowance:
-    """So many lines a second, and how many would have been more."""
+    """A limit of lines per second, and the number of events above it."""
 
     def __init__(self, per_s: int):
         self._per_s = per_s
@@ -135,13 +135,13 @@ class Allowance:
         return True
 
     def untold(self) -> int:
-        """Since this was asked last."""
+        """Return the number of events without a line since the last call."""
         untold, self._untold = self._untold, 0
         return untold
 
 
 class ObservedApp(App[Request, Response]):
-    """Falcon's application, observed; what `direct` takes never comes here."""
+    """Falcon's application, observed; requests that `direct` answers never come here."""
 
     def __init__(self, observer: Observer, checks: list[Check], **options: Any):
         super().__init__(**options)
@@ -150,7 +150,7 @@ class ObservedApp(App[Request, Response]):
         self.direct: Direct = lambda exchange: False
 
     def add_route(self, uri_template: str, resource: object, **options: Any) -> None:
-        """As Falcon's; what can be got can be asked for its head alone, and each route says what it takes."""
+        """Do what Falcon's does; a route with GET also gets HEAD, and every route gets OPTIONS."""
         suffix = f"_{options['suffix']}" if options.get("suffix") else ""
         get = getattr(resource, f"on_get{suffix}", None)
         if get is not None:
@@ -185,7 +185,7 @@ class ObservedApp(App[Request, Response]):
 
 
 def route_of(path: str) -> str:
-    """One of six words, whatever strangers ask for: each is a series in Prometheus."""
+    """Return one of six names, whatever the path: each name is a series in Prometheus."""
     if path.startswith("/v1/models/") and path.endswith("/predict"):
         return "predict"
     if path.startswith("/v2/models/") and path.endswith("/infer"):

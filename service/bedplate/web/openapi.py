@@ -1,4 +1,4 @@
-"""The description of all routes, for programs: openapi.yaml beside this file, told as JSON."""
+"""Serves openapi.yaml, the description of all routes, as JSON."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ class Document:
 
 @cache
 def document() -> bytes:
-    """OpenAPI 3.1 as JSON."""
+    """Return the OpenAPI 3.1 document as JSON."""
     return json.dumps(yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_bytes())).encode()

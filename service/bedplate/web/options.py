@@ -1,4 +1,4 @@
-"""What a client asks of its answer besides what is in it: by when, and how urgently."""
+"""Request options: turns a client's timeout into a deadline, and reads its priority."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PRIORITIES = {"interactive": wire.INTERACTIVE, "batch": wire.BATCH}
 
 @dataclass(slots=True)  # not frozen, which takes thrice as long; nobody changes it
 class RequestOptions:
-    """Of one request, from its first byte to the engine. Both deadlines are absolute, as frames carry them."""
+    """The options of one request, from its first byte to the engine. Both deadlines are absolute, as in frames."""
 
     deadline_ns: int  # for the client
     engine_deadline_ns: int
@@ -34,12 +34,16 @@ class RequestOptions:
         return (self.deadline_ns - wire.now_ns()) / 1e9
 
     def require_time(self) -> None:
-        """Raises: DeadlineExceeded: nobody waits for the answer any more."""
+        """Check that the client still waits.
+
+        Raises:
+            DeadlineExceeded: the deadline has passed.
+        """
         if self.left_s <= 0:
             raise too_late()
 
     def narrowed(self, started_ns: int, timeout_us: int | None, priority: int | None) -> RequestOptions:
-        """The same, ending `timeout_us` after `started_ns` if that is sooner; None leaves a term as it is."""
+        """Return options that end `timeout_us` after `started_ns` if that is sooner; None leaves an option as it is."""
         if timeout_us is None and priority is None:
             return self
         priority = self.priority if priority is None else priority
@@ -59,16 +63,16 @@ def _ending(started_ns: int, timeout_ns: int, priority: int) -> RequestOptions:
 
 
 def options_of(header: Header, limit_s: float) -> RequestOptions:
-    """What the headers ask for; `limit_s` where they ask for more, or for nothing.
+    """Return the options in the headers, with `limit_s` as the default and the maximum of the timeout.
 
     Raises:
-        InvalidTimeout, InvalidPriority: a header says what it cannot say.
+        InvalidTimeout, InvalidPriority: a header has an invalid value.
     """
     return within(min(_timeout_s(header, limit_s), limit_s), _priority(header))
 
 
 def ran_out(deadline_ns: int, now_ns: int) -> bool:
-    """True for a wait that ended now, if its deadline ended it."""
+    """True if a wait that ended now ended because of its deadline."""
     return now_ns >= deadline_ns - _TIMER_NS
 
 

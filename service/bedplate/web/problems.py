@@ -1,4 +1,4 @@
-"""The one place where errors become HTTP answers (docs/adr/0003): as problems, on /v2 as its protocol has them."""
+"""The one place where errors become HTTP answers (docs/adr/0003): as problems, on /v2 in its protocol's form."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ STATUS: dict[type[ServiceError], int] = {
 
 
 def install(app: App[Request, Response]) -> None:
-    """Answer every error of `app` as problem+json, or in the words of /v2."""
+    """Answer every error of `app` as problem+json, or on /v2 in its protocol's form."""
     app.add_error_handler(Exception, _on_fault)
     app.add_error_handler(falcon.HTTPError, _on_falcon)
     app.add_error_handler(ServiceError, _on_service_error)
@@ -104,7 +104,7 @@ def _write(req: Request, resp: Response, status: int, error: ServiceError, code:
 def rendered(
     path: str, request_id: str, status: int, error: ServiceError, code: str
 ) -> tuple[str, bytes, dict[str, str]]:
-    """Content type, body, and what headers go with them."""
+    """Return content type, body and headers of an error."""
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -1,8 +1,7 @@
-"""Is the whole path well? A canary of every model, through web and engine, side by side, remembered for a second.
+"""Readiness of the whole path: a canary of every model goes through web and engine, and its result counts for a second.
 
-Canaries go before what waits for the device, but behind what is computed or decoded already. Whoever asks is not kept
-waiting for that: until a canary is answered, what the last one said holds. Busy is alive, for as long as somebody gets
-answers of the model.
+Canaries overtake queued requests, but not what is being computed or decoded. A request for readiness does not wait
+for that: until the canary is answered the last result holds. A busy model is ready as long as clients get answers.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ class Readiness:
 
 
 class ReadinessProbe:
-    """Asks and remembers.
+    """Sends canaries and remembers the results.
 
     Args:
-        computed_s: when an engine answered a client of this model last, on the monotonic clock.
+        computed_s: returns when an engine last answered a client of this model, on the monotonic clock.
     """
 
     def __init__(self, engines: EnginePool, predictor: Predictor, computed_s: Callable[[Bundle], float]):

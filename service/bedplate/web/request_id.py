@@ -1,4 +1,4 @@
-"""The id under which a request is found in every log: nginx's, or one that is made here."""
+"""The id under which all logs have a request: nginx's, or a new one."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 class RequestIds:
-    """Of one process. It asks the kernel for randomness once instead of with every request."""
+    """Makes ids. It reads the kernel's randomness once per process instead of once per request."""
 
     def __init__(self) -> None:
         self._process = secrets.token_hex(8)
         self._numbers = itertools.count(1)
 
     def of(self, given: str | None) -> str:
-        """What came, if it is an id; else a new one."""
+        """Return the id that came if it is valid, else a new one."""
         return given if given and _REQUEST_ID.fullmatch(given) else f"{self._process}{next(self._numbers):016x}"
 
 
 class RequestId:
-    """Falcon middleware: takes the id that came, or a new one, and says it back."""
+    """Falcon middleware: takes the request's id or makes one, and returns it in the answer."""
 
     def __init__(self, ids: RequestIds):
         self._ids = ids

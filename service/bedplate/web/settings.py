@@ -1,4 +1,4 @@
-"""Settings of one web instance, read once from web.yaml."""
+"""The settings of one web instance, read once from web.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an alias, or a model's default, means may change while a request for it is under way."""
+"""Retries a request whose version vanished on the way, because an alias or a model's default changed meanwhile."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ async def at_its_version(
     again: Callable[[Bundle], Awaitable[T]],
     on_stale: Callable[[], None],
 ) -> T:
-    """What `first` gives, asked of `seen.model`; if that version is gone by then, what `again` gives of its successor.
+    """Return what `first` returns for `seen.model`, or if that version is gone, what `again` returns for its successor.
 
     Args:
-        wanted: the version or alias that the client named; None for the default.
-        on_stale: told that `again` is asked.
+        wanted: the version or alias that the client named; None: the default.
+        on_stale: called when `again` is.
 
     Raises:
         UnknownModel: the client named this very version, or the successor is gone, too.

@@ -1,1 +1,1 @@
-"""Answers that were given before, and computations under way."""
+"""The response cache, and computations in flight."""

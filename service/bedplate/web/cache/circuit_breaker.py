@@ -1,4 +1,4 @@
-"""A circuit breaker: after some failures in a row nobody asks any more, until a probe finds that it works again."""
+"""A circuit breaker: after some failures in a row requests skip the service, until a probe finds it well again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class Circuit:
-    """Open at first: whether it works has to be found out by a probe, not by a request.
+    """It is open at first: a probe, not a request, has to find out whether the service works.
 
     Args:
         threshold: failures in a row that open it.
@@ -26,7 +26,7 @@ class Circuit:
         await self._opened.wait()
 
     def close(self) -> None:
-        """A probe was answered. On trial: until the first success, one failure opens it again."""
+        """Close after a successful probe, on trial: until the first success, one failure opens it again."""
         self._failures = self._threshold - 1
         self._opened.clear()
 
@@ -34,7 +34,7 @@ class Circuit:
         self._failures = 0
 
     def failed(self) -> bool:
-        """Count a failure; True if it opened the circuit."""
+        """Count a failure; return True if it opened the circuit."""
         self._failures += 1
         if self._failures < self._threshold or not self.closed:
             return False

@@ -1,4 +1,4 @@
-"""The first tier of the cache: the answers that this process used last, bounded in bytes."""
+"""The first tier of the cache: the most recently used answers of this process, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ ENTRY_BYTES = 400
 
 
 class MemoryCache:
-    """Values by key; the one that was used longest ago makes room.
+    """Values by key, evicted least recently used first.
 
     Args:
-        max_bytes: of values and what keeping them takes.
-        ttl_s: after which a value is forgotten.
+        max_bytes: of values and their overhead.
+        ttl_s: after which a value expires.
         clock: seconds.
     """
 
@@ -38,7 +38,7 @@ class MemoryCache:
         return value
 
     def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
-        """Keep `value`, unless it alone is more than all may take; for `ttl_s`, or as long as any."""
+        """Store `value` for `ttl_s`, or for the cache's own time, unless it alone exceeds the limit."""
         self._forget(key)
         size = len(value) + ENTRY_BYTES
         if size > self._max_bytes:

@@ -1,7 +1,8 @@
-"""The response cache: what was answered once is not computed again (docs/adr/0008).
+"""The response cache: an answer that was computed once is not computed again (docs/adr/0008).
 
-An answer is kept under all that it depends on, so nothing kept is ever wrong and nothing has to be invalidated. Two
-tiers: the memory of this process, then Redis. Only answers are kept, no errors and no bodies.
+The key of an answer includes everything that the answer depends on, so no stored answer is ever wrong, and nothing
+has to be invalidated. There are two tiers: the memory of this process, then Redis. They store answers only, no errors
+and no bodies.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class Answer:
 
     @property
     def was_computed(self) -> bool:
-        """For this request, and not for another that it shares the answer with."""
+        """Whether an engine computed it for this request, and not for another one that shares the answer."""
         return self.lookup in ("miss", "bypass", "off") and not self.collapsed
 
     @property
     def cache_status(self) -> str | None:
-        """The header of RFC 9211; None where there is no cache."""
+        """The header of RFC 9211; None if there is no cache."""
         status = _STATUS[self.lookup]
         return f"{status}; collapsed" if self.collapsed and status else status
 
@@ -67,14 +68,14 @@ _STATUS = {
 
 
 class ResponseCache:
-    """Stands before the predictor.
+    """Stands in front of the predictor.
 
     Args:
-        ttl_s: how long each tier keeps an answer; 0 keeps nothing.
+        ttl_s: how long each tier stores an answer; 0 stores nothing.
         memory_bytes: of the first tier.
         shared: the second tier, if there is one.
-        shared_min_ms: where an engine answers faster than this, on the mean, the second tier is left out.
-        on_lookup: told how each request fared: memory, shared, miss, bypass.
+        shared_min_ms: models whose mean answer is faster than this skip the second tier.
+        on_lookup: called with the result of each lookup: memory, shared, miss, bypass.
     """
 
     def __init__(
@@ -99,13 +100,13 @@ class ResponseCache:
 
     @property
     def available(self) -> bool:
-        """False while Redis is declared and left alone because it failed."""
+        """False while Redis is configured but skipped because it failed."""
         return self._shared is None or self._shared.available
 
     async def predict(
         self, model: Bundle, content_type: str, body: bytes, options: RequestOptions, cache_control: str = ""
     ) -> Answer:
-        """As Predictor.predict, answered from the cache where that can be.
+        """Do what Predictor.predict does, from the cache where possible.
 
         Raises:
             ServiceError: see errors.py.

@@ -1,7 +1,7 @@
-"""The second tier of the cache: Redis, which the hosts share. It may be away, slow or wrong; requests must not feel it.
+"""The second tier of the cache: Redis, which the hosts share. If it is away, slow or wrong, requests must not suffer.
 
-Every operation has a time limit. After a few failures in a row no request asks Redis any more; a probe in the
-background finds out when it is back. Writes wait in a short queue, and nobody waits for them.
+Every operation has a time limit. After a few failures in a row requests skip Redis, until a background probe finds
+that it works again. Writes go to a short queue, and no request waits for them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ class SharedCache:
     """Texts by key, in Redis.
 
     Args:
-        socket: where Redis, or what forwards to it, listens.
-        on_error: told the kind of each failure: timeout, connection, authentication, response (Redis refused the
-            command), value (what was stored is not ours), busy (no connection free), dropped (too many writes wait).
+        socket: where Redis, or a proxy to it, listens.
+        on_error: called with the kind of each failure: timeout, connection, authentication, response (Redis refused
+            the command), value (the stored value is not ours), busy (no free connection), dropped (the write queue is
+            full).
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class SharedCache:
         return self._circuit.closed
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
-        """Falcon's lifespan: begin to probe and to write."""
+        """Start probing and writing, in Falcon's lifespan."""
         self._background = [asyncio.create_task(self._probe_forever()), asyncio.create_task(self._write_forever())]
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ class SharedCache:
         await self._redis.aclose()
 
     async def get(self, key: str) -> bytes | None:
-        """The text under `key`; None if there is none, or if it cannot be had now."""
+        """Return the text under `key`; None if there is none, or if Redis does not answer in time."""
         if not self.available:
             return None
         value = await self._attempt(self._redis.get(PREFIX + key))
@@ -99,12 +100,12 @@ class SharedCache:
             return None
 
     def put(self, key: str, text: bytes, ttl_s: int | None = None) -> None:
-        """Keep `text`, JSON, for `ttl_s` or as long as any; some time later, if at all."""
+        """Queue `text`, JSON, to be stored for `ttl_s`, or for the cache's own time. It may be dropped."""
         if len(text) <= MAX_VALUE_BYTES:
             self._write(key, text, self._ttl_s if ttl_s is None else ttl_s)
 
     def discard(self, key: str) -> None:
-        """What is stored under `key` is not ours."""
+        """Delete the value under `key`, because it is not ours."""
         self._on_error("value")
         self._write(key, None)
 

@@ -1,4 +1,4 @@
-"""Single flight: who asks for the same at the same time gets one computation's result."""
+"""Single flight: concurrent requests for the same answer share one computation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class SingleFlight(Generic[T]):
         self._by_key: dict[str, _Flight[T]] = {}
 
     async def join(self, key: str, compute: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> tuple[T, bool]:
-        """The result of the computation under way for `key`, or of `compute`.
+        """Return the result of the computation in flight for `key`, or of `compute`.
 
         Returns: the result, and whether somebody else's computation gave it.
 
-        When another's computation fails for a reason that may be its own, such as its deadline, the caller computes for
-        itself. A request that is wrong is wrong for all of them; and one that may have ended engines would end more.
+        If another request's computation fails for a reason of its own, such as its deadline, the caller computes for
+        itself. An invalid request is invalid for all of them, and a request that may have ended engines would end more.
 
         Raises:
-            asyncio.TimeoutError: the caller's time is over; the computation goes on for those who still wait.
+            asyncio.TimeoutError: the caller's time is over; the computation continues for those who still wait.
             Exception: what `compute` raised.
         """
         flight = self._by_key.get(key)

@@ -1,1 +1,1 @@
-"""The engines as a front end sees them: who serves what, and who is asked."""
+"""The engines as a front end sees them: what each serves, and which one gets a request."""

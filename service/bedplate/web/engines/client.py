@@ -1,4 +1,4 @@
-"""One engine by its socket: connects in the background when it has to, knows what it described last."""
+"""One engine by its socket. Connects in the background when needed, and keeps the engine's last description."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Engine:
         return self.connected and version in self.served.bundles
 
     def connecting(self) -> asyncio.Task[None] | None:
-        """The attempt to connect that is under way, begun now if it has to be; None if connected or just refused.
+        """Return the attempt to connect that is under way, or begin one; None if connected or just refused.
 
-        One for all requests that wait for it: none of them can cancel it, and none starts a second.
+        All requests that wait share one attempt: none of them can cancel it, and none starts a second.
         """
         if self.connected:
             return None
@@ -53,10 +53,10 @@ class Engine:
         return self._connecting
 
     async def describe(self, options: RequestOptions) -> None:
-        """Have it say anew what it serves.
+        """Request a new description of what the engine serves.
 
         Raises:
-            EngineLost, asyncio.TimeoutError: it did not.
+            EngineLost, asyncio.TimeoutError: it sent none.
         """
         if self.link is None:
             raise EngineLost

@@ -1,8 +1,8 @@
-"""Small requests for one model that come in the same turn of the loop, asked as one.
+"""Sends small requests for one model that arrive in the same turn of the event loop as one.
 
-Where a model computes an item faster than an engine takes in a frame, telling the engine of each costs more than all
-else. What is asked together is answered together. Anything but an answer is no verdict on any one of them: then each
-is asked for itself, so one bad item fails alone, and a full engine refuses as it would have done.
+If a model computes an item faster than an engine handles a frame, one frame for each request costs more than all
+else. A group gets one answer. If it gets an error, that says nothing about a single request, so each is sent alone:
+one bad item fails alone, and a full engine refuses as it would have done.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SAME_DEADLINE_NS = 5_000_000
 
 
 class Pace:
-    """How long an item of each version takes, as engines said last."""
+    """How long an item of each version takes, by the engines' last answers."""
 
     def __init__(self) -> None:
         self._item_ns: dict[tuple[str, str], float] = {}
@@ -40,7 +40,7 @@ class Pace:
 
 
 class Member:
-    """One request: waits for an answer of its own, or for its part of a common one."""
+    """One request of a group: it waits for its part of the group's answer, or for an answer of its own."""
 
     __slots__ = ("_alone", "_link", "_meta", "_options", "_pace", "_waiting", "group", "tensors")
 
@@ -74,18 +74,22 @@ class Member:
         self._pace.learn((self._meta["model"], self._meta["version"]), answer)
 
     def take_part(self, answer: Frame) -> None:
-        """Of what was answered together."""
+        """Take this request's part of the group's answer."""
         self._waiting.set_result(answer)
 
     def set_exception(self, error: Exception, /) -> None:
         self._waiting.set_exception(error)
 
     def ask_alone(self) -> None:
-        """Raises: EngineLost, asyncio.TimeoutError: it is too late."""
+        """Send this request alone.
+
+        Raises:
+            EngineLost, asyncio.TimeoutError: it is too late.
+        """
         self._alone = self._link.begin(Type.PREDICT, self._meta, self.tensors, self._options, self)
 
     def give_up(self) -> None:
-        """Nobody waits for it any more."""
+        """Leave the group: nobody waits for the answer any more."""
         if self._alone is not None:
             self._link.give_up(self._alone)
         elif self.group is not None:
@@ -93,12 +97,12 @@ class Member:
 
 
 class Group:
-    """Open to others until the loop's turn ends; then sent as one frame.
+    """Requests may join until the turn of the event loop ends; then they are sent as one frame.
 
     Args:
         meta: of each of them.
-        most: that an engine takes at once.
-        on_sent: told that nobody may join any more.
+        most: items that an engine takes at once.
+        on_sent: called when no more may join.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class Group:
         return True
 
     def leave(self) -> None:
-        """One of them is gone; with the last one the engine may forget them."""
+        """Remove one request; with the last one, the engine may drop the frame."""
         if self._request_id is not None and all(member.done() for member in self._members):
             self._is_done = True
             self._link.give_up(self._request_id)

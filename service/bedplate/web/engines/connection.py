@@ -1,6 +1,6 @@
-"""One connection to one engine: requests told apart by their id, each answered once, or ended by its deadline.
+"""One connection to one engine. Requests are told apart by id; each gets one answer, or ends at its deadline.
 
-What comes back too late, or twice, is dropped, because its id is forgotten; ids are never used again.
+An answer that comes too late, or twice, is dropped because its id is forgotten; ids are never used again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class EngineLost(Exception):
     """The connection ended before the answer.
 
     Attributes:
-        begun: the engine may have begun to compute it; certainly not where nothing was sent.
+        begun: the engine may have begun to compute it; never true if nothing was sent.
     """
 
     def __init__(self, begun: bool = False):
@@ -35,7 +35,7 @@ class EngineLost(Exception):
 
 
 class Waiting(Protocol):
-    """Who waits for an answer: a future, or something that does with it at once what has to be done."""
+    """The receiver of an answer: a future, or an object that handles the answer at once."""
 
     def done(self) -> bool: ...
 
@@ -52,11 +52,11 @@ class _Asked:
 
 
 class EngineLink(asyncio.Protocol):
-    """Made again by Engine when it is lost.
+    """One connection; Engine makes a new one when it is lost.
 
     Args:
-        on_description: given each DESCRIPTION, asked for or not, in the order they come; a BundleError of it
-            ends the connection.
+        on_description: called with each DESCRIPTION, requested or not, in the order of arrival; if it raises
+            BundleError, the connection ends.
     """
 
     def __init__(self, on_description: Callable[[Frame], None], clock: Callable[[], int] = wire.now_ns):
@@ -141,7 +141,7 @@ class EngineLink(asyncio.Protocol):
 
         Raises:
             EngineLost: the connection ended first.
-            asyncio.TimeoutError: the deadline passed; the engine is told to forget the request.
+            asyncio.TimeoutError: the deadline passed; the engine is told to drop the request.
         """
         if self._transport is None:
             raise EngineLost
@@ -154,9 +154,9 @@ class EngineLink(asyncio.Protocol):
             self.give_up(request_id)
 
     async def ask_alone(self, meta: dict[str, Any], tensors: bytes | memoryview, options: RequestOptions) -> Frame:
-        """As `ask`, of a prediction that shares a batch with no other; only engines that know this may be asked so.
+        """Do what `ask` does for a prediction that must not share a batch. Only for engines that support it.
 
-        They tell when they begin, so an EngineLost is sure about it.
+        Such engines report when they begin, so an EngineLost knows whether they had begun.
         """
         waiting: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         request_id = self.begin(Type.PREDICT, {**meta, "alone": True}, tensors, options, waiting)
@@ -170,9 +170,9 @@ class EngineLink(asyncio.Protocol):
     def begin(
         self, kind: Type, meta: dict[str, Any], tensors: bytes | memoryview, options: RequestOptions, waiting: Waiting
     ) -> int:
-        """Send one frame; `waiting` gets its answer, or what `ask` raises, once.
+        """Send one frame; `waiting` gets its answer, or the error that `ask` would raise, once.
 
-        Returns: what `give_up` wants, if it comes to that.
+        Returns: the argument for `give_up`.
 
         Raises:
             EngineLost: there is no connection any more.
@@ -190,7 +190,7 @@ class EngineLink(asyncio.Protocol):
         return request_id
 
     def give_up(self, request_id: int) -> None:
-        """Nobody waits for the answer any more, if it has not come; the engine is told to forget the request."""
+        """Stop waiting for an answer that has not come, and tell the engine to drop the request."""
         asked = self.outstanding.pop(request_id, None)
         if asked is None or self.lost:
             return
@@ -232,7 +232,7 @@ class EngineLink(asyncio.Protocol):
         self._unsent += wire.encode(frame)
 
     def flush(self) -> None:
-        """Send what was asked in this turn of the loop; it goes by itself at the end of it."""
+        """Send the frames of this turn of the event loop now; otherwise they go at its end."""
         unsent, self._unsent = self._unsent, []
         if unsent and self._transport is not None and not self.lost:
             self._last_sent_id = self._last_id

@@ -1,8 +1,9 @@
-"""The engines of this host. A request goes to the one with the fewest outstanding, and stays here until it is answered.
+"""The engines of this host. A request goes to the engine with the fewest requests in flight.
 
-It is sent twice at most: once more, to another engine where there is one, when the first is lost, stops, is busy, or no
-longer has the version that it described; an engine that was lost before it began does not count. What was computed when
-an engine ended may be why: the second time it is computed alone, and if that engine ends too, nobody else is asked.
+It is sent twice at most: once more, to another engine if there is one, when the first engine is lost, stops, is busy,
+or no longer has the version that it described. An engine that was lost before it began does not count. A request that
+was being computed when an engine ended may be the reason: the second engine computes it alone, and if that one ends
+too, no other engine gets it.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class EnginePool:
     """All engines of the host.
 
     Args:
-        on_retry: told why each second attempt was made: lost, draining, busy, stale.
-        instance: the number of this front end, which tells whom it asks of those that are equally busy.
+        on_retry: called with the reason of each second attempt: lost, draining, busy, stale.
+        instance: the number of this front end, which decides between equally busy engines.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class EnginePool:
         self._found: dict[tuple[str, str | None], Bundle | None] = {}
 
     async def served(self) -> Served:
-        """What the engines serve, all together; of those that are away what they said last.
+        """What all engines together serve; for engines that are away, their last description.
 
         Raises:
-            EngineUnavailable: no engine ever said.
+            EngineUnavailable: no engine has ever described itself.
         """
         if attempts := [attempt for engine in self.engines if (attempt := engine.connecting())]:
             await asyncio.wait(attempts)
@@ -69,17 +70,17 @@ class EnginePool:
         return known
 
     async def models(self) -> dict[str, Bundle]:
-        """The default version of each name.
+        """Return the default version of each name.
 
         Raises:
-            EngineUnavailable: no engine ever said.
+            EngineUnavailable: no engine has ever described itself.
         """
         names = (await self.served()).names
         found = {name: find(self._said(), name, None) for name in names}
         return {name: bundle for name, bundle in found.items() if bundle}
 
     async def model(self, name: str, wanted: str | None = None) -> Bundle:
-        """The bundle that `wanted` means: a version, else an alias; without it the default.
+        """Return the bundle that `wanted` names: a version, else an alias; None: the default.
 
         Raises:
             UnknownModel, EngineUnavailable.
@@ -95,11 +96,11 @@ class EnginePool:
         )
 
     def is_connected(self, model: Bundle) -> bool:
-        """Whether an engine that serves this version can be asked right now."""
+        """Whether an engine that serves this version is connected right now."""
         return any(engine.serves((model.name, model.version)) for engine in self.engines)
 
     def connected_model(self, name: str, wanted: str | None) -> Bundle | None:
-        """As `model`, of the engines that are connected right now; None if it takes a wait to know."""
+        """Do what `model` does, for engines that are connected right now; None if the answer needs a wait."""
         connected = [engine.served for engine in self.engines if engine.connected]
         if connected != self._connected or len(self._found) >= _MAX_FOUND:
             self._connected, self._found = connected, {}
@@ -114,10 +115,10 @@ class EnginePool:
     def begin(
         self, meta: FixedMeta, tensors: bytes | memoryview, options: RequestOptions, waiting: Waiting
     ) -> tuple[Engine, Member] | None:
-        """Ask without a wait, if all engines are connected and one takes it: which, and who gives it up.
+        """Send without waiting, if all engines are connected and one accepts; return which one, and how to give up.
 
-        `waiting` gets what the link says, right or wrong; `predict` makes the best of that. None if there is a wait, or
-        nobody to ask.
+        `waiting` gets the link's result, right or wrong, from which `predict` can continue. None if this needs a wait,
+        or no engine is there.
         """
         version = (meta["model"], meta["version"])
         links = [(engine, engine.link) for engine in self._by_preference if engine.link and not engine.link.lost]
@@ -159,13 +160,13 @@ class EnginePool:
         options: RequestOptions,
         begun: tuple[Engine, Frame | Exception] | None = None,
     ) -> Frame:
-        """One PREDICT frame in, one RESULT frame out.
+        """Send one PREDICT frame and return its RESULT frame.
 
         Args:
-            begun: whom `begin` asked, and what came of it: then that was the first of the attempts.
+            begun: the engine that `begin` chose, and the result: it counts as the first attempt.
 
         Raises:
-            ServiceError: what the engine answered, DeadlineExceeded, EnginesLost, or EngineUnavailable if none is left.
+            ServiceError: the engine's answer, DeadlineExceeded, EnginesLost, or EngineUnavailable if no engine is left.
         """
         version = (meta["model"], meta["version"])
         tried: set[Path] = set()

@@ -1,4 +1,4 @@
-"""What an engine serves, as it described it last: bundles by name and version, aliases by name."""
+"""What an engine serves by its last description: bundles by name and version, aliases by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Served:
-    """Of one engine, or of several together."""
+    """What one engine, or several together, serve."""
 
     bundles: Mapping[tuple[str, str], Bundle] = field(default_factory=dict)  # by name and version
     aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # name → alias → version
@@ -22,10 +22,10 @@ class Served:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any], content: bytes | memoryview = b"") -> Served:
-        """What a DESCRIPTION frame says, and brings.
+        """Read a DESCRIPTION frame.
 
         Raises:
-            BundleError: it is none.
+            BundleError: it is invalid.
         """
         models = meta.get("models")
         if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
@@ -53,7 +53,7 @@ class Served:
 
 
 def together(served: Iterable[Served]) -> Served:
-    """All of them; where they differ the first is right."""
+    """Merge several; where they differ the first one wins."""
     bundles: dict[tuple[str, str], Bundle] = {}
     aliases: dict[str, dict[str, str]] = {}
     for one in served:
@@ -65,7 +65,7 @@ def together(served: Iterable[Served]) -> Served:
 
 
 def find(served: Iterable[Served], name: str, wanted: str | None) -> Bundle | None:
-    """The first bundle of this version, else of this alias. A version is never hidden by an alias of its name."""
+    """Return the first bundle with this version, else with this alias. An alias never hides a version of its name."""
     each = list(served)
     if wanted is not None:
         for one in each:

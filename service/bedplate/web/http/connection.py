@@ -1,7 +1,7 @@
-"""One client's connection: requests are parsed by llhttp, answered one after the other in their order.
+"""One client's connection: llhttp parses the requests, and they are answered one after another, in order.
 
-A connection ends after an answer that says so, after a request that cannot be read in one way only, after a request
-that takes too long to arrive, when its client does not take what it is sent, and when nothing comes for a while.
+The connection ends after an answer that says so, after a request that is ambiguous or takes too long to arrive, when
+its client does not read the answers, and when it is idle for a while.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ Direct = Callable[[Exchange], bool]
 
 @dataclass(eq=False)
 class Listener:
-    """What the connections of one process have in common.
+    """What the connections of one process share.
 
     Args:
         app: answers what `direct` does not take.
-        direct: sees to the answer of a request that has arrived whole, or says False and has done nothing.
-        idle_s: how long a connection may rest between two requests.
+        direct: answers a request that has arrived whole, or returns False and has done nothing.
+        idle_s: how long a connection may be idle between two requests.
         receive_s: how long a request may take to arrive.
         max_connections: more are refused with 503.
-        send_s: how long a client may take nothing of what it is sent.
-        answer_s: how long the answer to a request that is whole may take, above any deadline: the last bound.
+        send_s: how long a client may read nothing of an answer.
+        answer_s: how long the answer to a whole request may take; it is above any deadline, the last bound.
     """
 
     app: Asgi
@@ -64,7 +64,7 @@ class Listener:
     connections: set[Connection] = field(default_factory=set)
 
     def sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the connections that rest or dawdle; once a second from now on."""
+        """End idle and slow connections, once a second from now on."""
         now_s = loop.time()
         for connection in list(self.connections):
             connection.end_if_overdue(now_s)
@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def eof_received(self) -> bool:
-        """The client sends no more. It may have left; or it has only said that this was all, and waits.
+        """Handle a client that sends no more: it may have left, or it may have closed its half and wait for answers.
 
         Returns: whether the connection stays open for the answers.
         """
@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
         return self._listener.state
 
     def answered(self, exchange: Exchange, close: bool) -> None:
-        """The answer of the first exchange was written."""
+        """Handle that the answer of the first exchange was written."""
         self._exchanges.popleft()
         self._is_answering = False
         self._since_s = self.loop.time()
@@ -344,7 +344,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def end_if_overdue(self, now_s: float) -> None:
-        """Asked once a second."""
+        """End the connection if a limit has passed; called once a second."""
         if self._taken_by_s is not None and now_s > self._taken_by_s:
             self.abort()
             return
@@ -396,7 +396,7 @@ class Connection(asyncio.Protocol):
             self._taken_by_s = self.loop.time() + self._listener.send_s + left_s
 
     async def writable(self) -> None:
-        """Waits while the client does not take what it was sent."""
+        """Wait while the client does not read what was sent."""
         if self._drained is not None:
             await asyncio.shield(self._drained)
 
@@ -416,7 +416,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Once the client has taken what it was sent; it has as long for that as for an answer."""
+        """Close once the client has read what was sent; it has as long for that as for an answer."""
         if self._transport is not None and not self._transport.is_closing():
             self._expect_taken()
             self._transport.close()

@@ -1,4 +1,4 @@
-"""One request and its answer on a connection, as an ASGI application sees it and as a direct one does."""
+"""One request and its answer on a connection, for an ASGI application or a direct answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BODILESS = frozenset({204, 304})
 
 
 class Channel(Protocol):
-    """What an exchange needs of the connection that it came on."""
+    """What an exchange needs of its connection."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -45,7 +45,7 @@ class Channel(Protocol):
 
 
 class Exchange:
-    """What arrives goes in by `add_body` and `complete`; the answer goes out by `reply`, or by ASGI's `send`.
+    """The body comes in by `add_body` and `complete`; the answer goes out by `reply`, or by ASGI's `send`.
 
     `received` is true once the body is whole; `answered` once the answer is.
     """
@@ -101,7 +101,7 @@ class Exchange:
         self._wake()
 
     def disconnect(self) -> None:
-        """The client is gone: whoever works for it may stop."""
+        """Handle that the client is gone: work for it may stop."""
         self._gone = True
         self._wake()
         if self.answered:
@@ -117,11 +117,11 @@ class Exchange:
 
     @property
     def is_answer_under_way(self) -> bool:
-        """Its head was sent, or all of it."""
+        """Whether the head of the answer, or all of it, was sent."""
         return self.answered or self._chunked is not None
 
     def tell_processing(self) -> None:
-        """Say that the answer takes time, where something may still be said before it."""
+        """Send 102 Processing if nothing of the answer was sent yet."""
         if not self.is_answer_under_way and self.head.version == "1.1":
             self.channel.write(b"HTTP/1.1 102 Processing\r\n\r\n")
 
@@ -130,7 +130,7 @@ class Exchange:
             self._waiting.set_result(None)
 
     def reply(self, status: int, fields: bytes, body: bytes) -> None:
-        """The whole answer at once.
+        """Send the whole answer at once.
 
         Args:
             fields: as lines, each with its end; Content-Length is added.
@@ -162,17 +162,17 @@ class Exchange:
             self.abort()
 
     def abort(self) -> None:
-        """No answer, or no whole one: the client finds the connection closed."""
+        """Close the connection without a whole answer."""
         self.answered = True
         self.channel.abort()
 
     def answer_with(self, answering: Coroutine[Any, Any, None]) -> None:
-        """Have a task answer; a client that leaves cancels it."""
+        """Let a task answer; if the client leaves, the task is cancelled."""
         self.task = self.channel.loop.create_task(answering)
         self.task.add_done_callback(self._ended)
 
     async def run(self, app: Asgi) -> None:
-        """Have an ASGI application answer."""
+        """Let an ASGI application answer."""
         server, client = self.channel.addresses
         await app(self._scope(server, client, self.channel.state), self.receive, self.send)
 
@@ -196,10 +196,10 @@ class Exchange:
         }
 
     async def receive(self) -> dict[str, Any]:
-        """ASGI: the next piece of the body, or that the client is gone.
+        """ASGI: return the next piece of the body, or that the client is gone.
 
-        The first piece may be empty, so that an application which wants one first sees the head at once; who expects to
-        be told sends the body when the application asks for more.
+        The first piece may be empty, so that an application that waits for one sees the head at once. A client that
+        expects 100 Continue sends the body when the application asks for more.
         """
         if not (self._is_opened or self.body or self.received or self._gone):
             self._is_opened = True
@@ -219,7 +219,7 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": not self.received}
 
     async def send(self, event: MutableMapping[str, Any]) -> None:
-        """ASGI: the head of the answer, then its body in one piece or in several."""
+        """ASGI: send the head of the answer, then its body in one piece or in several."""
         if self._gone or self.answered:
             return
         if event["type"] == "http.response.start":

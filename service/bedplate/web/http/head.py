@@ -1,4 +1,4 @@
-"""The head of a request, checked: what a strict server takes of HTTP/1.1 (RFC 9112) and two cannot read differently."""
+"""Checks the head of a request: it accepts HTTP/1.1 (RFC 9112) that no two servers can read differently."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Fields = list[tuple[bytes, bytes]]  # names in lower case, in the order of arriv
 
 
 class BadRequest(Exception):
-    """Not answered by the application: the connection is closed after it.
+    """A request that the application does not see; the connection closes after the answer.
 
     Args:
         status: of the answer, 4xx or 5xx.
-        detail: what is wrong, without a word of what was sent.
+        detail: what is wrong, without a word of the request.
         code: of the problem, with its title.
     """
 
@@ -54,21 +54,21 @@ class Head:
 
     @property
     def expects_continue(self) -> bool:
-        """The client sends the body once it is told to."""
+        """Whether the client waits for 100 Continue before it sends the body."""
         expected = next((value for name, value in self.fields if name == b"expect"), b"")
         return self.version == "1.1" and expected.lower() == b"100-continue"
 
     @property
     def has_twins(self) -> bool:
-        """A field stands twice."""
+        """Whether a field appears twice."""
         return len(self.by_name) < len(self.fields)
 
 
 def checked_head(method: bytes, target: bytes, version: str, fields: Fields) -> Head:
-    """What a parser found, if one reading of it is possible.
+    """Return the head that a parser found, if it has exactly one reading.
 
     Raises:
-        BadRequest: there is none, or it is more than allowed.
+        BadRequest: it has none, or exceeds a limit.
     """
     if version not in ("1.1", "1.0"):
         raise BadRequest(400, "only HTTP/1.1 and HTTP/1.0 are spoken here")

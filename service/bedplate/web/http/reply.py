@@ -1,4 +1,4 @@
-"""An answer as bytes."""
+"""Renders an answer as bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def render_fields(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def render_head(status: int, fields: bytes, close: bool) -> bytes:
-    """Status line, `fields` as `render_fields` gives them, Date, and whether the connection ends with it."""
+    """Return status line, `fields` as `render_fields` returns them, Date, and whether the connection ends."""
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
     return b"".join((line, fields, b"Connection: close\r\n" if close else b"", _date()))
 

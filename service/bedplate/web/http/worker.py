@@ -20,7 +20,7 @@ _GRACE_S = 4
 
 
 class Worker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
-    """The loop, the signals and the order of a stop are gunicorn's; what it serves is an application with `direct`."""
+    """Loop, signals and the order of a stop are gunicorn's; it serves an application that has `direct`."""
 
     def handle_exit_signal(self) -> None:
         super().handle_exit_signal()

@@ -1,1 +1,1 @@
-"""Between what clients send and tensors: bodies to items, outputs to predictions."""
+"""Between HTTP and tensors: parses bodies to items, and turns outputs into predictions."""

@@ -56,7 +56,7 @@ class _NotTaken(Exception):
 
 
 class Decoders:
-    """Those of this host, by their sockets. Each decodes one request at a time; the rest wait in its socket."""
+    """The decoders of this host, by their sockets. Each decodes one request at a time; others wait in its socket."""
 
     def __init__(self, sockets: Sequence[Path], max_media_s: float = 600.0):
         self._max_media_s = max_media_s
@@ -65,13 +65,13 @@ class Decoders:
     async def decode(
         self, files: Sequence[bytes], model: Bundle, options: RequestOptions, types: Sequence[str] = ()
     ) -> Media:
-        """Items of `files` for `model`, by the decoder that has the least to do.
+        """Return the items of `files` for `model`, from the least busy decoder.
 
         Args:
-            types: of each file its Content-Type, where the model has a codec.
+            types: the Content-Type of each file, if the model has a codec.
 
         Raises:
-            InvalidRequest: see errors.py; also if the file was the end of the process that decoded it.
+            InvalidRequest: see errors.py; also if decoding the file ended the process.
             Internal: the bundle's own program failed.
             DecoderBusy, DecoderUnavailable, DeadlineExceeded.
         """
@@ -87,11 +87,11 @@ class Decoders:
     async def encode(
         self, outputs: npt.NDArray[Any], items: Sequence[int], model: Bundle, options: RequestOptions
     ) -> list[Any]:
-        """What the codec of `model` makes of its outputs, a prediction for each file.
+        """Return a prediction for each file, which the codec of `model` makes of its outputs.
 
         Args:
             outputs: (items, *output shape), as numbers.
-            items: of each file how many it became.
+            items: how many items each file became.
 
         Raises:
             Internal: the program failed.

@@ -1,4 +1,4 @@
-"""From the numbers of a model to what a client reads: labels and scores, of an item or of a whole file, or boxes."""
+"""Turns a model's outputs into what a client reads: labels and scores of an item or a file, boxes, suggestions."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _PIXEL_DIGITS = 3
 
 
 def predictions_of(outputs: Array, model: Bundle, media: Media) -> list[dict[str, Any]]:
-    """One prediction for each item, or where one file became several items, for each file.
+    """Return one prediction for each item, or for each file if a file becomes several items.
 
     Args:
         outputs: (items, *output shape).
-        media: what was asked.
+        media: the items of the request and where they came from.
 
     Raises:
-        NotFinite: the bundle allows NaN and infinity, and JSON has neither.
+        NotFinite: an output is NaN or infinite, which the bundle allows and JSON cannot hold.
     """
     files = media.files
     if model.recommendation:
@@ -59,7 +59,7 @@ def _require_finite(outputs: Array, name: str) -> None:
 
 
 def file_scores(outputs: Array, model: Bundle, files: Sequence[dict[str, Any]]) -> Array:
-    """outputs (items, labels) of files that are cut → (files, labels): of each the mean of its parts' scores."""
+    """Return (files, labels): for each file the mean of the scores of its items, from outputs (items, labels)."""
     scores = scores_of(outputs.astype(np.float64), model)
     return np.stack([some.mean(axis=0) for some in _by_file(scores, files)])
 
@@ -81,7 +81,7 @@ def _recommended(outputs: Array, items: Array) -> list[dict[str, Any]]:
 
 
 def scores_of(logits: Array, model: Bundle) -> Array:
-    """(items or candidates, labels) by the model's activation."""
+    """Return (items or candidates, labels) with the model's activation applied."""
     return _ACTIVATIONS[model.activation](logits)
 
 

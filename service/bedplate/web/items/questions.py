@@ -1,4 +1,4 @@
-"""From the JSON of a client to questions for a model that recommends: which user, how many items."""
+"""Parses the JSON of a client to queries for a model that recommends: which user, how many items."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ JSON_BYTES = MAX_NAME_BYTES * 6 + 128
 
 
 def questions_of_json(inputs: Any, spec: Recommendation) -> npt.NDArray[np.uint8]:
-    """(items, 72) of what `inputs` holds. Whether the users are known the engine says.
+    """Return (items, 72) of the content of `inputs`. The engine checks whether it knows the users.
 
     Raises:
-        InvalidRequest: with the place of what is wrong, its limit and the next step.
+        InvalidRequest: with the place of the wrong value, its limit and the next step.
     """
     if not isinstance(inputs, list) or not inputs or not all(isinstance(one, dict) for one in inputs):
         raise WrongShape(

@@ -1,7 +1,7 @@
-"""From the rows of a table, as JSON or CSV, to items of a model that has columns.
+"""Parses rows of a table, as JSON or CSV, to items of a model that has columns.
 
-Parsed here and not by a decoder: JSON and CSV are texts, read by what reads every request's JSON, and no longer than a
-table of full size can be.
+The front end does this itself, without a decoder: JSON and CSV are texts, their parsers read every request's JSON,
+and their length is limited to a table of full size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHOWN = 10  # categories in a refusal
 
 
 def items_of_json(rows: Any, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
-    """(rows, width) of what `inputs` holds: objects, each a row by the names of its columns.
+    """Return (rows, width) of the content of `inputs`: objects, each a row by the names of its columns.
 
     Raises:
         InvalidRequest: with row, column, value and limit; rows are counted from 1.
@@ -43,7 +43,7 @@ def items_of_json(rows: Any, columns: Sequence[Column]) -> npt.NDArray[np.float3
 
 
 def items_of_csv(body: bytes, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
-    """(rows, width) of a table with commas, whose first line names the columns in any order; empty is missing.
+    """Return (rows, width) of comma-separated text. Its first line names the columns in any order; empty means missing.
 
     Raises:
         InvalidRequest: see `items_of_json`.
