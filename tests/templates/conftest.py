@@ -20,7 +20,7 @@ FLEET = {
     "groups": {
         "all": ["lb1", "gpu1", "gpu2", "ops1"],
         "lb": ["lb1"],
-        "gpu": ["gpu1", "gpu2"],
+        "inference": ["gpu1", "gpu2"],
         "data": ["ops1"],
         "ops": ["ops1"],
     },
