@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import filter_loader, init_plugin_loader
+from ansible.plugins.loader import filter_loader, init_plugin_loader, lookup_loader
 from ansible.template import Templar, trust_as_template
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,8 +39,9 @@ FLEET = {
 @pytest.fixture(scope="session", autouse=True)
 def plugins() -> None:
     init_plugin_loader()
-    for folder in REPOSITORY.glob("roles/*/filter_plugins"):
+    for folder in (REPOSITORY / "plugins/filter", *REPOSITORY.glob("roles/*/filter_plugins")):
         filter_loader.add_directory(str(folder))
+    lookup_loader.add_directory(str(REPOSITORY / "plugins/lookup"))
 
 
 @pytest.fixture

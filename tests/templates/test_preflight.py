@@ -16,7 +16,8 @@ def told(evaluate):
     """What the role tells its module and its report on a host of these groups."""
 
     def told(expression, *groups, **settings):
-        host = {"group_names": list(groups), "inventory_hostname": "gpu1", **settings}
+        its = {"hostvars": {"gpu1": settings}}
+        host = {"group_names": list(groups), "inventory_hostname": "gpu1", **its, **settings}
         return evaluate("preflight", "{{ " + expression + " }}", **host)
 
     return told
