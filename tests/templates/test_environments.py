@@ -152,7 +152,7 @@ def test_its_settings_do_for_every_template(hosts, evaluate, name, role):
     host = next(its for its in every.values() if group in its["group_names"])
     for template in templates:
         text = (REPOSITORY / "templates" / template).read_text()
-        assert evaluate(role, text, **host | GIVEN | {"hostvars": every}).strip()
+        assert evaluate(role, text, **host | GIVEN | {"hostvars": every | {"localhost": {}}}).strip()
 
 
 def test_no_template_is_left_out():

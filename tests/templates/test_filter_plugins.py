@@ -10,6 +10,7 @@ from plugins.filter.fleet import fleet_hosts
 from roles.authority.filter_plugins.authority_names import authority_names
 from roles.backup.filter_plugins.backup_plan import parts, quotas, user
 from roles.bedplate.filter_plugins.bedplate_bundles import (
+    aliased,
     rsync_filter,
     selection,
     signature_files,
@@ -43,7 +44,7 @@ GPUS = [{"address": "17", "uuid": "GPU-0a", "minor": 1}, {"address": "ca", "uuid
     ],
 )
 def test_declared_bundles_are_served_in_their_order_and_the_others_told(declared, served, missing):
-    told = selection(declared, MANIFESTS, "/b/", [])
+    told = selection(declared, MANIFESTS, "/b/")
 
     assert (told["served"], told["missing"]) == (served, missing)
 
@@ -60,7 +61,7 @@ def test_declared_bundles_are_served_in_their_order_and_the_others_told(declared
     ],
 )
 def test_an_alias_points_to_a_bundle_unless_it_is_written_otherwise(alias, points_to):
-    assert selection([], MANIFESTS, "/b", [alias])["aliased"] == [points_to]
+    assert aliased([alias]) == [points_to]
 
 
 def test_what_is_on_a_host_and_not_declared_is_withdrawn_unless_it_is_loaded():

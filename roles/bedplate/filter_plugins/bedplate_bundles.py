@@ -14,27 +14,27 @@ BUNDLE = re.compile(r"[^/.][^/]*/[^/.][^/]*")
 ALIAS = re.compile(r"([^/=]+)/[a-z][a-z0-9-]{0,31}=([^/=]+)")
 
 
-def selection(declared, manifests, directory, aliases):
+def selection(declared, manifests, directory):
     """What the inventory declares, beside what there is.
 
     Args:
-        declared: [NAME or NAME/VERSION]; `aliases`: [NAME/ALIAS=VERSION].
+        declared: [NAME or NAME/VERSION].
         manifests: {files: [{path}]}, as the module `find` found SHA256SUMS below `directory`.
 
     Returns:
-        {served, missing, aliased}. `served`: the bundles, in the order of the declaration, and the highest version of
-        a name first. `missing`: declarations that no bundle is there for. `aliased`: the bundle that each alias points
-        to; an entry that is written otherwise stays as it is.
+        {served, missing}. `served`: the bundles, in the order of the declaration, and the highest version of a name
+        first. `missing`: declarations that no bundle is there for.
     """
     folders = (os.path.relpath(os.path.dirname(file["path"]), directory) for file in manifests["files"])
     there = sorted((folder for folder in folders if folder.count("/") == 1), key=str.lower, reverse=True)
     served = _once(bundle for word in declared for bundle in there if word in (bundle, _name(bundle)))
     known = {*served, *map(_name, served)}
-    return {
-        "served": served,
-        "missing": _once(word for word in declared if word not in known),
-        "aliased": [ALIAS.sub(r"\1/\2", alias) if ALIAS.fullmatch(alias) else alias for alias in aliases],
-    }
+    return {"served": served, "missing": _once(word for word in declared if word not in known)}
+
+
+def aliased(aliases):
+    """The bundle that each NAME/ALIAS=VERSION points to; an entry that is written otherwise stays as it is."""
+    return [ALIAS.sub(r"\1/\2", alias) if ALIAS.fullmatch(alias) else alias for alias in aliases]
 
 
 def undeclared(on_host, served, answer):
@@ -91,6 +91,7 @@ def _once(words):
 class FilterModule:
     def filters(self):
         return {
+            "bedplate_aliased": aliased,
             "bedplate_rsync_filter": rsync_filter,
             "bedplate_selection": selection,
             "bedplate_signature_files": signature_files,
