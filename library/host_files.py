@@ -1,5 +1,8 @@
 #!/usr/bin/python
-"""Ansible module: all files of a role in one go, each checked by its own program before any of them lands."""
+"""Ansible module: all files of a role in one go, each checked by its own program before any of them lands.
+
+plugins/action/host_files.py runs it, and renders templates before.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,15 @@ module: host_files
 short_description: Writes files together, after each was checked
 description:
   - What copies and checks one file costs two remote executions a file; this is one for all.
+  - A file is its template in C(templates/), which lies there under the path that it has on the host, plus C(.j2).
   - Nothing is written unless every changed file passes its check.
 options:
   files:
     description:
-      - Each has a C(path) and either C(content) or C(state), which is C(absent) or C(directory).
+      - Each has a C(path), which is enough for a file with a template of its own.
+      - C(src) names another template below C(templates/), C(vars) gives it more variables.
+      - C(content) takes the place of a template.
+      - C(state) is C(file) (default), C(absent) or C(directory).
       - C(owner), C(group) (default root) and C(mode) (default 0644, directories 0755).
       - C(validate) is a command line for a shell; %s becomes a staged copy with the same name in a folder of its own.
       - Units and drop-ins in /etc/systemd/system are checked by systemd-analyze without being told.
@@ -28,6 +35,30 @@ options:
         answer has a line for each that is not as it was written.
     type: bool
     default: false
+"""
+
+EXAMPLES = """
+- name: Write nginx's files
+  host_files:
+    files:
+      - {path: /var/lib/bedplate-balancer/drained, state: directory}
+      - path: /etc/nginx/nginx.conf  # rendered from templates/etc/nginx/nginx.conf.j2
+        validate: /usr/sbin/nginx -t -c %s
+      - path: /etc/nginx/sites-enabled/default
+        state: absent
+"""
+
+RETURN = """
+changed_paths:
+  description: The paths that changed, or would in check mode.
+  returned: where files were given
+  type: list
+  elements: str
+differences:
+  description: A line for each path that is not as it was written; none where no run has written any.
+  returned: with recorded
+  type: list
+  elements: str
 """
 
 import contextlib

@@ -104,7 +104,7 @@ def test_one_host_of_the_fleet_is_asked_for_before_anything_else(control, playbo
     nowhere = {"ansible_connection": "local", "ansible_python_interpreter": "/nonexistent"}
     listed = yaml.safe_load((control.inventory / "hosts.yml").read_text())
     listed["all"]["hosts"] |= {"stranger": nowhere}
-    listed["all"]["children"] = {"gpu": {"hosts": {"gpu1": nowhere, "gpu2": nowhere}}}
+    listed["all"]["children"] = {"inference": {"hosts": {"gpu1": nowhere, "gpu2": nowhere}}}
     (control.inventory / "hosts.yml").write_text(yaml.safe_dump(listed))
     options = [] if host is None else ["-e", f"host={host}"]
 

@@ -144,9 +144,9 @@ def host(tmp_path_factory):
     fleet.tool("up", "one")
     folder = tmp_path_factory.mktemp("nvidia")
     group = {"hosts": {"one": {"ansible_ssh_common_args": f"-F {fleet.access}/ssh_config"}}}
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": {"gpu": group}}}))
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": {"inference": group}}}))
     play = {
-        "hosts": "gpu",
+        "hosts": "inference",
         "become": True,
         "gather_subset": ["!all", "min"],
         "roles": [{"role": str(REPOSITORY / "roles/nvidia")}],

@@ -49,7 +49,7 @@ def inventory(fleet, tmp_path):
     """One host that is balancer and serves, small enough for the machine at hand."""
     addresses = json.loads((fleet.access / "addresses.json").read_text())
     control = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
-    groups = {"lb": {"hosts": {"one": None}}, "gpu": {"hosts": {"one": None}}}
+    groups = {"lb": {"hosts": {"one": None}}, "inference": {"hosts": {"one": None}}}
     write(tmp_path / "hosts.yml", {"all": {"hosts": {"localhost": control}, "children": groups}})
     settings = {
         "ansible_ssh_common_args": f"-F {fleet.access}/ssh_config",

@@ -12,7 +12,7 @@ from tools.heldout import PREDICT, read_cases
 
 CASE = read_cases()[0]
 # What a copy needs to run playbooks; the rest is read from where it is.
-TREE = ["ansible.cfg", "library", "playbooks", "roles", "site.yml", "templates"]
+TREE = ["ansible.cfg", "library", "playbooks", "plugins", "roles", "site.yml", "templates"]
 
 
 @pytest.fixture(scope="session")

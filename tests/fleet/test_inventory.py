@@ -24,7 +24,7 @@ def smaller(fleet, tmp_path):
     folder = tmp_path / "inventory"
     shutil.copytree(fleet.inventory, folder)
     hosts = yaml.safe_load((folder / "hosts.yml").read_text())
-    del hosts["all"]["children"]["gpu"]["hosts"]["gpu2"]
+    del hosts["all"]["children"]["inference"]["hosts"]["gpu2"]
     (folder / "hosts.yml").write_text(yaml.safe_dump(hosts))
     return [f"--inventory={folder}", "-e", f"test_hosts_dir={ROOT}/.bedplate/{fleet.fleet}"]
 

@@ -83,7 +83,7 @@ def look(tmp_path, plant, sudo):
             "clock": time.time(),
             "clock_difference_s": 30,
             "services": {},
-            "groups": ["gpu"],
+            "groups": ["inference"],
             "names": ["localhost"],
             "address": "",
             "gpus": 0,
@@ -178,7 +178,7 @@ def test_a_host_that_was_built_has_filled_its_disk_itself(look, plant):
 
 
 def test_a_foreign_program_on_a_port_is_named(look, port):
-    web = {"port": port - 1, "count": 3, "hosts": ["gpu"], "units": ["bedplate-web@*.socket"]}
+    web = {"port": port - 1, "count": 3, "hosts": ["inference"], "units": ["bedplate-web@*.socket"]}
 
     [finding] = look(services={"web": web})
 
@@ -194,7 +194,7 @@ def test_a_foreign_program_on_a_port_is_named(look, port):
     ids=["a program that may hold it", "a service of other hosts"],
 )
 def test_a_port_held_rightly_is_no_finding(look, port, more):
-    web = {"port": port, "hosts": ["gpu"], "units": ["bedplate-web@*.socket"]}
+    web = {"port": port, "hosts": ["inference"], "units": ["bedplate-web@*.socket"]}
 
     assert look(services={"web": web | more}) == []
 
@@ -205,7 +205,7 @@ def test_without_sudo_a_port_is_still_seen_to_be_taken(look, sudo, port, tmp_pat
     (tmp_path / "bin/ss").write_text(f"#!/bin/sh\nexec {shutil.which('ss')} --no-header --listening --tcp --numeric\n")
     (tmp_path / "bin/ss").chmod(0o755)
 
-    findings = look(services={"web": {"port": port, "hosts": ["gpu"], "units": ["none"]}})
+    findings = look(services={"web": {"port": port, "hosts": ["inference"], "units": ["none"]}})
 
     assert checks(findings) == ["port", "sudo"]
     assert findings[0]["found"] == f"an unknown program listens on {port}"
@@ -213,7 +213,7 @@ def test_without_sudo_a_port_is_still_seen_to_be_taken(look, sudo, port, tmp_pat
 
 
 def test_sshd_has_to_listen_where_the_firewall_will_open(look, port):
-    ssh = {"port": port, "hosts": ["gpu"], "units": ["ssh.service"]}
+    ssh = {"port": port, "hosts": ["inference"], "units": ["ssh.service"]}
 
     assert look(services={"ssh": ssh}) == []
     assert checks(look(services={"ssh": ssh | {"port": 1}})) == ["port"]
@@ -304,7 +304,7 @@ def test_every_fault_is_told_at_once(look, plant, sudo, port):
     findings = look(
         size={"name": "production", "cores": 8, "memory_gb": 32, "disk_gb": 10**6},
         clock=0,
-        services={"web": {"port": port, "hosts": ["gpu"], "units": ["none"]}},
+        services={"web": {"port": port, "hosts": ["inference"], "units": ["none"]}},
         names=["away.invalid"],
         gpus=1,
     )

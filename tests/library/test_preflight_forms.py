@@ -17,7 +17,7 @@ RIGHT = [
     ("nginx_server_name", "xn--mller-kva.de"),
     ("nginx_server_name", "localhost"),
     ("nginx_server_name", "3.predict-1.example"),
-    ("fleet_web", {"port": 8001, "count": 9, "hosts": ["gpu"], "from": []}),
+    ("fleet_web", {"port": 8001, "count": 9, "hosts": ["inference"], "from": []}),
     ("fleet_ssh", {"port": 65535, "hosts": ["all"], "from": ["10.0.0.0/8"]}),
     ("bedplate_engine_memory_max", "4G"),
     ("bedplate_engine_memory_max", "80%"),
@@ -68,7 +68,7 @@ WRONG = [
     ("fleet_web", {"port": 65531, "count": 9, "hosts": [], "from": []}, "`count`"),
     ("fleet_web", {"port": "http", "hosts": [], "from": []}, "from 1 to 65535"),
     ("fleet_web", 8001, "roles/fleet"),
-    ("fleet_web", {"port": 8001, "hosts": "gpu", "from": []}, "lists"),
+    ("fleet_web", {"port": 8001, "hosts": "inference", "from": []}, "lists"),
     ("bedplate_engine_memory_max", "4 GB", "512M"),
     ("bedplate_engine_memory_max", "4GiB", "512M"),
     ("bedplate_engine_memory_max", "0", "512M"),
@@ -97,7 +97,7 @@ WRONG = [
 
 
 def judge(setting, value):
-    return list(forms.judge([Host("gpu1", ["gpu"], {setting: value})]))
+    return list(forms.judge([Host("gpu1", ["inference"], {setting: value})]))
 
 
 @pytest.mark.parametrize(("setting", "value"), RIGHT)
@@ -129,9 +129,9 @@ def test_names_of_hosts_that_work_are_taken(name):
 
 
 def test_hosts_that_disagree_on_a_port_are_told_since_each_computes_the_others_from_its_own():
-    other = {"port": 2222, "hosts": ["lb", "gpu", "data", "ops"], "from": ["all"]}
+    other = {"port": 2222, "hosts": ["lb", "inference", "data", "ops"], "from": ["all"]}
     hosts = [
-        Host("gpu1", ["gpu"], {"private_address": "10.0.0.1"}, size="x", sizes=["x"]),
+        Host("gpu1", ["inference"], {"private_address": "10.0.0.1"}, size="x", sizes=["x"]),
         Host("ops1", ["ops"], {"private_address": "10.0.0.2", "fleet_ssh": other}, size="x", sizes=["x"]),
     ]
 

@@ -25,7 +25,7 @@ SEEN = {
     "is_built": False,
 }
 RESULT = {"size": "small", "sizes": ["small"], "seen": SEEN, "findings": []}
-GROUPS = {"lb1": ["lb"], "gpu1": ["gpu"], "gpu2": ["gpu"], "ops1": ["data", "ops"]}
+GROUPS = {"lb1": ["lb"], "gpu1": ["inference"], "gpu2": ["inference"], "ops1": ["data", "ops"]}
 LONG = "x" * 43
 
 
@@ -46,7 +46,7 @@ def judge(inventory):
         lines = []
         for number, (host, groups) in enumerate(hosts.items(), 1):
             own = {"private_address": f"192.0.2.{number}"}
-            if "gpu" in groups:
+            if "inference" in groups:
                 own |= {"bedplate_bundles": ["digits"], "bedplate_bundles_dir": str(inventory / "bundles")}
             own |= (settings or {}).get(host, {})
             result = RESULT | {"groups": groups, "settings": own, "seen": SEEN | (seen or {}).get(host, {})}
@@ -180,8 +180,8 @@ def test_a_contradiction_is_one_finding_that_names_what_to_edit(judge, host, set
 
 def test_one_port_for_two_services_is_told_on_each_host_that_has_both(judge):
     ports = {
-        "fleet_web": {"port": 9181, "count": 9, "hosts": ["gpu"], "from": []},
-        "fleet_bedplate_metrics": {"port": 9182, "hosts": ["gpu"], "from": []},
+        "fleet_web": {"port": 9181, "count": 9, "hosts": ["inference"], "from": []},
+        "fleet_bedplate_metrics": {"port": 9182, "hosts": ["inference"], "from": []},
     }
 
     found = judge(dict.fromkeys(GROUPS, ports))
@@ -228,14 +228,14 @@ def test_a_size_that_nobody_knows_is_told_with_those_there_are(judge):
 
 
 # The file that sets it, its text, and where the line is.
-OF_TWO_HOSTS = "gpu:\n  hosts:\n    gpu2:\n      bedplate_engines: [y]\n    gpu1:\n      bedplate_engines: [x]\n"
+OF_TWO_HOSTS = "inference:\n  hosts:\n    gpu2:\n      bedplate_engines: [y]\n    gpu1:\n      bedplate_engines: [x]\n"
 PLACES = [
     ("hosts.yml", OF_TWO_HOSTS, ":6"),
-    ("hosts.yml", "gpu:\n  hosts:\n    gpu1:\n  vars:\n    bedplate_engines: [x]\n", ":5"),
+    ("hosts.yml", "inference:\n  hosts:\n    gpu1:\n  vars:\n    bedplate_engines: [x]\n", ":5"),
     ("host_vars/gpu1.yml", "# one\nbedplate_engines: [x]\n", ":2"),
-    ("group_vars/gpu.yml", "bedplate_engine_pin: false\nbedplate_engines: [x]\n", ":2"),
+    ("group_vars/inference.yml", "bedplate_engine_pin: false\nbedplate_engines: [x]\n", ":2"),
     ("group_vars/all/engines.yml", "---\nbedplate_engines: [x]\n", ":2"),
-    ("group_vars/gpu.yml", "# bedplate_engines: [x]\n", " (a new line)"),
+    ("group_vars/inference.yml", "# bedplate_engines: [x]\n", " (a new line)"),
 ]  # fmt: skip
 
 
@@ -353,3 +353,57 @@ def test_an_old_authority_is_told_of(judge, inventory):
     [finding] = judge()["localhost"]
 
     assert finding["check"] == "certificate"
+
+
+OLD_HOSTS = """\
+all:
+  hosts:
+    gpu: {}
+  children:
+    lb:
+      hosts: {lb1: {}}
+    gpu:
+      hosts:
+        gpu1:
+        gpu:
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "edit"),
+    [
+        ("hosts.yml", OLD_HOSTS, "{file}:7"),
+        ("hosts.yml", 'all:\n  children:\n    "gpu": {hosts: {gpu1: {}}}\n', "{file}:3"),
+        ("group_vars/all.yml", "a: 1\nfleet_redis_cache: {port: 1, hosts: [data], from: [lb, gpu]}\n", "{file}:2"),
+        ("group_vars/all.yml", "fleet_web:\n  hosts:\n    - gpu\n", "{file}:3"),
+        ("group_vars/ops.yml", 'x: "{{ groups[\'gpu\'] }}"\ny: "{{ groups.gpu }}"\n', "{file}:1, 2"),
+        ("group_vars/gpu.yml", "bedplate_bundles: [digits]\n", "{file}"),
+    ],
+)
+def test_the_old_name_of_the_group_is_refused_with_the_file_and_lines_to_edit(judge, inventory, file, text, edit):
+    (inventory / file).write_text(text)
+
+    [finding] = judge()["localhost"]
+
+    assert (finding["check"], finding["found"]) == ("group", "the group 'gpu'")
+    assert "inference" in finding["next_step"]
+    assert finding["edit"] == edit.format(file=inventory / file)
+
+
+def test_a_host_of_the_old_group_is_refused_where_no_file_names_it(judge):
+    [finding] = judge(hosts=GROUPS | {"gpu2": ["gpu", "lb"]})["localhost"]
+
+    assert finding["check"] == "group"
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("hosts.yml", "all:\n  hosts:\n    gpu: {}\n  children:\n    inference:\n      hosts: {gpu: {}}\n"),
+        ("group_vars/inference.yml", "# once [gpu]\nbedplate_engines: [gpu0, gpu1]\nname: gpu\n"),
+    ],
+)
+def test_hosts_and_devices_may_be_called_by_it(judge, inventory, file, text):
+    (inventory / file).write_text(text)
+
+    assert judge() == {}

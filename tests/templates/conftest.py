@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import filter_loader, init_plugin_loader
+from ansible.plugins.loader import filter_loader, init_plugin_loader, lookup_loader
 from ansible.template import Templar, trust_as_template
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ FLEET = {
     "groups": {
         "all": ["lb1", "gpu1", "gpu2", "ops1"],
         "lb": ["lb1"],
-        "gpu": ["gpu1", "gpu2"],
+        "inference": ["gpu1", "gpu2"],
         "data": ["ops1"],
         "ops": ["ops1"],
     },
@@ -39,8 +39,9 @@ FLEET = {
 @pytest.fixture(scope="session", autouse=True)
 def plugins() -> None:
     init_plugin_loader()
-    for folder in REPOSITORY.glob("roles/*/filter_plugins"):
+    for folder in (REPOSITORY / "plugins/filter", *REPOSITORY.glob("roles/*/filter_plugins")):
         filter_loader.add_directory(str(folder))
+    lookup_loader.add_directory(str(REPOSITORY / "plugins/lookup"))
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def of_host(rule):
 
 @pytest.mark.parametrize(("hosts", "budget"), [(["gpu1"], "0.001"), (["gpu1", "gpu2"], "0.0005")])
 def test_the_error_budget_is_smaller_on_two_inference_hosts(render, hosts, budget):
-    text = render("prometheus", "etc/prometheus/rules/service.yml.j2", groups={"gpu": hosts})
+    text = render("prometheus", "etc/prometheus/rules/service.yml.j2", groups={"inference": hosts})
 
     assert f"ratio_rate1h > 14.4 * {budget}\n" in text
 

@@ -38,20 +38,20 @@ def unit(render):
 
 
 def test_hosts_go_to_the_store_over_sftp_and_the_store_to_its_own_disk(settings):
-    other, store = settings("gpu1", ["gpu"]), settings("ops1", ["ops", "data"])
+    other, store = settings("gpu1", ["inference"]), settings("ops1", ["ops", "data"])
 
     assert (other["repository"], bool(other["ssh_config"])) == ("sftp:store:/repository", True)
     assert (store["repository"], store["ssh_config"]) == ("/srv/bedplate-backup/store-ops1/repository", "")
 
 
 def test_without_an_ops_host_backups_lie_in_a_folder(settings):
-    found = settings("gpu1", ["gpu"], groups={"all": ["gpu1"], "gpu": ["gpu1"]})
+    found = settings("gpu1", ["inference"], groups={"all": ["gpu1"], "inference": ["gpu1"]})
 
     assert found["repository"] == "/srv/bedplate-backup/store-gpu1/repository"
 
 
 def test_s3_has_its_keys_in_a_file(settings):
-    found = settings("gpu1", ["gpu"], backup_target="s3", backup_s3_url="https://s3.example.org/bucket")
+    found = settings("gpu1", ["inference"], backup_target="s3", backup_s3_url="https://s3.example.org/bucket")
 
     assert found["repository"] == "s3:https://s3.example.org/bucket/gpu1"
     assert found["environment"] == {"AWS_SHARED_CREDENTIALS_FILE": "/etc/bedplate/credentials/backup-s3"}
@@ -61,7 +61,7 @@ def test_s3_has_its_keys_in_a_file(settings):
     ("groups", "parts"),
     [
         (["lb"], {"configuration": ["/etc/bedplate", "/etc/nginx"], "state": ["/var/lib/bedplate-balancer"]}),
-        (["gpu"], {"configuration": ["/etc/bedplate"], "bundles": ["/var/lib/bedplate/models"]}),
+        (["inference"], {"configuration": ["/etc/bedplate"], "bundles": ["/var/lib/bedplate/models"]}),
         (
             ["data", "ops"],
             {
@@ -77,7 +77,7 @@ def test_a_host_backs_up_what_its_groups_have(settings, groups, parts):
 
 
 def test_the_policy_is_the_operators(settings):
-    keep = settings("gpu1", ["gpu"], backup_keep_daily=3, backup_keep_weekly=2, backup_keep_monthly=1)["keep"]
+    keep = settings("gpu1", ["inference"], backup_keep_daily=3, backup_keep_weekly=2, backup_keep_monthly=1)["keep"]
 
     assert keep == {"daily": 3, "weekly": 2, "monthly": 1}
 
@@ -93,7 +93,7 @@ def test_every_host_has_a_password_of_its_own_that_is_not_the_secret(evaluate):
 
 @pytest.mark.parametrize("name", ["gpu1", "gpu.1", "GPU1", "gpu_ä", "x" * 60])
 def test_preflight_and_the_role_make_the_same_name_for_the_store(evaluate, name):
-    its = {"inventory_hostname": name, "groups": {"all": [name], "gpu": [name]}}
+    its = {"inventory_hostname": name, "groups": {"all": [name], "inference": [name]}}
 
     assert evaluate("backup", "{{ __backup_user }}", **its) == DERIVED[0].make(name)
     assert evaluate("backup", "{{ __backup_users | first }}", **its) == DERIVED[0].make(name)
@@ -208,7 +208,7 @@ def test_the_store_holds_each_host_to_its_own_quota_or_to_the_manuals(render):
     ],
 )
 def test_a_host_reads_at_the_store_why_it_may_not_write(settings, host, target, note):
-    assert settings(host, ["gpu"], backup_target=target)["quota_file"] == note
+    assert settings(host, ["inference"], backup_target=target)["quota_file"] == note
 
 
 def test_quotas_are_looked_at_every_minute(render):

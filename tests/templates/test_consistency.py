@@ -84,3 +84,16 @@ def test_every_variable_that_is_set_is_read_by_a_role(path):
     known = {name for role in ROLES for name in defaults_of(role)}
 
     assert {name for name in variables_of(path) if is_ours(name)} - known == set()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_roles_readme_names_files_and_settings_that_there_are(role):
+    path = REPOSITORY / "roles" / role / "README.md"
+    text = path.read_text()
+    tests = {each.name for each in (REPOSITORY / "tests").rglob("test_*.py")}
+
+    links = [path.parent / link for link in re.findall(r"\]\(([^)#]+)", text)]
+    named = [REPOSITORY / each for each in re.findall(r"`((?:molecule|playbooks|tests|tools)/[\w/.]+)`", text)]
+    assert [str(each) for each in links + named if not each.exists()] == []
+    assert set(re.findall(r"`(test_\w+\.py)`", text)) - tests == set()
+    assert set(re.findall(rf"`({role}_\w+)`", text)) - set(defaults_of(role)) == set()

@@ -15,7 +15,7 @@ from tools import documented
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = yaml.safe_load((REPOSITORY / "tests/fleet/documented_commands.yml").read_text())
-GROUPS = {"lb1": ["lb"], "gpu1": ["gpu"], "gpu-with-nvidia": ["gpu"], "ops1": ["data", "ops"]}
+GROUPS = {"lb1": ["lb"], "gpu1": ["inference"], "gpu-with-nvidia": ["inference"], "ops1": ["data", "ops"]}
 # What every host has: Debian's essential packages, systemd, and what the role base begins with.
 EVERYWHERE = {"apt-get", "cat", "chmod", "chown", "cp", "df", "dmesg", "du", "grep", "head", "journalctl", "ls", "rm"}
 EVERYWHERE |= {"sort", "sudo", "systemctl", "systemd-cgtop", "tail", "uniq"}
@@ -36,7 +36,7 @@ OURS = {  # from a role's own files
     "check-redis": ("redis", "/usr/local/lib/bedplate/check-redis"),
     "nvidia-smi": ("nvidia", "nvidia-utils"),
 }
-OF_GROUP = {"lb": {"nginx"}, "gpu": {"bedplate", "nvidia"}, "data": {"redis"}, "ops": {"prometheus"}}
+OF_GROUP = {"lb": {"nginx"}, "inference": {"bedplate", "nvidia"}, "data": {"redis"}, "ops": {"prometheus"}}
 OF_ALL = {"base", "ufw", "exporters", "logrotate", "backup"}
 ON_CONTROL = {"ansible", "ansible-playbook", "ansible-vault", "cp", "diff", "openssl", "rm", "ssh", "testhosts"}
 # Code with a space that is no command: settings, options, what programs say, what is typed into redis-cli.

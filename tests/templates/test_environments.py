@@ -19,7 +19,7 @@ from tools.preflight import placeholders
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ["development", "staging", "production"]
 EXAMPLES = [*ENVIRONMENTS, "one-host"]
-GROUPS = ["lb", "gpu", "data", "ops"]
+GROUPS = ["lb", "inference", "data", "ops"]
 PAGE = 66  # lines
 # Those of hosts with GPUs are left out, which none of these inventories has.
 TEMPLATES = sorted(
@@ -31,7 +31,7 @@ UNITS = "etc/systemd/system"
 # By role: a group whose hosts get its files, and the files.
 WRITTEN = {
     "backup": (
-        "gpu",
+        "inference",
         [
             *(f"{folder}/{name}*" for folder, name in (("etc/bedplate", "backup"), (UNITS, "bedplate-backup"))),
             *(f"{folder}/{name}*" for folder, name in (("etc/bedplate", "store"), (UNITS, "bedplate-store"))),
@@ -44,7 +44,7 @@ WRITTEN = {
         ["etc/chrony/*", "*/00-bedplate.conf.j2", "etc/sudoers.d/*", "etc/sysctl.d/*", "*/journald.conf.d/*"],
     ),
     "bedplate": (
-        "gpu",
+        "inference",
         [
             *(f"etc/bedplate/{name}.yaml.j2" for name in ("decode", "engine", "metrics", "web")),
             *(
@@ -83,7 +83,7 @@ WRITTEN = {
         ],
     ),
     "redis": ("data", ["etc/redis/*", "usr/local/lib/*", f"{UNITS}/redis*"]),
-    "ufw": ("gpu", ["etc/default/ufw.j2", "etc/ufw/*", "usr/local/sbin/*"]),
+    "ufw": ("inference", ["etc/default/ufw.j2", "etc/ufw/*", "usr/local/sbin/*"]),
 }
 # What the templates are given beside settings.
 GIVEN = {
@@ -152,7 +152,7 @@ def test_its_settings_do_for_every_template(hosts, evaluate, name, role):
     host = next(its for its in every.values() if group in its["group_names"])
     for template in templates:
         text = (REPOSITORY / "templates" / template).read_text()
-        assert evaluate(role, text, **host | GIVEN | {"hostvars": every}).strip()
+        assert evaluate(role, text, **host | GIVEN | {"hostvars": every | {"localhost": {}}}).strip()
 
 
 def test_no_template_is_left_out():

@@ -33,9 +33,10 @@ def told(evaluate):
 
 
 @pytest.fixture
-def drop_ins(told):
+def drop_ins(told, render):
     """By path, what a host of two GPUs gets."""
-    return {file["path"]: file["content"] for file in told("__bedplate_gpu_files", FIRST, SECOND)}
+    files = told("__bedplate_gpu_files", FIRST, SECOND)
+    return {file["path"]: render("bedplate", file["src"], **file["vars"]) for file in files}
 
 
 def values(text, key):

@@ -90,7 +90,7 @@ def test_each_host_has_an_upstream_without_it_and_a_flag_that_chooses_it(nginx_c
 
 
 def test_the_only_host_cannot_be_drained(nginx_conf):
-    text = nginx_conf(groups={"gpu": ["gpu1"]})
+    text = nginx_conf(groups={"inference": ["gpu1"]})
 
     assert upstreams(text).keys() == {"bedplate"}
     assert "-f /var" not in text
@@ -143,7 +143,7 @@ def test_a_prediction_is_known_by_its_path(nginx_conf, path, is_prediction):
 def test_a_request_outlives_all_front_ends_of_one_host(nginx_conf, instances, tries):
     hosts = {f"gpu{n}": {"private_address": "x", "bedplate_web_instances": count} for n, count in enumerate(instances)}
 
-    text = nginx_conf(hostvars=hosts, groups={"gpu": list(hosts)})
+    text = nginx_conf(hostvars=hosts, groups={"inference": list(hosts)})
 
     assert re.findall(r"proxy_next_upstream_tries (.*);", text) == [str(tries)]
 

@@ -16,19 +16,22 @@ def told(evaluate):
     """What the role tells its module and its report on a host of these groups."""
 
     def told(expression, *groups, **settings):
-        host = {"group_names": list(groups), "inventory_hostname": "gpu1", **settings}
+        its = {"hostvars": {"gpu1": settings}}
+        host = {"group_names": list(groups), "inventory_hostname": "gpu1", **its, **settings}
         return evaluate("preflight", "{{ " + expression + " }}", **host)
 
     return told
 
 
 def test_every_service_says_who_may_hold_its_port(told):
-    assert [name for name, service in told("__preflight_services", "gpu").items() if not service.get("units")] == []
+    assert [
+        name for name, service in told("__preflight_services", "inference").items() if not service.get("units")
+    ] == []
 
 
 def test_as_many_ports_are_asked_for_as_there_are_front_ends(told):
-    assert told("__preflight_services.web.count", "gpu") == 2
-    assert told("__preflight_services.web.count", "gpu", bedplate_web_instances=5) == 5
+    assert told("__preflight_services.web.count", "inference") == 2
+    assert told("__preflight_services.web.count", "inference", bedplate_web_instances=5) == 5
 
 
 def test_settings_that_are_compared_exist(told):
@@ -36,7 +39,7 @@ def test_settings_that_are_compared_exist(told):
     known = {name for manual in manuals for name in manual} | {"private_address"}
     known |= {"ansible_host", "ansible_port", "ansible_user"}
 
-    assert set(told("__preflight_read", "gpu")) - known == set()
+    assert set(told("__preflight_read", "inference")) - known == set()
 
 
 def test_every_setting_that_the_report_judges_is_read(told):
@@ -46,13 +49,13 @@ def test_every_setting_that_the_report_judges_is_read(told):
     names = set(re.findall(rf'"((?:{roles})_[a-z_]+)"', judged)) - {"preflight_size"}
 
     assert len(names) > 15
-    assert names - set(told("__preflight_read", "gpu")) == set()
+    assert names - set(told("__preflight_read", "inference")) == set()
 
 
 def test_only_what_the_inventory_sets_is_compared(told):
     hostvars = {"gpu1": {"private_address": "192.0.2.11", "bedplate_engines": ["cpu0"], "secret_api_key": "x"}}
 
-    assert told("__preflight_set", "gpu", hostvars=hostvars) == {
+    assert told("__preflight_set", "inference", hostvars=hostvars) == {
         "private_address": "192.0.2.11",
         "bedplate_engines": ["cpu0"],
     }
@@ -63,19 +66,21 @@ def test_releases_are_those_of_the_roles_that_a_host_gets(told, group, missing):
     assert set(told("__preflight_base.__base_releases", group)) - set(told("__preflight_releases", group)) == missing
 
 
-@pytest.mark.parametrize(("groups", "engines", "wanted"), [(["gpu"], ["gpu0", "gpu1"], 2), (["gpu"], ["cpu0"], 0)])
+@pytest.mark.parametrize(
+    ("groups", "engines", "wanted"), [(["inference"], ["gpu0", "gpu1"], 2), (["inference"], ["cpu0"], 0)]
+)
 def test_gpus_are_wanted_where_engines_are_declared_for_them(told, groups, engines, wanted):
     assert told("__preflight_gpus", *groups, bedplate_engines=engines) == wanted
 
 
 def test_no_number_of_gpus_is_wanted_where_engines_follow_from_them(told):
-    assert told("__preflight_gpus == omit", "gpu", omit="nobody asks")
+    assert told("__preflight_gpus == omit", "inference", omit="nobody asks")
     assert told("__preflight_gpus", "lb", omit="nobody asks") == 0
 
 
 @pytest.mark.parametrize(("settings", "required"), [({}, False), ({"nvidia_install": False}, True)])
 def test_a_driver_has_to_be_there_where_the_role_nvidia_does_not_install_it(told, settings, required):
-    assert told("preflight_driver_required", "gpu", **settings) is required
+    assert told("preflight_driver_required", "inference", **settings) is required
 
 
 @pytest.mark.parametrize(
@@ -87,18 +92,18 @@ def test_a_driver_has_to_be_there_where_the_role_nvidia_does_not_install_it(told
     ],
 )
 def test_releases_are_refused_that_the_role_nvidia_would_refuse(told, settings, releases):
-    assert sorted(told("__preflight_driver_refused", "gpu", **settings)) == releases
-    assert set(told("__preflight_gpu_refused", "gpu")) == {"kepler", "maxwell", "pascal", "volta", "unknown"}
+    assert sorted(told("__preflight_driver_refused", "inference", **settings)) == releases
+    assert set(told("__preflight_gpu_refused", "inference")) == {"kepler", "maxwell", "pascal", "volta", "unknown"}
 
 
-@pytest.mark.parametrize(("group", "size"), [("gpu", "production"), ("lb", "small")])
+@pytest.mark.parametrize(("group", "size"), [("inference", "production"), ("lb", "small")])
 def test_a_host_is_of_a_size_that_there_is(told, group, size):
     assert told("preflight_size", group) == size
     assert size in told("preflight_sizes", group)
 
 
 def test_every_setting_that_has_a_form_is_read(told):
-    read = set(told("__preflight_read", "gpu"))
+    read = set(told("__preflight_read", "inference"))
 
     assert set(forms.FORMS) - read == set()
     manuals = [yaml.safe_load(path.read_text()) or {} for path in REPOSITORY.glob("roles/*/defaults/main.yml")]

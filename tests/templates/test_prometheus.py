@@ -60,13 +60,13 @@ def test_targets_follow_from_inventory_and_declarations(prometheus):
 def test_promtool_accepts_the_configuration_without_any_other_host(prometheus, tmp_path):
     path = tmp_path / "prometheus.yml"
 
-    for groups in ({"lb": [], "gpu": [], "data": [], "ops": ["ops1"]}, {"ops": ["ops1"]}):
+    for groups in ({"lb": [], "inference": [], "data": [], "ops": ["ops1"]}, {"ops": ["ops1"]}):
         path.write_text(prometheus(groups=groups))
         promtool("check", "config", path)
 
 
 def test_a_removed_host_leaves_nothing_behind(prometheus, render):
-    groups = {"lb": [], "gpu": ["gpu1"], "data": [], "ops": ["ops1"]}
+    groups = {"lb": [], "inference": ["gpu1"], "data": [], "ops": ["ops1"]}
 
     text = prometheus(groups=groups) + render("prometheus", "etc/prometheus/blackbox.yml.j2", groups=groups)
 

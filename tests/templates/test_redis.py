@@ -74,7 +74,7 @@ def test_a_release_gets_the_directives_that_its_redis_knows(conf, release, locks
     assert ("hide-user-data-from-log" in settings) is hides
 
 
-@pytest.mark.parametrize("comers", [["gpu"], []])
+@pytest.mark.parametrize("comers", [["inference"], []])
 def test_it_listens_where_its_own_hosts_clients_look_for_it(conf, comers):
     assert conf(fleet_redis_cache={"port": 7000, "from": comers})["bind"] == "127.0.0.1 192.0.2.1"
 

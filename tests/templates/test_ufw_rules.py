@@ -64,7 +64,7 @@ def test_a_host_in_several_groups_gets_one_rule_per_port_and_none_for_itself():
 
 
 def test_a_caller_in_several_groups_gets_one_rule():
-    services = {"redis_cache": {"port": 6379, "hosts": ["gpu"], "from": ["data", "ops", OPS1]}}
+    services = {"redis_cache": {"port": 6379, "hosts": ["inference"], "from": ["data", "ops", OPS1]}}
 
     assert [rule["source"] for rule in rules_of("gpu1", services=services)] == [OPS1]
 
@@ -112,7 +112,9 @@ def test_a_declaration_that_cannot_be_is_refused(change, complaint):
 
 
 def test_a_member_without_an_address_is_refused_by_name():
-    with pytest.raises(AnsibleFilterError, match=r"gpu2 of the group 'gpu' may connect, but has no private_address"):
+    with pytest.raises(
+        AnsibleFilterError, match=r"gpu2 of the group 'inference' may connect, but has no private_address"
+    ):
         rules_of("ops1", addresses=ADDRESSES | {"gpu2": ""})
 
 

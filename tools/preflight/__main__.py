@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tools.preflight import control, forms, placeholders, settings
+from tools.preflight import control, forms, groups, placeholders, settings
 from tools.preflight.hosts import CONTROL, Finding, Host
 from tools.preflight.places import place
 
@@ -29,6 +29,7 @@ def main() -> int:
     known = [host for host in known if host.name not in {finding.host for finding in malformed}]
     findings += settings.judge(known)
     findings += placeholders.judge(given.inventory)
+    findings += groups.judge(hosts, given.inventory)
     findings += control.judge(known, given.inventory, given.vault_password_file, given.certificate_days)
     report = make_report(hosts, findings, given.inventory)
     given.report.parent.mkdir(parents=True, exist_ok=True)

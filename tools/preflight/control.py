@@ -32,7 +32,7 @@ def judge(hosts: list[Host], inventory: Path, password_file: str | None, days: i
     # Most hosts name the same files.
     for host in _first(hosts, "lb", "nginx_certificate_file", "nginx_certificate_key_file", "nginx_server_name"):
         yield from _own_certificate(host, days)
-    for host in _first(hosts, "gpu", "bedplate_bundles", "bedplate_bundles_dir"):
+    for host in _first(hosts, "inference", "bedplate_bundles", "bedplate_bundles_dir"):
         yield from _bundles(host)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from tools.preflight.hosts import CONTROL, Host
 
 # Whose settings go by group; what is not here is of all hosts.
-GROUPS = {"bedplate": "gpu", "nginx": "lb", "redis": "data", "prometheus": "ops"}
+GROUPS = {"bedplate": "inference", "nginx": "lb", "redis": "data", "prometheus": "ops"}
 OF_A_HOST = {"private_address", "ansible_host", "ansible_port", "ansible_user"}
 
 
 def place(setting: str, host: Host, inventory: Path) -> str:
-    """`group_vars/gpu.yml:3` of the inventory, or the file that wants the line; as a path for people.
+    """`group_vars/inference.yml:3` of the inventory, or the file that wants the line; as a path for people.
 
     The closest one to the host that names the setting at the start of a line, since that is the one that Ansible takes.
     """
@@ -37,7 +37,7 @@ def _named(host: Host, inventory: Path) -> str:
 
 def _candidates(host: Host, inventory: Path) -> list[Path]:
     hosts = [path for path in (inventory / "hosts.yml", inventory) if path.is_file()]
-    groups = [*sorted(host.groups), "all"] if host.name != CONTROL else ["gpu", "lb", "data", "ops", "all"]
+    groups = [*sorted(host.groups), "all"] if host.name != CONTROL else ["inference", "lb", "data", "ops", "all"]
     named = [*_files(inventory / "host_vars", host.name), *hosts]
     return [*named, *(path for group in groups for path in _files(inventory / "group_vars", group))]
 

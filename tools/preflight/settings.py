@@ -23,7 +23,7 @@ class Derived:
     what: str
     make: Callable[[str], str]
     most: int  # characters
-    groups: tuple[str, ...] = ("lb", "gpu", "data", "ops")  # whose hosts have one
+    groups: tuple[str, ...] = ("lb", "inference", "data", "ops")  # whose hosts have one
     taken: tuple[str, ...] = ()  # by something else
 
 
@@ -48,7 +48,7 @@ def judge(hosts: list[Host]) -> Iterator[Finding]:
             yield _contradiction(host, found, wanted, "Name one, or add it to preflight_sizes.", "preflight_size")
         yield from _address(host, hosts)
         yield from _ports(host)
-        if "gpu" in host.groups:
+        if "inference" in host.groups:
             yield from _inference(host, hosts)
         if "lb" in host.groups:
             yield from _balancer(host)
@@ -107,9 +107,7 @@ def _inference(host: Host, hosts: list[Host]) -> Iterator[Finding]:
         yield _contradiction(host, found, "less than the whole engine", step, "bedplate_models_memory_mb")
     if host.seen and (host.seen["machine"] != "x86_64" or _version(host.seen["python"]) < (3, 11)):
         found = f"Python {host.seen['python']} on {host.seen['machine']}"
-        step = (
-            "Install Ubuntu 24.04 or later or Debian 12 or later, or take the host out of the group 'gpu' in hosts.yml."
-        )
+        step = "Install Ubuntu 24.04 or later or Debian 12 or later, or take the host out of 'inference' in hosts.yml."
         yield Finding(host.name, "wheelhouse", found, "3.11 or later on x86_64, which wheels exist for", step)
 
 
@@ -174,11 +172,11 @@ def _derived(hosts: list[Host]) -> Iterator[Finding]:
 
 
 def _agreement(hosts: list[Host]) -> Iterator[Finding]:
-    inference = [host for host in hosts if "gpu" in host.groups]
+    inference = [host for host in hosts if "inference" in host.groups]
     for name in SHARED:
         values = sorted({str(host.setting(name)) for host in inference})
         if len(values) > 1:
-            step = "Write it once for all of them, into group_vars/gpu.yml; nginx has one limit."
+            step = "Write it once for all of them, into group_vars/inference.yml; nginx has one limit."
             yield Finding(CONTROL, "settings", f"{name} is {' and '.join(values)}", "one for all hosts", step, name)
     for name in manual("fleet"):
         ports = {json.dumps(host.setting(name), sort_keys=True): host.name for host in hosts}

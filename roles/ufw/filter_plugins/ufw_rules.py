@@ -41,6 +41,11 @@ def ufw_rules(services, host, groups, addresses, extra=(), unlimited=()):
     return rules
 
 
+def ufw_addresses(hosts, hostvars):
+    """{host: private_address, or nothing where the inventory has none}."""
+    return {host: hostvars[host].get("private_address", "") for host in hosts}
+
+
 def ufw_admits(rules, address, port):
     """Whether a TCP connection from the address to the port would be let in."""
     came_from = ip_address(address)
@@ -123,4 +128,4 @@ def _source(network):
 
 class FilterModule:
     def filters(self):
-        return {"ufw_rules": ufw_rules, "ufw_admits": ufw_admits}
+        return {"ufw_addresses": ufw_addresses, "ufw_rules": ufw_rules, "ufw_admits": ufw_admits}

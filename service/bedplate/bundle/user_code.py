@@ -60,8 +60,8 @@ def require_allowed(manifest: Manifest, name: str, programs: Sequence[str], allo
         if manifest.sums[program] not in allowed:
             raise BundleError(
                 f"{manifest.directory / program}: is a program, and this host does not run it; read it, then add "
-                f"'{name}' to bedplate_bundles_with_code in group_vars/gpu.yml and run playbooks/inference.yml (on a "
-                "laptop: --allow-code)"
+                f"'{name}' to bedplate_bundles_with_code in group_vars/inference.yml and run playbooks/inference.yml "
+                "(on a laptop: --allow-code)"
             )
 
 
