@@ -15,8 +15,9 @@ from bedplate.web.cache.shared import SharedCache
 from bedplate.web.checks import Check, PassChecks
 from bedplate.web.direct import DirectInfer
 from bedplate.web.engines.pool import EnginePool
-from bedplate.web.items.body import BodyReader, Limits
 from bedplate.web.items.decoders import Decoders
+from bedplate.web.items.limits import Limits
+from bedplate.web.items.reader import BodyReader
 from bedplate.web.lifespan import Lifespan
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import ObservedApp, Observer

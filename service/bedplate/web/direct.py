@@ -22,7 +22,8 @@ from bedplate.web.checks import Check, IncomingRequest, outcome_of
 from bedplate.web.engines.pool import EnginePool
 from bedplate.web.http.exchange import Exchange
 from bedplate.web.http.reply import render_fields
-from bedplate.web.items.body import Limits, is_read_as_text, limits_of
+from bedplate.web.items.charset import is_read_as_text
+from bedplate.web.items.limits import Limits, limits_of
 from bedplate.web.observer import Observer
 from bedplate.web.oip.handler import HEADER, InferHandler, inference_of, json_bytes_of
 from bedplate.web.oip.request import InferRequest, parse

@@ -16,8 +16,9 @@ from bedplate.bundle import dtypes
 from bedplate.bundle.bundle import Bundle
 from bedplate.errors import Internal
 from bedplate.web.engines.pool import EnginePool
-from bedplate.web.items.body import Items, Limits, parse_items
 from bedplate.web.items.decoders import Decoders, Media
+from bedplate.web.items.formats import parse_items
+from bedplate.web.items.limits import Items, Limits
 from bedplate.web.items.postprocess import predictions_of
 from bedplate.web.options import RequestOptions, ran_out
 from bedplate.wire import FixedMeta, Frame, Type, now_ns

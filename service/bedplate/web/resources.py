@@ -16,7 +16,7 @@ from bedplate.bundle.tensor import Tensor
 from bedplate.web.cache.response import Answer, ResponseCache
 from bedplate.web.engines.pool import RETRY_AFTER_S, EnginePool
 from bedplate.web.engines.served import Served
-from bedplate.web.items.body import BodyReader
+from bedplate.web.items.reader import BodyReader
 from bedplate.web.observer import observation
 from bedplate.web.options import options_of
 from bedplate.web.predictor import Prediction

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import falcon
 import numpy as np
 
 from bedplate.bundle.bundle import Bundle
@@ -23,7 +22,8 @@ from bedplate.bundle.tensor import Tensor
 from bedplate.web.cache.memory import MemoryCache
 from bedplate.web.cache.shared import SharedCache
 from bedplate.web.cache.single_flight import SingleFlight
-from bedplate.web.items.body import MEDIA_TYPES, Limits
+from bedplate.web.items.formats import how_it_is_read
+from bedplate.web.items.limits import Limits
 from bedplate.web.options import RequestOptions, too_late
 from bedplate.web.predictor import Prediction, Predictor
 
@@ -138,7 +138,7 @@ class ResponseCache:
     async def _key(self, model: Bundle, content_type: str, body: bytes) -> str:
         how = [
             *(_RELEASE, model.name, model.version, model.digest),
-            *(self._limits.items, content_type if model.codec else _how_it_is_read(content_type)),
+            *(self._limits.items, content_type if model.codec else how_it_is_read(content_type)),
         ]
         digest = hashlib.sha256(json.dumps(how).encode())
         if len(body) > _INLINE_BYTES:
@@ -190,17 +190,6 @@ class ResponseCache:
         took_ms = (prediction.queue_ns + prediction.compute_ns) / 1e6
         mean_ms = self._engine_ms.get(prediction.digest, took_ms)
         self._engine_ms[prediction.digest] = mean_ms + 0.1 * (took_ms - mean_ms)
-
-
-def _how_it_is_read(content_type: str) -> str:
-    """As much of the type as changes how `parse_items` reads a body: files are known by content."""
-    kind, options = falcon.parse_header(content_type)
-    kind = kind.lower()
-    if kind.startswith(MEDIA_TYPES):
-        return f"file;{options.get('charset', '').lower()}"
-    if kind.startswith("multipart/"):
-        return f"{kind};{options.get('boundary', '')}"
-    return f"{kind};{options.get('shape', '')}" if kind == "application/octet-stream" else kind
 
 
 def _to_text(prediction: Prediction) -> bytes:

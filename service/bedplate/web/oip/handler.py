@@ -9,8 +9,9 @@ import re
 
 from bedplate.bundle.bundle import Bundle
 from bedplate.errors import WrongSize
-from bedplate.web.items.body import Limits, decode_files
 from bedplate.web.items.decoders import Media
+from bedplate.web.items.files import EncodedFiles, checked, decode_files
+from bedplate.web.items.limits import Limits
 from bedplate.web.observer import Inference, Observation
 from bedplate.web.oip.plan import plan_of
 from bedplate.web.oip.request import InferRequest, parse
@@ -57,7 +58,8 @@ class InferHandler:
             return Media([asked.items])
         assert asked.files is not None
         limits = plan_of(model, self._limits).limits
-        decoding = decode_files(asked.files, model, limits, self._predictor.decoders, options)
+        files = checked(EncodedFiles(asked.files), model, limits)
+        decoding = decode_files(files, model, limits, self._predictor.decoders, options)
         return await self._predictor.decode(decoding, options)
 
 

@@ -11,7 +11,8 @@ from falcon.asgi import App, Request, Response
 from bedplate.bundle.bundle import Bundle
 from bedplate.web import encoding
 from bedplate.web.engines.pool import RETRY_AFTER_S, EnginePool
-from bedplate.web.items.body import BodyReader, Limits
+from bedplate.web.items.limits import Limits
+from bedplate.web.items.reader import BodyReader
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import observation
 from bedplate.web.oip import metadata
