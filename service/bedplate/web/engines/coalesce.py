@@ -84,6 +84,10 @@ class Member:
         """Raises: EngineLost, asyncio.TimeoutError: it is too late."""
         self._alone = self._link.begin(Type.PREDICT, self._meta, self.tensors, self._options, self)
 
+    def hand_to(self, waiting: Waiting) -> None:
+        """Somebody else waits for it from now on."""
+        self._waiting = waiting
+
     def give_up(self) -> None:
         """Nobody waits for it any more."""
         if self._alone is not None:

@@ -13,10 +13,10 @@ from bedplate.errors import UnsupportedMediaType
 from bedplate.web.items import files, json_document, multipart, raw, rows
 from bedplate.web.items.decoders import Decoders, Media
 from bedplate.web.items.files import EncodedFiles, decode_files
-from bedplate.web.items.limits import Items, Limits, check_count, check_items, limits_of
+from bedplate.web.items.limits import Items, Limits, check_count, limits_of
 from bedplate.web.options import RequestOptions
 
-# Body, parameters of its type, model and its limits → items that are not checked yet, or what a decoder has to read.
+# Body, parameters of its type, model and its limits → items that the model takes, or what a decoder has to read.
 Read = Callable[[bytes, Mapping[str, str], Bundle, Limits], Items | EncodedFiles]
 
 
@@ -74,8 +74,7 @@ def read_items(content_type: str, body: bytes, model: Bundle, limits: Limits) ->
     found = _format_of(content_type)
     if found is None:
         raise UnsupportedMediaType(f"the Content-Type is not one this route takes: {TYPES}", limit=TYPES)
-    items = found.read(body, _parsed(content_type)[1], model, limits)
-    return items if isinstance(items, EncodedFiles) else check_items(items, model, limits)
+    return found.read(body, _parsed(content_type)[1], model, limits)
 
 
 def _for_codec(content_type: str, body: bytes, limits: Limits) -> EncodedFiles:

@@ -18,6 +18,7 @@ Items = npt.NDArray[Any]
 _JSON_BYTES_PER_NUMBER = 40
 _JSON_BYTES_PER_CHARACTER = 12  # two escapes
 _MAX_KEPT = 32  # each keeps a bundle alive
+_MAX_SHAPES = 256
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,34 @@ class Limits:
     items: int
 
 
-_kept: dict[int, tuple[Bundle, Limits, Limits]] = {}
+class _OfModel:
+    """What is worked out once for each model, as it is asked for with every request."""
+
+    def __init__(self, model: Bundle, given: Limits):
+        self.model = model  # kept alive, so that no other gets its identity
+        self.given = given
+        most = min(given.body_bytes, model.max_body_bytes or given.body_bytes, _full_size(model, given))
+        self.limits = Limits(most, min(given.items, model.max_items))
+        self.json_bytes = json_limit(model, self.limits)
+        self.taken: set[tuple[int, ...]] = set()  # shapes, items first
+
+
+_kept: dict[int, _OfModel] = {}
 
 
 def limits_of(model: Bundle, limits: Limits) -> Limits:
-    """The operator's, or the bundle's where they are lower, or what a request of full size can need.
-
-    Worked out once for each model: it is asked for with every request.
-    """
+    """The operator's, or the bundle's where they are lower, or what a request of full size can need."""
     found = _kept.get(id(model))
-    if found is not None and found[1] is limits:
-        return found[2]
-    if len(_kept) >= _MAX_KEPT:
-        del _kept[next(iter(_kept))]
-    most = min(limits.body_bytes, model.max_body_bytes or limits.body_bytes, _full_size(model, limits))
-    own = Limits(most, min(limits.items, model.max_items))
-    _kept[id(model)] = model, limits, own
-    return own
+    if found is None or found.given is not limits:
+        if len(_kept) >= _MAX_KEPT:
+            del _kept[next(iter(_kept))]
+        found = _kept[id(model)] = _OfModel(model, limits)
+    return found.limits
+
+
+def _known_of(model: Bundle, limits: Limits) -> _OfModel | None:
+    found = _kept.get(id(model))
+    return found if found is not None and found.limits is limits else None
 
 
 def _full_size(model: Bundle, limits: Limits) -> int:
@@ -65,7 +77,8 @@ def json_limit(model: Bundle, limits: Limits) -> int:
 
 def check_json_length(body_bytes: int, model: Bundle, limits: Limits) -> None:
     """Parsing holds up every other request, so no more is parsed than the model can take."""
-    allowed = json_limit(model, limits)
+    known = _known_of(model, limits)
+    allowed = known.json_bytes if known else json_limit(model, limits)
     if body_bytes > allowed:
         raise BodyTooLarge(
             f"the text has {body_bytes} bytes, {allowed} are allowed for this model",
@@ -87,9 +100,14 @@ def check_items(items: Items, model: Bundle, limits: Limits) -> Items:
 
 def check_shape(shape: tuple[int, ...], model: Bundle, limits: Limits) -> None:
     """Raises: WrongShape, TooManyItems: the model does not take items of this shape, or not so many."""
+    known = _known_of(model, limits)
+    if known and shape in known.taken:
+        return
     if not model.input.accepts(shape[1:]) or shape[0] < 1:
         raise wrong_shape(str(list(shape)), model.input)
     check_count(shape[0], model.input.most_items(shape[1:], limits.items, model.max_cost))
+    if known and len(known.taken) < _MAX_SHAPES:
+        known.taken.add(shape)
 
 
 def check_finite(items: Items, spec: Tensor) -> Items:

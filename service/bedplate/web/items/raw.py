@@ -9,13 +9,13 @@ from bedplate.bundle import dtypes
 from bedplate.bundle.bundle import Bundle
 from bedplate.bundle.tensor import Tensor
 from bedplate.errors import WrongShape, WrongSize
-from bedplate.web.items.limits import Items, Limits
+from bedplate.web.items.limits import Items, Limits, check_items
 
 _ITEM_SHAPE = re.compile(r"[0-9]{1,5}(,[0-9]{1,5})*")
 
 
 def read(body: bytes, parameters: Mapping[str, str], model: Bundle, limits: Limits) -> Items:
-    return from_raw(body, model.input, parameters.get("shape"))
+    return check_items(from_raw(body, model.input, parameters.get("shape")), model, limits)
 
 
 def from_raw(body: bytes, spec: Tensor, declared: str | None) -> Items:

@@ -27,19 +27,19 @@ from bedplate.errors import (
     WrongShape,
     WrongValue,
 )
-from bedplate.web.items.limits import Limits, check_json_length
+from bedplate.web.items.limits import Items, Limits, check_items, check_json_length
 
 Table = list[list[Any]]  # values by column, then by row; None is missing
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _SHOWN = 10  # categories in a refusal
 
 
-def read(body: bytes, parameters: Mapping[str, str], model: Bundle, limits: Limits) -> npt.NDArray[np.float32]:
+def read(body: bytes, parameters: Mapping[str, str], model: Bundle, limits: Limits) -> Items:
     """Of CSV."""
     if not model.input.columns:
         raise UnsupportedMediaType("this model does not take tables", next_step="send a tensor or JSON")
     check_json_length(len(body), model, limits)
-    return items_of_csv(body, model.input.columns)
+    return check_items(items_of_csv(body, model.input.columns), model, limits)
 
 
 def items_of_json(rows: Any, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
