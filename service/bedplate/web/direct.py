@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from bedplate.bundle.bundle import Bundle
@@ -222,7 +223,13 @@ def _is_plain(fields: Mapping[bytes, bytes]) -> bool:
 
 
 def _by_name(fields: Mapping[bytes, bytes]) -> Header:
-    return lambda name: _text(fields, name.lower().encode())
+    return lambda name: _text(fields, _key_of(name))
+
+
+@lru_cache(maxsize=64)
+def _key_of(name: str) -> bytes:
+    """Only this program asks by names."""
+    return name.lower().encode()
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from bedplate.bundle.bundle import Bundle
+from bedplate.web import encoding
 from bedplate.web.cache.response import Answer, Computation, ResponseCache
 from bedplate.web.call import Asked, Handler, Reply
 from bedplate.web.engines.connection import Waiting
@@ -154,15 +152,7 @@ class PredictCall:
         fields = {"Server-Timing": _server_timing(found)}
         if answer.cache_status:
             fields["Cache-Status"] = answer.cache_status
-        return PredictReply(_to_json(document), fields)
-
-
-def _to_json(document: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(document)
-    except TypeError:
-        # What a model's own program says may have numbers of more than 64 bits, or halves of characters.
-        return json.dumps(document, separators=(",", ":")).encode()
+        return PredictReply(encoding.to_json(document), fields)
 
 
 def _server_timing(found: Prediction) -> str:

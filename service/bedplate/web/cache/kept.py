@@ -10,6 +10,7 @@ import numpy as np
 
 from bedplate.bundle.bundle import Bundle
 from bedplate.bundle.tensor import Tensor
+from bedplate.web import encoding
 from bedplate.web.predictor import Prediction
 
 # What JSON makes of each kind of numbers; whole ones of 64 bits without a sign may be beyond the others.
@@ -21,7 +22,7 @@ _OF_BOX = ("score", "x", "y", "width", "height")
 
 def to_text(prediction: Prediction) -> bytes:
     document = {"model": prediction.model, "version": prediction.version, "predictions": prediction.predictions}
-    return json.dumps(document, separators=(",", ":")).encode()
+    return encoding.to_json(document)
 
 
 def from_text(text: bytes, model: Bundle) -> Prediction:

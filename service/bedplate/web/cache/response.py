@@ -89,6 +89,7 @@ class ResponseCache:
         self._shared_min_ms = shared_min_ms
         self._on_lookup = on_lookup
         self._flights: SingleFlight[Found] = SingleFlight()
+        self._computations_past = {past: Computation(self, past) for past in ("off", "bypass")}
         self._engine_ms: dict[str, float] = {}  # by the digest of the bundle, a running mean
 
     @property
@@ -132,7 +133,7 @@ class ResponseCache:
         Returns: what this process remembers; or the computation that the caller has to make; None if there is a wait.
         """
         if past := self._past(model, cache_control):
-            return Computation(self, model, past)
+            return self._computations_past[past]
         if len(body) > _INLINE_BYTES or (self._shared and self._is_worth_sharing(model)):
             return None
         key = self._digest(model, content_type, body)
@@ -141,7 +142,7 @@ class ResponseCache:
         flight = _flight_of(key, options)
         if flight in self._flights:
             return None
-        return Computation(self, model, "miss", key, self._flights, flight)
+        return Computation(self, "miss", self._flights, flight, model, key)
 
     def _past(self, model: Bundle, cache_control: str) -> str | None:
         """Why this request goes past the cache, if it does: there is none, or the client wants that."""
@@ -235,10 +236,11 @@ class Computation:
     """A prediction that its first caller makes; whoever asks for the same meanwhile waits for it.
 
     Args:
-        lookup: off, bypass or miss.
-        key: of a miss, and
-        flights: where others find it.
-        flight: what they call it there.
+        lookup: off, bypass or miss; of the first two nothing is kept, and nobody waits.
+        flights: where others find it, and
+        flight: by what.
+        model: whose it is, and
+        key: under which it is kept.
     """
 
     __slots__ = ("_cache", "_flight", "_flight_key", "_flights", "_key", "_lookup", "_model")
@@ -246,18 +248,18 @@ class Computation:
     def __init__(
         self,
         cache: ResponseCache,
-        model: Bundle,
         lookup: str,
-        key: str = "",
         flights: SingleFlight[Found] | None = None,
         flight: str = "",
+        model: Bundle | None = None,
+        key: str = "",
     ):
         self._cache = cache
-        self._model = model
         self._lookup = lookup
-        self._key = key
         self._flights = flights
         self._flight_key = flight
+        self._model = model
+        self._key = key
         self._flight: Flight[Found] | None = None
 
     def start(self) -> None:
@@ -269,7 +271,7 @@ class Computation:
     def finish(self, prediction: Prediction) -> Answer:
         """The caller has made it."""
         if self._flights is not None and self._flight is not None:
-            self._cache.keep(self._key, self._model, prediction)
+            self._keep(prediction)
             self._flights.land(self._flight, (prediction, self._lookup))
         return Answer(prediction, self._lookup)
 
@@ -301,5 +303,9 @@ class Computation:
 
     async def _kept(self, computing: Coroutine[Any, Any, Prediction]) -> Found:
         prediction = await computing
-        self._cache.keep(self._key, self._model, prediction)
+        self._keep(prediction)
         return prediction, self._lookup
+
+    def _keep(self, prediction: Prediction) -> None:
+        assert self._model is not None
+        self._cache.keep(self._key, self._model, prediction)

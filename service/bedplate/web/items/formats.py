@@ -103,6 +103,7 @@ def how_it_is_read(content_type: str) -> str:
     return f"file;{value.lower()}" if found is _FILE else f"{kind};{value}"
 
 
+@lru_cache(maxsize=256)
 def _format_of(content_type: str) -> Format | None:
     kind, _ = _parsed(content_type)
     return FORMATS.get(kind) or FORMATS.get(f"{kind.partition('/')[0]}/*")

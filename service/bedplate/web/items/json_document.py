@@ -93,9 +93,12 @@ def _packed(lists: Any, body: bytes, spec: Tensor) -> Items | None:
         shape.append(len(first))
         first = first[0]
     for size in shape[1:]:
-        if not all(type(part) is list and len(part) == size for part in numbers):
+        if len(numbers) == 1:
+            numbers = numbers[0]
+        elif all(type(part) is list and len(part) == size for part in numbers):
+            numbers = list(chain.from_iterable(numbers))
+        else:
             return None
-        numbers = numbers[0] if len(numbers) == 1 else list(chain.from_iterable(numbers))
     if not shape:
         return None
     try:
