@@ -28,26 +28,24 @@ _KINDS = {"b": "b", "i": "iuO", "u": "iuO", "f": "iuf"}
 
 def read(body: bytes, parameters: Mapping[str, str], model: Bundle, limits: Limits) -> Items | EncodedFiles:
     check_json_length(len(body), model, limits)
-    inputs = _inputs(body, model)
+    plain = _plain_document(body) if model.input.is_floating else None
+    inputs = _inputs(_document(body) if plain is None else plain)
     if model.input.text and (texts := _texts(inputs)):
         return checked(EncodedFiles(texts), model, limits)
     if model.recommendation:
         return check_items(questions.questions_of_json(inputs, model.recommendation), model, limits)
     if model.input.columns:
         return check_items(rows.items_of_json(inputs, model.input.columns), model, limits)
-    items = _packed(inputs, body, model.input)
+    items = None if plain is None else _packed(inputs, body, model.input)
     if items is None:
         return check_items(_from_lists(inputs, body, model.input), model, limits)
-    # They are finite: JSON has no other numbers, and `struct` takes none that a float cannot hold.
+    # They are finite: a plain document has no other numbers, and `struct` takes none that the float cannot hold.
     check_shape(items.shape, model, limits)
     return items
 
 
-def _inputs(body: bytes, model: Bundle) -> Any:
+def _inputs(document: Any) -> Any:
     """What the document has as its inputs."""
-    document = _plain_document(body) if model.input.is_floating else None
-    if document is None:
-        document = _document(body)
     if not isinstance(document, dict) or "inputs" not in document:
         raise UnknownField("the document has no field 'inputs'", limit="inputs", next_step='send {"inputs": [...]}')
     if len(document) > 1:
@@ -56,7 +54,7 @@ def _inputs(body: bytes, model: Bundle) -> Any:
 
 
 def _plain_document(body: bytes) -> Any:
-    """Twenty times as fast as `_document`; None of what it cannot read, which the other may.
+    """Twenty times as fast as `_document`; None of what it does not read, as numbers that no float holds.
 
     Whole numbers of more than 64 bits become floats: the same to a model that takes floats, and to no other.
     """
