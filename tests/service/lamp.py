@@ -165,7 +165,13 @@ def lamp_logits(items: Any) -> Any:
     return np.stack([-brightness, brightness], axis=1).astype(np.float32)
 
 
-class _Left:
+class _Member:
+    def __init__(self, waiting: Any):
+        self.waiting = waiting
+
+    def hand_to(self, waiting: Any) -> None:
+        self.waiting = waiting
+
     def give_up(self) -> None:
         pass
 
@@ -208,16 +214,18 @@ class FakeEngines:
     def begin(self, meta: dict[str, Any], tensors: Any, options: RequestOptions, waiting: Any) -> Any:
         """As the pool's: `waiting` is told in a later turn of the loop."""
 
+        member = _Member(waiting)
+
         def come() -> None:
-            if waiting.done():
+            if member.waiting.done():
                 return
             try:
-                waiting.set_result(self.frame(meta, tensors, options))
+                member.waiting.set_result(self.frame(meta, tensors, options))
             except ServiceError as error:
-                waiting.set_result(Frame(Type.ERROR, 1, error.to_meta()))
+                member.waiting.set_result(Frame(Type.ERROR, 1, error.to_meta()))
 
         asyncio.get_running_loop().call_soon(come)
-        return None, _Left()
+        return None, member
 
     async def predict(self, meta: dict[str, Any], tensors: Any, options: RequestOptions, begun: Any = None) -> Frame:
         if begun:

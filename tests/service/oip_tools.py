@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from bedplate.bundle.bundle import Bundle
-from bedplate.web.items.body import Limits
+from bedplate.web.items.limits import Limits
 from bedplate.wire import Frame, Type
 
 from tests.service.lamp import description, varying

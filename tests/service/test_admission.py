@@ -24,7 +24,7 @@ class Desk:
         self.lamp = GatedLamp()
         self.profiles = ModelProfiles()
         self.schedule = Schedule(lambda work: self.profiles.of(work.model).limits_for(work))
-        self._admission = Admission(self.schedule, self.profiles)
+        self._admission = Admission(self.schedule, self.profiles, queue_limit=1000)
         self._number = 0
         self.now = NOW
         for items in (1, 2, 4, 8):
@@ -206,3 +206,36 @@ def test_a_model_whose_full_batch_takes_too_long_gets_smaller_batches(desk):
 
     # Half of 500 ms is for its batch: 20 + 10 x 23.
     assert room.cost == pytest.approx(23)
+
+
+@pytest.fixture
+def admit_one(desk):
+    """admit_one(...) to a queue of two that is full, while the device is busy for 900 ms."""
+    for _ in range(2):
+        desk.come(timeout_ms=0, items=8)
+    admission = Admission(desk.schedule, desk.profiles, queue_limit=2)
+
+    def make(**options):
+        work = QueuedRequest(desk.lamp, np.zeros((1, 1, 2, 2), np.float32), **options)
+        work.come(desk.now, 3)
+        admission.admit(work, desk.now, is_device_busy=True, free_ns=lambda now_ns: now_ns + 900 * MS)
+
+    return make
+
+
+def test_a_full_queue_takes_nobody_and_says_when_it_will_be_empty(admit_one):
+    with pytest.raises(EngineBusy) as refusal:
+        admit_one()
+
+    assert (refusal.value.value, refusal.value.limit) == (2, 2)
+    # 900 ms until the device is free, and two batches of 100 ms.
+    assert refusal.value.retry_after_s == 2
+
+
+def test_a_full_queue_takes_a_probe(admit_one):
+    admit_one(priority=PROBE)
+
+
+def test_a_deadline_that_has_passed_is_told_before_all_else(admit_one):
+    with pytest.raises(DeadlineExceeded):
+        admit_one(deadline_ns=NOW - MS)

@@ -10,7 +10,7 @@ from bedplate.errors import ServerBusy
 from bedplate.web.app import create_app
 from bedplate.web.bodies import BodyBudget
 from bedplate.web.http.connection import Connection, Listener
-from bedplate.web.items.body import Limits, json_limit, limits_of
+from bedplate.web.items.limits import Limits, json_limit, limits_of
 from bedplate.web.settings import WebSettings
 
 from tests.service.conftest import API_KEY

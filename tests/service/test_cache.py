@@ -7,7 +7,7 @@ import uvloop
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, EngineBusy
 from bedplate.web.cache.response import ResponseCache
-from bedplate.web.items.body import Limits
+from bedplate.web.items.limits import Limits
 from bedplate.web.options import within
 from bedplate.web.predictor import Predictor
 

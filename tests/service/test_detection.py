@@ -13,7 +13,7 @@ from bedplate.bundle.bundle import Bundle, BundleError, describe, read_bundle, w
 from bedplate.bundle.detection import Boxes, Detection, boxes_of, mean_average_precision, overlap
 from bedplate.optimize import check
 from bedplate.web import openapi
-from bedplate.web.cache.response import _from_text
+from bedplate.web.cache.kept import from_text
 from bedplate.web.items.decoders import Media
 from bedplate.web.items.postprocess import predictions_of
 from jsonschema import Draft202012Validator
@@ -252,7 +252,7 @@ def test_what_was_kept_and_is_no_answer_of_this_model_is_refused(kept):
     text = json.dumps({"model": "lamps", "version": "1", "predictions": [kept]}).encode()
 
     with pytest.raises((ValueError, TypeError, KeyError)):
-        _from_text(text, Bundle.from_description(lamps()))
+        from_text(text, Bundle.from_description(lamps()))
 
 
 def test_the_protocol_tells_the_candidates(post):

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import re
 import struct
 
 import pytest
@@ -12,12 +11,12 @@ import uvloop
 from bedplate.errors import DeadlineExceeded, EngineBusy, ServerBusy, UnknownModel
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
-from bedplate.web.http.connection import Connection, Listener
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.settings import WebSettings
 from bedplate.wire import Frame, Type
 
 from tests.service.conftest import API_KEY
+from tests.service.direct_tools import no_direct, parsed, request_of, sent, served, whole_answer
 from tests.service.lamp import DIGEST, FakeEngines
 from tests.service.scripted_engines import draining, garbage, run, silence, vanish, vanish_in_the_middle
 
@@ -48,9 +47,7 @@ def ask(app):
         return taken[-1]
 
     def make(body=PLAIN, path=INFER, headers=KEY, method="POST", ignore=(b"date",)):
-        lines = {"Host": "x", "X-Request-ID": "abc", "Content-Length": str(len(body)), **headers}
-        head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-        request = head.encode() + b"\r\n" + body
+        request = request_of(body, path, headers, method)
         taken.clear()
         answers = [parsed(uvloop.run(sent(app, with_direct, request)), ignore) for with_direct in (no_direct, direct)]
         return *answers, taken == [True]
@@ -89,44 +86,6 @@ def test_a_check_holds_for_what_is_answered_directly(ask, rule):
     *_, refused_directly = ask(headers={**KEY, "X-Animal": "crocodile"})
 
     assert (was_direct, refused_directly) == (True, False)
-
-
-def no_direct(exchange):
-    return False
-
-
-@contextlib.asynccontextmanager
-async def served(app, direct):
-    """Where to connect to."""
-    loop = asyncio.get_running_loop()
-    listener = Listener(app, direct, idle_s=5, receive_s=5, max_connections=8)
-    server = await loop.create_server(lambda: Connection(listener, loop), "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()
-    finally:
-        server.close()
-
-
-async def sent(app, direct, request):
-    async with served(app, direct) as address:
-        reader, writer = await asyncio.open_connection(*address)
-        try:
-            writer.write(request)
-            return await whole_answer(reader)
-        finally:
-            writer.close()
-
-
-async def whole_answer(reader):
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-    length = int(re.search(rb"(?im)^content-length: (\d+)", head)[1])
-    return head, await asyncio.wait_for(reader.readexactly(length), 5)
-
-
-def parsed(answer, ignore):
-    status, *lines = answer[0].strip().split(b"\r\n")
-    fields = sorted((name.lower(), value.lower()) for name, _, value in (line.partition(b": ") for line in lines))
-    return status, [field for field in fields if field[0] not in ignore], answer[1]
 
 
 def binary(output_is_binary=True):

@@ -15,7 +15,7 @@ import redis
 import uvloop
 from bedplate.web.cache.response import ResponseCache
 from bedplate.web.cache.shared import MAX_VALUE_BYTES, PREFIX, SharedCache, _unpack
-from bedplate.web.items.body import Limits
+from bedplate.web.items.limits import Limits
 from bedplate.web.options import within
 from bedplate.web.predictor import Predictor
 

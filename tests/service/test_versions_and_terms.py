@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from bedplate import wire
 from bedplate.errors import DeadlineExceeded, UnknownModel
-from bedplate.web.items.body import Limits
+from bedplate.web.items.limits import Limits
 from bedplate.web.options import within
 from bedplate.web.predictor import Predictor
 

@@ -8,7 +8,7 @@ from bedplate.bundle.bundle import Bundle
 from bedplate.errors import EngineBusy
 from bedplate.web.bodies import BodyBudget
 from bedplate.web.cache.response import Answer
-from bedplate.web.items.body import Limits
+from bedplate.web.items.limits import Limits
 from bedplate.web.observer import ObservedApp, Observer, observation, route_of
 from bedplate.web.options import within
 from bedplate.web.predictor import Prediction, Predictor

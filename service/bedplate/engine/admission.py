@@ -1,4 +1,5 @@
-"""Who may still come in: only a request whose answer will be in time, if what was learned holds.
+"""Who may still come in: only a request that the queue has room for, and whose answer will be in time, if what was
+learned holds. Who may not is told when to come again.
 
 The finish is predicted with batches as full as they can get. Predicting with what waits right now lets in too many:
 each batch fills up after the prediction was made, every answer comes a little late, and under load all are thrown away.
@@ -6,21 +7,52 @@ each batch fills up after the prediction was made, every answer comes a little l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bedplate.engine import refusals
 from bedplate.engine.profile import ModelProfiles
 from bedplate.engine.schedule import Batch, Schedule
 from bedplate.engine.work import QueuedRequest
+from bedplate.wire import PROBE
 
 # Of the time that a request is expected to wait: small errors of several batches add up, and answers have a way to go.
 _DOUBT = 0.02
+# Probes that may wait beside a full queue. A front end has one of each model at a time, the watchdog one.
+_PROBES = 64
 
 
 class Admission:
-    """Judges requests; changes nothing."""
+    """Judges requests; changes nothing.
 
-    def __init__(self, schedule: Schedule, profiles: ModelProfiles):
+    Args:
+        queue_limit: requests that may wait, beside those on the device.
+    """
+
+    def __init__(self, schedule: Schedule, profiles: ModelProfiles, queue_limit: int):
         self._schedule = schedule
         self._profiles = profiles
+        self._queue_limit = queue_limit
+
+    def admit(self, work: QueuedRequest, now_ns: int, is_device_busy: bool, free_ns: Callable[[int], float]) -> None:
+        """Nothing if `work` may wait.
+
+        Args:
+            free_ns: when the device will be free, seen from now.
+
+        Raises:
+            EngineBusy: the queue is full, or too much waits for the answer to be in time; says when to come again.
+            DeadlineExceeded: its deadline has passed already, or would even on an idle device.
+        """
+        if work.is_late(now_ns):
+            raise refusals.too_late(work, now_ns)
+        waiting = len(self._schedule)
+        if waiting >= self._queue_limit:
+            limit = self._queue_limit + (_PROBES if work.priority == PROBE else 0)
+            if waiting >= limit:
+                raise refusals.full(waiting, limit, free_ns(now_ns) - now_ns + self._waiting_ns())
+        # An idle device refuses nobody: what was learned may be wrong, and is put right only by computing.
+        if work.priority != PROBE and (is_device_busy or waiting):
+            self.refuse_if_late(work, now_ns, free_ns(now_ns))
 
     def refuse_if_late(self, work: QueuedRequest, now_ns: float, free_ns: float) -> None:
         """Nothing if `work` and all that waits behind it will be in time.
@@ -43,7 +75,7 @@ class Admission:
             raise refusals.too_short(work.deadline_ns - now_ns, least_ns)
         raise refusals.too_much_waits(len(self._schedule), late_ns)
 
-    def waiting_ns(self) -> float:
+    def _waiting_ns(self) -> float:
         """What the device will take for all that waits now."""
         return sum(self._expect_ns(batch, batch.cost) for batch in self._schedule.batches())
 

@@ -24,14 +24,12 @@ from bedplate.engine.profile import ModelProfiles
 from bedplate.engine.schedule import Schedule
 from bedplate.engine.work import Key, QueuedRequest, Runnable, key_of
 from bedplate.errors import ServiceError
-from bedplate.wire import PROBE, now_ns
+from bedplate.wire import now_ns
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # What may be computed outside of the device thread, at a time: its caller does nothing else meanwhile.
 _SHORT_NS = 1_000_000
-# Probes that may wait beside a full queue. A front end has one of each model at a time, the watchdog one.
-_PROBES = 64
 
 
 class Observer(DeviceObserver, Protocol):
@@ -68,7 +66,6 @@ class Batcher:
         announce: Callable[[QueuedRequest], object] = lambda work: None,
     ):
         self._deliver = deliver
-        self._queue_limit = queue_limit
         self._clock = clock
         self._observer = observer
         self._wait_ns = wait_ns
@@ -77,7 +74,7 @@ class Batcher:
         self._announce = announce
         self._profiles = ModelProfiles()
         self._schedule = Schedule(lambda work: self._profiles.of(work.model).limits_for(work))
-        self._admission = Admission(self._schedule, self._profiles)
+        self._admission = Admission(self._schedule, self._profiles, queue_limit)
         self._device = Device(clock, self._profiles, observer)
         self._jobs = Jobs()
         self._retiring: list[tuple[Key, Future[None]]] = []
@@ -115,7 +112,9 @@ class Batcher:
         work.come(now, next(self._numbers))
         with self._lock:
             try:
-                self._admit(work, now)
+                if self._draining:
+                    raise refusals.draining()
+                self._admission.admit(work, now, self._busy, self._device.free_ns)
             except ServiceError as refusal:
                 self._observer.rejected(refusal.code)
                 raise
@@ -160,20 +159,6 @@ class Batcher:
         if first is None or first.model.overlaps or first.alone:
             return False
         return self._profiles.of(first.model).is_short(self._schedule.cost, limit_ns)
-
-    def _admit(self, work: QueuedRequest, now: int) -> None:
-        if self._draining:
-            raise refusals.draining()
-        if work.is_late(now):
-            raise refusals.too_late(work, now)
-        if len(self._schedule) >= self._queue_limit:
-            limit = self._queue_limit + (_PROBES if work.priority == PROBE else 0)
-            if len(self._schedule) >= limit:
-                free_in_ns = self._device.free_ns(now) - now + self._admission.waiting_ns()
-                raise refusals.full(len(self._schedule), limit, free_in_ns)
-        # An idle device refuses nobody: what was learned may be wrong, and is put right only by computing.
-        if work.priority != PROBE and (self._busy or len(self._schedule)):
-            self._admission.refuse_if_late(work, now, self._device.free_ns(now))
 
     def cancel(self, work: QueuedRequest) -> None:
         """Forget a request; on the device already, its answer is dropped."""

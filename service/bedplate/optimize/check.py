@@ -31,8 +31,9 @@ from bedplate.engine.model import Model
 from bedplate.engine.tensors import read_tensors
 from bedplate.engine.variant import ModelVariant
 from bedplate.errors import ServiceError
-from bedplate.web.items.body import Limits, parse_items
 from bedplate.web.items.decoders import Decoders, Media
+from bedplate.web.items.formats import parse_items
+from bedplate.web.items.limits import Limits
 from bedplate.web.items.postprocess import scores_of
 from bedplate.web.options import RequestOptions, within
 from bedplate.web.predictor import predictions_for

@@ -13,15 +13,17 @@ from bedplate.web.bodies import BodyBudget
 from bedplate.web.cache.response import ResponseCache
 from bedplate.web.cache.shared import SharedCache
 from bedplate.web.checks import Check, PassChecks
-from bedplate.web.direct import DirectInfer
+from bedplate.web.direct import Direct
 from bedplate.web.engines.pool import EnginePool
-from bedplate.web.items.body import BodyReader, Limits
 from bedplate.web.items.decoders import Decoders
+from bedplate.web.items.limits import Limits
+from bedplate.web.items.reader import BodyReader
 from bedplate.web.lifespan import Lifespan
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.observer import ObservedApp, Observer
 from bedplate.web.oip import resources as oip
 from bedplate.web.oip.handler import InferHandler
+from bedplate.web.predict import PredictHandler
 from bedplate.web.predictor import Predictor
 from bedplate.web.readiness import ReadinessProbe
 from bedplate.web.request_id import RequestId, RequestIds
@@ -83,12 +85,15 @@ def create_app(
     app.add_route("/health/detailed", resources.Detailed(probe))
     app.add_route("/openapi.json", openapi.Document())
     app.add_route("/v1/models", resources.Models(engines))
-    predict = resources.Predict(engines, cache, bodies, settings.request_timeout_s, metrics.stale)
-    app.add_route("/v1/models/{name}/predict", predict)
-    app.add_route("/v1/models/{name}/versions/{version}/predict", predict)
-    handler = InferHandler(predictor, limits)
-    oip.install(app, engines, handler, probe, limits, bodies, settings.request_timeout_s, metrics)
-    app.direct = DirectInfer(observer, ids, checks, engines, predictor, handler, limits, settings.request_timeout_s)
+    timeout_s = settings.request_timeout_s
+    predict = PredictHandler(engines, predictor, cache, limits, metrics.stale)
+    infer = InferHandler(engines, predictor, limits, metrics.stale)
+    predictions = resources.Predictions(predict, engines, bodies, timeout_s)
+    app.add_route("/v1/models/{name}/predict", predictions)
+    app.add_route("/v1/models/{name}/versions/{version}/predict", predictions)
+    oip.install(app, engines, resources.Predictions(infer, engines, bodies, timeout_s), probe, limits, metrics)
+    handlers = {"predict": predict, "infer": infer}
+    app.direct = Direct(observer, ids, checks, engines, handlers, limits, timeout_s)
     return app
 
 

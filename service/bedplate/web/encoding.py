@@ -1,9 +1,16 @@
-"""Compression of bodies, both ways. Request bodies are untrusted: they are inflated only up to the limit of a body."""
+"""JSON of answers, and compressed bodies both ways.
+
+Request bodies are untrusted: they are inflated only up to the limit of a body.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import zlib
+from typing import Any
+
+import orjson
 
 from bedplate.errors import BodyTooLarge, MalformedEncoding, UnsupportedMediaType
 
@@ -17,6 +24,14 @@ _MAX_RATIO = 1032  # of deflate
 _WORTH_IT_BYTES = 1024
 _MAX_CODINGS = 3  # one within the other
 _LEVEL = 1  # tensors hardly get smaller at higher ones
+
+
+def to_json(document: Any) -> bytes:
+    try:
+        return orjson.dumps(document)
+    except TypeError:
+        # What a model's own program says may have numbers of more than 64 bits, or halves of characters.
+        return json.dumps(document, separators=(",", ":")).encode()
 
 
 async def inflated(body: bytes, encoding: str | None, allowed_bytes: int, turn: asyncio.Semaphore) -> bytes:

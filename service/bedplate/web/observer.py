@@ -89,6 +89,10 @@ class Observer:
         self.metrics.in_flight += 1
         return Observation(self.bodies)
 
+    def leaves(self, seen: Observation) -> None:
+        """Nothing came of it: somebody else observes this request from its beginning."""
+        self.metrics.in_flight -= 1
+
     def ends(self, route: str, seen: Observation) -> None:
         self.metrics.in_flight -= 1
         self.bodies.give_back(seen.held_bytes)

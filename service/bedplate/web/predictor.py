@@ -15,9 +15,13 @@ import numpy.typing as npt
 from bedplate.bundle import dtypes
 from bedplate.bundle.bundle import Bundle
 from bedplate.errors import Internal
+from bedplate.web.engines.client import Engine
+from bedplate.web.engines.coalesce import Member
+from bedplate.web.engines.connection import Waiting
 from bedplate.web.engines.pool import EnginePool
-from bedplate.web.items.body import Items, Limits, parse_items
 from bedplate.web.items.decoders import Decoders, Media
+from bedplate.web.items.formats import parse_items
+from bedplate.web.items.limits import Items, Limits
 from bedplate.web.items.postprocess import predictions_of
 from bedplate.web.options import RequestOptions, ran_out
 from bedplate.wire import FixedMeta, Frame, Type, now_ns
@@ -27,7 +31,7 @@ Places = npt.NDArray[np.intp]  # of items, in the order of the request
 _log = logging.getLogger("bedplate.web")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which takes thrice as long; nobody changes it
 class Prediction:
     model: str
     version: str
@@ -42,6 +46,25 @@ class Prediction:
     def parts_ns(self) -> dict[str, int]:
         """What it took, by part; zeros for an answer that was kept."""
         return {"queue": self.queue_ns, "decode": self.decode_ns, "batch": self.batch_ns, "compute": self.compute_ns}
+
+
+@dataclass(slots=True)
+class Begun:
+    """A question that an engine was asked without a wait."""
+
+    predictor: Predictor
+    options: RequestOptions
+    engine: Engine
+    member: Member
+
+    def hand_to(self, waiting: Waiting) -> None:
+        """Somebody else is told what the engine says."""
+        self.member.hand_to(waiting)
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more."""
+        self.member.give_up()
+        self.predictor.cancelled("engine", self.options)
 
 
 class Predictor:
@@ -78,6 +101,16 @@ class Predictor:
         telling = predictions_for(_outputs_of(answer), model, media, self.decoders, options)
         return _prediction(answer, model, await self.decode(telling, options), decode_ns)
 
+    def prediction_of(self, answer: Frame, model: Bundle, items: Items, decode_ns: int) -> Prediction:
+        """As `predict` tells the RESULT for `items` that are no files.
+
+        Raises:
+            Internal: it is of another version.
+            NotFinite: the bundle allows NaN and infinity, and JSON has neither.
+        """
+        outputs = _outputs_of(require_version(model, answer))
+        return _prediction(answer, model, predictions_of(outputs, model, Media([items])), decode_ns)
+
     async def decode(self, decoding: Awaitable[T], options: RequestOptions) -> T:
         """What `decoding` gives; if nobody waits for it any more, that is counted."""
         try:
@@ -94,6 +127,14 @@ class Predictor:
         answers = [(places, await self.infer(model, items, options)) for places, items in _batches(parts, model)]
         return answers[0][1] if len(answers) == 1 else _joined(answers, model)
 
+    def begin(self, model: Bundle, items: Items, options: RequestOptions, waiting: Waiting) -> Begun | None:
+        """Ask an engine as `infer` does, without a wait; None if that cannot be.
+
+        `waiting` is told what the engine says: a RESULT, or what `infer_after` makes the best of.
+        """
+        begun = self._engines.begin(*question(model, items), options, waiting)
+        return begun and Begun(self, options, *begun)
+
     async def infer(self, model: Bundle, items: Items, options: RequestOptions) -> Frame:
         """Ask an engine for the outputs of `items`, (items, *shape) in the input's dtype.
 
@@ -102,8 +143,17 @@ class Predictor:
         Raises:
             ServiceError: see errors.py.
         """
+        return await self._result(model, self._engines.predict(*question(model, items), options), options)
+
+    async def infer_after(self, begun: Begun, came: Frame | Exception, model: Bundle, items: Items) -> Frame:
+        """As `infer`; what came of `begin` was the first attempt."""
+        first = begun.engine, came
+        asking = self._engines.predict(*question(model, items), begun.options, first)
+        return await self._result(model, asking, begun.options)
+
+    async def _result(self, model: Bundle, asking: Awaitable[Frame], options: RequestOptions) -> Frame:
         try:
-            return checked(model, await self._engines.predict(*question(model, items), options))
+            return require_version(model, await asking)
         except asyncio.CancelledError:
             self.cancelled("engine", options)
             raise
@@ -172,7 +222,7 @@ def _question_meta(name: str, version: str, input_name: str, dtype: str, shape: 
     )
 
 
-def checked(model: Bundle, answer: Frame) -> Frame:
+def require_version(model: Bundle, answer: Frame) -> Frame:
     """A RESULT frame, if it is of this very version.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from falcon.asgi import Request, Response
@@ -13,15 +12,15 @@ from falcon.asgi import Request, Response
 from bedplate import __version__
 from bedplate.bundle.bundle import Bundle
 from bedplate.bundle.tensor import Tensor
-from bedplate.web.cache.response import Answer, ResponseCache
+from bedplate.web import encoding
+from bedplate.web.call import Asked, Handler, Reply, Target
 from bedplate.web.engines.pool import RETRY_AFTER_S, EnginePool
 from bedplate.web.engines.served import Served
-from bedplate.web.items.body import BodyReader
-from bedplate.web.observer import observation
+from bedplate.web.items.reader import BodyReader
+from bedplate.web.observer import observation, route_of
 from bedplate.web.options import options_of
-from bedplate.web.predictor import Prediction
 from bedplate.web.readiness import ReadinessProbe
-from bedplate.web.versions import at_its_version
+from bedplate.wire import now_ns
 
 
 class Ping:
@@ -85,53 +84,43 @@ class Models:
         _json(resp, {"models": [_describe(defaults[name], served) for name in sorted(defaults)]})
 
 
-class Predict:
-    """With a version or an alias in its path, or without: then the default answers.
+class Predictions:
+    """What a handler predicts: with a version or an alias in its path, or without; then the default answers.
 
     Args:
         timeout_s: where the client allows no less.
-        on_stale: told that a version was gone by the time its engine was asked, and that another is asked instead.
     """
 
-    def __init__(
-        self,
-        engines: EnginePool,
-        cache: ResponseCache,
-        bodies: BodyReader,
-        timeout_s: float,
-        on_stale: Callable[[], None] = lambda: None,
-    ):
+    def __init__(self, handler: Handler, engines: EnginePool, bodies: BodyReader, timeout_s: float):
+        self._handler = handler
         self._engines = engines
-        self._cache = cache
         self._bodies = bodies
         self._timeout_s = timeout_s
-        self._on_stale = on_stale
 
     async def on_post(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
+        started_ns = now_ns()
+        target = Target(route_of(req.path), name, version)
         options = options_of(req.get_header, self._timeout_s)
         seen = observation(req)
         seen.model = await self._engines.model(name, version)
-        body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, options)
-
-        def asked(model: Bundle) -> Awaitable[Answer]:
-            cache_control = req.get_header("Cache-Control") or ""
-            return self._cache.predict(model, req.content_type or "", body, options, cache_control)
-
-        first = asked(seen.model)
-        answer = await at_its_version(self._engines, seen, name, version, first, asked, self._on_stale)
-        seen.answer = answer
-        _json(resp, {**_document(answer.prediction), "request_id": req.context.request_id})
-        resp.set_header("Server-Timing", _server_timing(answer.prediction))
-        if answer.cache_status:
-            resp.set_header("Cache-Status", answer.cache_status)
+        body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, options, self._handler.takes)
+        asked = Asked(target, req.get_header, body, options, started_ns, seen)
+        call = self._handler.prepare(asked, seen.model)
+        await _send(req, resp, await self._handler.answer(asked, call))
 
 
-def _document(found: Prediction) -> dict[str, Any]:
-    return {"model": found.model, "version": found.version, "predictions": found.predictions}
-
-
-def _server_timing(found: Prediction) -> str:
-    return ", ".join(f"{name};dur={part_ns / 1e6:.3f}" for name, part_ns in found.parts_ns.items())
+async def _send(req: Request, resp: Response, reply: Reply) -> None:
+    resp.content_type = reply.content_type
+    for name, value in reply.fields.items():
+        resp.set_header(name, value)
+    resp.data = reply.body
+    if reply.may_be_compressed:
+        resp.set_header("Vary", "Accept-Encoding")
+        kind = encoding.accepted(req.get_header("Accept-Encoding"))
+        smaller = await encoding.deflated(reply.body, kind)
+        if smaller is not None and kind:
+            resp.data = smaller
+            resp.set_header("Content-Encoding", kind)
 
 
 def _describe(model: Bundle, served: Served) -> dict[str, Any]:

@@ -10,21 +10,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-import falcon
-import numpy as np
+from functools import lru_cache
+from typing import Any
 
 from bedplate.bundle.bundle import Bundle
-from bedplate.bundle.tensor import Tensor
+from bedplate.web.cache.kept import from_text, to_text
 from bedplate.web.cache.memory import MemoryCache
 from bedplate.web.cache.shared import SharedCache
-from bedplate.web.cache.single_flight import SingleFlight
-from bedplate.web.items.body import MEDIA_TYPES, Limits
+from bedplate.web.cache.single_flight import Flight, SingleFlight
+from bedplate.web.items.formats import how_it_is_read
+from bedplate.web.items.limits import Limits
 from bedplate.web.options import RequestOptions, too_late
 from bedplate.web.predictor import Prediction, Predictor
 
@@ -32,15 +30,11 @@ from bedplate.web.predictor import Prediction, Predictor
 _INLINE_BYTES = 1 << 20
 # Each release is installed under a path of its own: other code may read the same picture otherwise.
 _RELEASE = sys.prefix
-# What JSON makes of each kind of numbers; whole ones of 64 bits without a sign may be beyond the others.
-_KINDS = {"b": "b", "i": "i", "u": "iuf", "f": "f"}
-# What an answer about a recording or a video has besides.
-_OF_FILES = frozenset({"length_s", "windows", "frames"})
-_OF_BOX = ("score", "x", "y", "width", "height")
 _BYPASS = frozenset({"no-cache", "no-store"})
+Found = tuple[Prediction, str]  # and where: shared or miss
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which takes thrice as long; nobody changes it
 class Answer:
     prediction: Prediction
     lookup: str  # memory, shared, miss, bypass; off
@@ -95,7 +89,8 @@ class ResponseCache:
         self._shared = shared
         self._shared_min_ms = shared_min_ms
         self._on_lookup = on_lookup
-        self._flights: SingleFlight[tuple[Prediction, str]] = SingleFlight()
+        self._flights: SingleFlight[Found] = SingleFlight()
+        self._computations_past = {past: Computation(self, past) for past in ("off", "bypass")}
         self._engine_ms: dict[str, float] = {}  # by the digest of the bundle, a running mean
 
     @property
@@ -111,67 +106,101 @@ class ResponseCache:
         Raises:
             ServiceError: see errors.py.
         """
-        ttl_s = self._ttl_of(model)
-        if not ttl_s:
-            return Answer(await self._predictor.predict(model, content_type, body, options), "off")
-        if _BYPASS & {directive.strip().lower() for directive in cache_control.split(",")}:
-            self._on_lookup("bypass")
-            return Answer(await self._predictor.predict(model, content_type, body, options), "bypass")
+        if past := self._past(model, cache_control):
+            self.tell(past)
+            return Answer(await self._predictor.predict(model, content_type, body, options), past)
         key = await self._key(model, content_type, body)
-        if text := self._memory.get(key):
-            self._on_lookup("memory")
-            return Answer(_from_text(text, model), "memory")
+        if found := self._remembered(key, model):
+            return found
 
         lookup, collapsed = "miss", False
         try:
             (prediction, lookup), collapsed = await self._flights.join(
-                # Who is in a hurry does not wait for what an engine does when it has time.
-                f"{key}:{options.priority}",
+                _flight_of(key, options),
                 lambda: self._look_further(key, model, content_type, body, options),
                 options.left_s,
             )
         except asyncio.TimeoutError:
             raise too_late() from None
         finally:
-            self._on_lookup(lookup)
+            self.tell(lookup)
         return Answer(prediction, lookup, collapsed)
 
+    def begin(
+        self, model: Bundle, content_type: str, body: bytes, options: RequestOptions, cache_control: str = ""
+    ) -> Answer | Computation | None:
+        """As `predict`, without a wait.
+
+        Returns: what this process remembers; or the computation that the caller has to make; None if there is a wait.
+        """
+        if past := self._past(model, cache_control):
+            return self._computations_past[past]
+        if len(body) > _INLINE_BYTES or (self._shared and self._is_worth_sharing(model)):
+            return None
+        key = self._digest(model, content_type, body)
+        if found := self._remembered(key, model):
+            return found
+        flight = _flight_of(key, options)
+        if flight in self._flights:
+            return None
+        return Computation(self, "miss", self._flights, flight, model, key)
+
+    def _past(self, model: Bundle, cache_control: str) -> str | None:
+        """Why this request goes past the cache, if it does: there is none, or the client wants that."""
+        if not self._ttl_of(model):
+            return "off"
+        directives = {directive.strip().lower() for directive in cache_control.split(",")} if cache_control else set()
+        return "bypass" if directives & _BYPASS else None
+
+    def tell(self, lookup: str) -> None:
+        if lookup != "off":
+            self._on_lookup(lookup)
+
+    def _remembered(self, key: str, model: Bundle) -> Answer | None:
+        text = self._memory.get(key)
+        if text is None:
+            return None
+        self.tell("memory")
+        return Answer(from_text(text, model), "memory")
+
     async def _key(self, model: Bundle, content_type: str, body: bytes) -> str:
-        how = [
-            *(_RELEASE, model.name, model.version, model.digest),
-            *(self._limits.items, content_type if model.codec else _how_it_is_read(content_type)),
-        ]
-        digest = hashlib.sha256(json.dumps(how).encode())
         if len(body) > _INLINE_BYTES:
-            await asyncio.to_thread(digest.update, body)
-        else:
-            digest.update(body)
+            return await asyncio.to_thread(self._digest, model, content_type, body)
+        return self._digest(model, content_type, body)
+
+    def _digest(self, model: Bundle, content_type: str, body: bytes) -> str:
+        how = content_type if model.codec else how_it_is_read(content_type)
+        digest = hashlib.sha256(_as_bytes(_RELEASE, model.name, model.version, model.digest, self._limits.items, how))
+        digest.update(body)
         return digest.hexdigest()
 
     async def _look_further(
         self, key: str, model: Bundle, content_type: str, body: bytes, options: RequestOptions
-    ) -> tuple[Prediction, str]:
+    ) -> Found:
         """From Redis where that is worth the way, else from an engine."""
         shared = self._shared if self._is_worth_sharing(model) else None
         if shared and (prediction := await self._from(shared, key, model)):
             return prediction, "shared"
         prediction = await self._predictor.predict(model, content_type, body, options)
+        self.keep(key, model, prediction, shared)
+        return prediction, "miss"
+
+    def keep(self, key: str, model: Bundle, prediction: Prediction, shared: SharedCache | None = None) -> None:
         self._learn(prediction)
         # An engine may have loaded other content under the same version since it was described.
         if prediction.digest == model.digest:
-            text = _to_text(prediction)
+            text = to_text(prediction)
             ttl_s = self._ttl_of(model)
             self._memory.put(key, text, ttl_s)
             if shared and self._is_worth_sharing(model):
                 shared.put(key, text, ttl_s)
-        return prediction, "miss"
 
     async def _from(self, shared: SharedCache, key: str, model: Bundle) -> Prediction | None:
         text = await shared.get(key)
         if text is None:
             return None
         try:
-            prediction = _from_text(text, model)
+            prediction = from_text(text, model)
         except (ValueError, TypeError, KeyError, RecursionError):
             shared.discard(key)
             return None
@@ -193,102 +222,91 @@ class ResponseCache:
         self._engine_ms[prediction.digest] = mean_ms + 0.1 * (took_ms - mean_ms)
 
 
-def _how_it_is_read(content_type: str) -> str:
-    """As much of the type as changes how `parse_items` reads a body: files are known by content."""
-    kind, options = falcon.parse_header(content_type)
-    kind = kind.lower()
-    if kind.startswith(MEDIA_TYPES):
-        return f"file;{options.get('charset', '').lower()}"
-    if kind.startswith("multipart/"):
-        return f"{kind};{options.get('boundary', '')}"
-    return f"{kind};{options.get('shape', '')}" if kind == "application/octet-stream" else kind
+@lru_cache(maxsize=256)
+def _as_bytes(*how: str | int) -> bytes:
+    """How a body is answered. The same for nearly all requests of one model."""
+    return json.dumps(how).encode()
 
 
-def _to_text(prediction: Prediction) -> bytes:
-    document = {"model": prediction.model, "version": prediction.version, "predictions": prediction.predictions}
-    return json.dumps(document, separators=(",", ":")).encode()
+def _flight_of(key: str, options: RequestOptions) -> str:
+    # Who is in a hurry does not wait for what an engine does when it has time.
+    return f"{key}:{options.priority}"
 
 
-def _from_text(text: bytes, model: Bundle) -> Prediction:
-    """A kept answer. Nothing was queued or computed for it.
+class Computation:
+    """A prediction that its first caller makes; whoever asks for the same meanwhile waits for it.
 
-    Raises:
-        ValueError, TypeError, KeyError, RecursionError: no answer of this model.
+    Args:
+        lookup: off, bypass or miss; of the first two nothing is kept, and nobody waits.
+        flights: where others find it, and
+        flight: by what.
+        model: whose it is, and
+        key: under which it is kept.
     """
-    document = json.loads(text, parse_constant=_refuse_constant)
-    predictions = document["predictions"]
-    if (document["model"], document["version"]) != (model.name, model.version) or not predictions:
-        raise ValueError("an answer of another model")
-    if not isinstance(predictions, list) or not all(_is_prediction(one, model) for one in predictions):
-        raise ValueError("no predictions")
-    return Prediction(model.name, model.version, model.digest, predictions, queue_ns=0, compute_ns=0)
 
+    __slots__ = ("_cache", "_flight", "_flight_key", "_flights", "_key", "_lookup", "_model")
 
-def _is_prediction(found: Any, model: Bundle) -> bool:
-    if model.recommendation:
-        return _is_recommended(found)
-    if model.detection:
-        return _is_boxes(found, model)
-    if model.codec:
-        return True  # whatever its author says
-    return _is_named(found, model) if model.names_classes else _is_output(found, model.output)
+    def __init__(
+        self,
+        cache: ResponseCache,
+        lookup: str,
+        flights: SingleFlight[Found] | None = None,
+        flight: str = "",
+        model: Bundle | None = None,
+        key: str = "",
+    ):
+        self._cache = cache
+        self._lookup = lookup
+        self._flights = flights
+        self._flight_key = flight
+        self._model = model
+        self._key = key
+        self._flight: Flight[Found] | None = None
 
+    def start(self) -> None:
+        """An engine has been asked."""
+        self._cache.tell(self._lookup)
+        if self._flights is not None:
+            self._flight = self._flights.lead(self._flight_key)
 
-def _is_boxes(found: Any, model: Bundle) -> bool:
-    return (
-        isinstance(found, dict)
-        and found.keys() == {"boxes", "width", "height"}
-        and all(type(found[side]) is int for side in ("width", "height"))
-        and isinstance(found["boxes"], list)
-        and all(
-            isinstance(box, dict)
-            and box.keys() == {"label", *_OF_BOX}
-            and box["label"] in model.labels
-            and all(isinstance(box[key], float) and math.isfinite(box[key]) for key in _OF_BOX)
-            for box in found["boxes"]
-        )
-    )
+    def finish(self, prediction: Prediction) -> Answer:
+        """The caller has made it."""
+        if self._flights is not None and self._flight is not None:
+            self._keep(prediction)
+            self._flights.land(self._flight, (prediction, self._lookup))
+        return Answer(prediction, self._lookup)
 
+    def fail(self, error: Exception) -> None:
+        """There is none, for whoever waits for it."""
+        if self._flights is not None and self._flight is not None:
+            self._flights.fail(self._flight, error)
 
-def _is_output(found: Any, spec: Tensor) -> bool:
-    if not isinstance(found, dict) or found.keys() != {"output"}:
-        return False
-    numbers = np.asarray(found["output"])  # fails where lists are of uneven length
-    return (
-        numbers.shape == spec.shape
-        and numbers.dtype.kind in _KINDS[spec.numpy_dtype.kind if not spec.is_floating else "f"]
-        and bool(np.isfinite(numbers).all())
-    )
+    def leave(self) -> bool:
+        """The caller waits no longer. True if others do: then it has to `go_on`."""
+        return self._flights is not None and self._flight is not None and self._flights.leave(self._flight)
 
+    def go_on(self, computing: Coroutine[Any, Any, Prediction]) -> None:
+        """`computing` makes it for those who wait."""
+        assert self._flights is not None
+        assert self._flight is not None
+        self._flights.go_on(self._flight, self._kept(computing))
 
-def _is_recommended(found: Any) -> bool:
-    return (
-        isinstance(found, dict)
-        and found.keys() == {"user", "items"}
-        and isinstance(found["user"], str)
-        and isinstance(found["items"], list)
-        and all(
-            isinstance(one, dict)
-            and one.keys() == {"item", "score"}
-            and isinstance(one["item"], str)
-            and isinstance(one["score"], float)
-            and math.isfinite(one["score"])
-            for one in found["items"]
-        )
-    )
+    async def answer(self, computing: Coroutine[Any, Any, Prediction], options: RequestOptions) -> Answer:
+        """`computing` makes it for the caller, and for those who wait."""
+        if self._flights is None or self._flight is None:
+            return Answer(await computing, self._lookup)
+        self.go_on(computing)
+        try:
+            prediction, lookup = await self._flights.wait(self._flight, options.left_s)
+        except asyncio.TimeoutError:
+            raise too_late() from None
+        return Answer(prediction, lookup)
 
+    async def _kept(self, computing: Coroutine[Any, Any, Prediction]) -> Found:
+        prediction = await computing
+        self._keep(prediction)
+        return prediction, self._lookup
 
-def _is_named(found: Any, model: Bundle) -> bool:
-    return (
-        isinstance(found, dict)
-        and found.keys() - _OF_FILES == {"label", "score", "scores"}
-        and isinstance(found["scores"], dict)
-        and {found["label"], *found["scores"]} <= set(model.labels)
-        and all(
-            isinstance(score, float) and math.isfinite(score) for score in (found["score"], *found["scores"].values())
-        )
-    )
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
+    def _keep(self, prediction: Prediction) -> None:
+        assert self._model is not None
+        self._cache.keep(self._key, self._model, prediction)

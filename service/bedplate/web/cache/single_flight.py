@@ -13,14 +13,24 @@ T = TypeVar("T")
 
 
 @dataclass(eq=False)
-class _Flight(Generic[T]):
-    task: asyncio.Task[T]  # nobody's own, so that no caller who leaves takes it along
+class Flight(Generic[T]):
+    """A computation: a task that is nobody's own, so that no caller who leaves takes it along.
+
+    Its first caller may make it without a task, as long as it stays and all goes well; then `result` is a future that
+    it sets.
+    """
+
+    key: str
+    result: asyncio.Future[T]
     waiting: int = 0
 
 
 class SingleFlight(Generic[T]):
     def __init__(self) -> None:
-        self._by_key: dict[str, _Flight[T]] = {}
+        self._by_key: dict[str, Flight[T]] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._by_key
 
     async def join(self, key: str, compute: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> tuple[T, bool]:
         """Return the result of the computation in flight for `key`, or of `compute`.
@@ -36,32 +46,72 @@ class SingleFlight(Generic[T]):
         """
         flight = self._by_key.get(key)
         if flight is None:
-            return await self._wait(key, self._start(key, compute), timeout_s), False
+            flight = self.lead(key)
+            self.go_on(flight, compute())
+            return await self.wait(flight, timeout_s), False
+        flight.waiting += 1
         try:
-            return await self._wait(key, flight, timeout_s), True
+            return await self.wait(flight, timeout_s), True
         except (asyncio.TimeoutError, InvalidRequest, EnginesLost, EngineUnavailable):
             raise
         except Exception:
             return await compute(), False
 
-    def _start(self, key: str, compute: Callable[[], Coroutine[Any, Any, T]]) -> _Flight[T]:
-        flight = self._by_key[key] = _Flight(asyncio.ensure_future(compute()))
-        flight.task.add_done_callback(lambda _: self._land(key, flight))
+    def lead(self, key: str) -> Flight[T]:
+        """Begin a computation for `key`, under way nowhere; the caller makes it, and waits for it itself."""
+        flight = self._by_key[key] = Flight(key, asyncio.get_running_loop().create_future(), waiting=1)
         return flight
 
-    async def _wait(self, key: str, flight: _Flight[T], timeout_s: float) -> T:
-        flight.waiting += 1
+    def land(self, flight: Flight[T], result: T) -> None:
+        """The caller that leads it has made it, and waits no longer."""
+        self._close(flight)
+        if self.leave(flight):
+            flight.result.set_result(result)
+
+    def fail(self, flight: Flight[T], error: Exception) -> None:
+        """As `land`, where that came of it."""
+        self._close(flight)
+        if self.leave(flight):
+            flight.result.set_exception(error)
+
+    def leave(self, flight: Flight[T]) -> bool:
+        """The caller that leads it waits no longer. True if others do: then it has to `go_on`."""
+        flight.waiting -= 1
+        if not flight.waiting:
+            self._close(flight)
+        return flight.waiting > 0
+
+    def go_on(self, flight: Flight[T], computing: Coroutine[Any, Any, T]) -> None:
+        """A task makes it from now on."""
+        led, task = flight.result, asyncio.ensure_future(computing)
+        flight.result = task
+        task.add_done_callback(lambda _: self._close(flight))
+        led.cancel()  # who waits for it looks again
+
+    async def wait(self, flight: Flight[T], timeout_s: float) -> T:
+        """For a caller that is counted among those who wait.
+
+        Raises:
+            asyncio.TimeoutError: its time is over.
+            Exception: what the computation raised.
+        """
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + max(0, timeout_s)
         try:
-            done, _ = await asyncio.wait({flight.task}, timeout=max(0, timeout_s))
+            while True:
+                result = flight.result
+                done, _ = await asyncio.wait({result}, timeout=max(0, ends_s - loop.time()))
+                if not done:
+                    raise asyncio.TimeoutError
+                if result is flight.result:
+                    return result.result()
         finally:
             flight.waiting -= 1
             if not flight.waiting:
-                flight.task.cancel()  # if it has failed already, this also says that nobody is to hear of it
-                self._land(key, flight)
-        if not done:
-            raise asyncio.TimeoutError
-        return flight.task.result()
+                flight.result.cancel()  # if it has failed already, this also says that nobody is to hear of it
+                self._close(flight)
 
-    def _land(self, key: str, flight: _Flight[T]) -> None:
-        if self._by_key.get(key) is flight:
-            del self._by_key[key]
+    def _close(self, flight: Flight[T]) -> None:
+        """Nobody may join any more."""
+        if self._by_key.get(flight.key) is flight:
+            del self._by_key[flight.key]

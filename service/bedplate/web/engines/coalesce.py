@@ -88,6 +88,10 @@ class Member:
         """
         self._alone = self._link.begin(Type.PREDICT, self._meta, self.tensors, self._options, self)
 
+    def hand_to(self, waiting: Waiting) -> None:
+        """Somebody else waits for it from now on."""
+        self._waiting = waiting
+
     def give_up(self) -> None:
         """Leave the group: nobody waits for the answer any more."""
         if self._alone is not None:

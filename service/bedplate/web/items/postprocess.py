@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nlargest
 from itertools import accumulate
 from typing import Any
 
@@ -20,6 +21,8 @@ Array = npt.NDArray[Any]
 # Scores in an answer, best first; a classifier of a thousand labels need not send them all.
 _MAX_SCORES = 10
 _DIGITS = 6
+_SCALE = 10**_DIGITS
+_SCALABLE = 1e9
 _PIXEL_DIGITS = 3
 
 
@@ -124,12 +127,23 @@ def _of_file(scores: Array, model: Bundle, file: dict[str, Any]) -> dict[str, An
 
 def _named(scores: Array, model: Bundle) -> list[dict[str, Any]]:
     """scores (items, classes) → per item the best label, its score, and the best scores by label."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :_MAX_SCORES]
+    labels = model.labels
     named = []
-    for row, best in zip(scores, order, strict=True):
-        by_label = {model.labels[i]: round(float(row[i]), _DIGITS) for i in best}
-        named.append({"label": model.labels[best[0]], "score": round(float(row[best[0]]), _DIGITS), "scores": by_label})
+    # In Python's numbers: an array of a few is slower, and so is to take them from one.
+    for row in scores.tolist():
+        # Of equals the first is the better one.
+        best = nlargest(_MAX_SCORES, range(len(row)), key=row.__getitem__)
+        kept = _rounded([row[place] for place in best])
+        by_label = dict(zip([labels[place] for place in best], kept, strict=True))
+        named.append({"label": labels[best[0]], "score": kept[0], "scores": by_label})
     return named
+
+
+def _rounded(scores: list[float]) -> list[float]:
+    """Best first. Scaled where that has room in a float: a quarter of the time."""
+    if scores[0] < _SCALABLE and scores[-1] > -_SCALABLE:
+        return [round(score * _SCALE) / _SCALE for score in scores]
+    return [round(score, _DIGITS) for score in scores]
 
 
 def _softmax(logits: Array) -> Array:

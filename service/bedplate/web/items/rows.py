@@ -9,18 +9,37 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bedplate.bundle.bundle import Bundle
 from bedplate.bundle.columns import Column
-from bedplate.errors import EmptyBody, InvalidRequest, MalformedCsv, OutOfRange, UnknownField, WrongShape, WrongValue
+from bedplate.errors import (
+    EmptyBody,
+    InvalidRequest,
+    MalformedCsv,
+    OutOfRange,
+    UnknownField,
+    UnsupportedMediaType,
+    WrongShape,
+    WrongValue,
+)
+from bedplate.web.items.limits import Items, Limits, check_items, check_json_length
 
 Table = list[list[Any]]  # values by column, then by row; None is missing
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _SHOWN = 10  # categories in a refusal
+
+
+def read(body: bytes, parameters: Mapping[str, str], model: Bundle, limits: Limits) -> Items:
+    """Of CSV."""
+    if not model.input.columns:
+        raise UnsupportedMediaType("this model does not take tables", next_step="send a tensor or JSON")
+    check_json_length(len(body), model, limits)
+    return check_items(items_of_csv(body, model.input.columns), model, limits)
 
 
 def items_of_json(rows: Any, columns: Sequence[Column]) -> npt.NDArray[np.float32]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
 from bedplate.bundle.bundle import Bundle
-from bedplate.web.items.body import Limits, check_shape, json_limit
+from bedplate.web.items.limits import Limits, check_shape, json_limit, limits_of
 from bedplate.web.oip.datatypes import Datatype, datatype_of
 
 _MAX_PLANS = 32  # each keeps a bundle alive
@@ -38,7 +38,7 @@ class Plan:
     def __init__(self, model: Bundle, limits: Limits):
         self.model = model
         self.given_limits = limits
-        self.limits = replace(limits, items=min(limits.items, model.max_items))
+        self.limits = limits_of(model, limits)
         self.taken: Datatype = datatype_of(model.input)
         self.given: Datatype = datatype_of(model.output)
         # The mean of a file's parts is no whole number.

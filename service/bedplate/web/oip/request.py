@@ -24,7 +24,8 @@ from bedplate.errors import (
     WrongShape,
     WrongSize,
 )
-from bedplate.web.items.body import Items, Limits, check_count, check_finite, check_json_length, from_raw
+from bedplate.web.items.limits import Items, Limits, check_count, check_finite, check_json_length
+from bedplate.web.items.raw import from_raw
 from bedplate.web.oip.datatypes import BYTES
 from bedplate.web.oip.plan import Plan, Shape, Wanted, plan_of
 
@@ -246,7 +247,7 @@ def _files(tensor: dict[str, Any], data: memoryview | None, plan: Plan) -> list[
     sizes = _sizes(tensor.get("shape"), plan)
     if not sizes or sizes[0] < 1 or sizes[1:] not in ((), (1,)):
         raise WrongShape("the shape of files is not [files]", limit="[files]", next_step="say how many there are")
-    check_count(sizes[0], plan.limits)
+    check_count(sizes[0], plan.limits.items)
     parameters = tensor.get("parameters")
     if parameters is not None and (size := _binary_size(parameters)) is not None:
         elements = _elements(_all_of(size, data), sizes[0])

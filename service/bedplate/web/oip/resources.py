@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
 from typing import Any
 
 from falcon.asgi import App, Request, Response
 
-from bedplate.bundle.bundle import Bundle
-from bedplate.web import encoding
 from bedplate.web.engines.pool import RETRY_AFTER_S, EnginePool
-from bedplate.web.items.body import BodyReader, Limits
+from bedplate.web.items.limits import Limits
 from bedplate.web.metrics import WebMetrics
-from bedplate.web.observer import observation
 from bedplate.web.oip import metadata
-from bedplate.web.oip.handler import HEADER, InferHandler
 from bedplate.web.oip.plan import plan_of
-from bedplate.web.oip.response import Reply
 from bedplate.web.oip.statistics import statistics
-from bedplate.web.options import options_of
 from bedplate.web.readiness import ReadinessProbe
-from bedplate.web.versions import at_its_version
-from bedplate.wire import now_ns
 
 
 class Server:
@@ -105,54 +96,6 @@ class Logging:
         _json(resp, metadata.LOGGING)
 
 
-class Infer:
-    """See `Predict` of /v1; what is asked of an engine is not kept in the cache.
-
-    Args:
-        timeout_s: where the client allows no less.
-    """
-
-    def __init__(
-        self,
-        engines: EnginePool,
-        handler: InferHandler,
-        bodies: BodyReader,
-        timeout_s: float,
-        metrics: WebMetrics,
-    ):
-        self._bodies = bodies
-        self._engines = engines
-        self._handler = handler
-        self._timeout_s = timeout_s
-        self._metrics = metrics
-
-    async def on_post(self, req: Request, resp: Response, name: str, version: str | None = None) -> None:
-        started_ns = now_ns()
-        options = options_of(req.get_header, self._timeout_s)
-        seen = observation(req)
-        seen.model = await self._engines.model(name, version)
-        body, seen.body_bytes = await self._bodies.read(req, seen.model, seen.hold, options, "a JSON document")
-
-        def answer(model: Bundle) -> Awaitable[Reply]:
-            return self._handler.answer(req.get_header, body, model, options, started_ns, seen)
-
-        first = answer(seen.model)
-        on_stale = self._metrics.stale
-        await _send(req, resp, await at_its_version(self._engines, seen, name, version, first, answer, on_stale))
-
-
-async def _send(req: Request, resp: Response, reply: Reply) -> None:
-    resp.content_type = reply.content_type
-    if reply.json_bytes is not None:
-        resp.set_header(HEADER, str(reply.json_bytes))
-    resp.set_header("Vary", "Accept-Encoding")
-    kind = encoding.accepted(req.get_header("Accept-Encoding"))
-    smaller = await encoding.deflated(reply.body, kind)
-    resp.data = reply.body if smaller is None else smaller
-    if smaller is not None and kind:
-        resp.set_header("Content-Encoding", kind)
-
-
 def _json(resp: Response, document: Any) -> None:
     resp.content_type = "application/json"
     resp.data = json.dumps(document).encode()
@@ -167,14 +110,12 @@ def _unless(ready: bool, resp: Response) -> None:
 def install(
     app: App[Request, Response],
     engines: EnginePool,
-    handler: InferHandler,
+    infer: object,
     probe: ReadinessProbe,
     limits: Limits,
-    bodies: BodyReader,
-    timeout_s: float,
     metrics: WebMetrics,
 ) -> None:
-    """Add the routes of /v2 to `app`."""
+    """Add the routes of /v2 to `app`; `infer` is the resource that predicts."""
     for path in ("/v2", "/v2/"):
         app.add_route(path, Server())
     app.add_route("/v2/health/live", Live())
@@ -183,7 +124,6 @@ def install(
     app.add_route("/v2/models/stats", Statistics(engines, metrics))
     app.add_route("/v2/repository/index", Index(engines))
     model = Model(engines, limits, metrics)
-    infer = Infer(engines, handler, bodies, timeout_s, metrics)
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         app.add_route(path, model)
         app.add_route(f"{path}/ready", model, suffix="ready")

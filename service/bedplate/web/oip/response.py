@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from bedplate.web.oip.plan import Wanted
 from bedplate.web.oip.request import InferRequest
 from bedplate.wire import Frame
 
+HEADER = "Inference-Header-Content-Length"
 JSON = "application/json"
 BINARY = "application/octet-stream"
 _MAX_KEPT = 32
@@ -30,6 +31,11 @@ class Reply:
     body: bytes
     json_bytes: int | None  # of the JSON at its beginning, where binary data follows it
     content_type: str
+    may_be_compressed: bool = True
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        return {} if self.json_bytes is None else {HEADER: str(self.json_bytes)}
 
 
 @dataclass(frozen=True, slots=True)
