@@ -300,7 +300,10 @@ async def until(condition):
 
 
 def together(tmp_path, engines, act):
-    """What `act(clients, wait)` gives, with an application before `engines`; wait(n) until n requests are in flight."""
+    """What `act(clients, waiting)` gives, with an application before `engines`.
+
+    waiting(n) returns once n requests wait for the same answer.
+    """
     found = []
 
     async def check(pool, peers):
@@ -310,14 +313,16 @@ def together(tmp_path, engines, act):
         )
         await pool.served()
 
-        async def in_flight(count):
-            await until(lambda: metrics.in_flight == count)
+        flights = app.direct._handlers["predict"].cache._flights
+
+        async def waiting(count):
+            await until(lambda: sum(flight.waiting for flight in flights._by_key.values()) == count)
 
         async with served(app, app.direct) as address:
             clients = Clients(address)
-            found.append(await act(clients, in_flight))
+            found.append(await act(clients, waiting))
             clients.close()
-            await in_flight(0)
+            await until(lambda: metrics.in_flight == 0)
         found.append(metrics.registry)
 
     run(tmp_path, engines, check)
@@ -327,10 +332,10 @@ def together(tmp_path, engines, act):
 def test_the_same_at_the_same_time_is_computed_once_for_both_ways(tmp_path, keys):
     engine = Held()
 
-    async def act(clients, in_flight):
+    async def act(clients, waiting):
         for _ in range(3):
             await clients.ask()
-        await in_flight(3)
+        await waiting(3)
         await until(lambda: engine.asked)
         await engine.let_go()
         return await clients.answers()
@@ -346,13 +351,13 @@ def test_the_same_at_the_same_time_is_computed_once_for_both_ways(tmp_path, keys
 def test_the_first_who_leaves_takes_nobody_along(tmp_path, keys):
     engine = Held()
 
-    async def act(clients, in_flight):
+    async def act(clients, waiting):
         await clients.ask()
         await until(lambda: engine.asked)
         await clients.ask()
-        await in_flight(2)
+        await waiting(2)
         clients.leave(0)
-        await in_flight(1)
+        await waiting(1)
         await engine.let_go()
         return await clients.answers()
 
@@ -366,15 +371,15 @@ def test_the_first_who_leaves_takes_nobody_along(tmp_path, keys):
 def test_the_engine_is_told_once_the_last_has_left(tmp_path, keys):
     engine = Held()
 
-    async def act(clients, in_flight):
+    async def act(clients, waiting):
         await clients.ask()
         await until(lambda: engine.asked)
         await clients.ask()
-        await in_flight(2)
+        await waiting(2)
         clients.leave(0)
-        await in_flight(1)
+        await waiting(1)
         clients.leave(1)
-        await in_flight(0)
+        await waiting(0)
         await until(lambda: Type.CANCEL in engine.kinds)
 
     _, metrics = together(tmp_path, [engine], act)
@@ -385,7 +390,7 @@ def test_the_engine_is_told_once_the_last_has_left(tmp_path, keys):
 def test_the_engine_is_told_when_the_only_one_leaves(tmp_path, keys):
     engine = Held()
 
-    async def act(clients, in_flight):
+    async def act(clients, waiting):
         await clients.ask()
         await until(lambda: engine.asked)
         clients.leave(0)
@@ -400,11 +405,11 @@ def test_the_engine_is_told_when_the_only_one_leaves(tmp_path, keys):
 def test_an_engine_that_is_lost_costs_none_of_them_an_answer_and_is_asked_once_more(tmp_path, keys, fault):
     first, second = Held(fault), Held()
 
-    async def act(clients, in_flight):
+    async def act(clients, waiting):
         await clients.ask()
         await until(lambda: first.asked)
         await clients.ask()
-        await in_flight(2)
+        await waiting(2)
         await first.let_go()
         await until(lambda: second.asked)
         await second.let_go()
@@ -419,11 +424,11 @@ def test_an_engine_that_is_lost_costs_none_of_them_an_answer_and_is_asked_once_m
 def test_who_waits_for_one_with_less_time_is_answered_all_the_same(tmp_path, keys):
     engine = Held()
 
-    async def act(clients, in_flight):
+    async def act(clients, waiting):
         await clients.ask(timeout_ms=300)
         await until(lambda: engine.asked)
         await clients.ask()
-        await in_flight(2)
+        await waiting(2)
         await until(lambda: len(engine.asked) == 2)  # the first has given up
         await engine.let_go()
         return await clients.answers()
@@ -433,8 +438,32 @@ def test_who_waits_for_one_with_less_time_is_answered_all_the_same(tmp_path, key
     assert [head.split()[1] for head, _ in answers] == [b"504", b"200"]
 
 
+async def of_another_version(peer, frame):
+    outputs = {"outputs": [{"name": "logits", "dtype": "float32", "shape": [1, 2]}]}
+    times = {"queue_ns": 1, "batch_ns": 1, "compute_ns": 1, "batch_items": 1, "digest": DIGEST}
+    peer.send(Frame(Type.RESULT, frame.id, {"model": "lamp", "version": "9", **outputs, **times}, bytes(8)))
+
+
+def test_an_answer_that_cannot_be_told_to_the_first_keeps_nobody_waiting(tmp_path, keys):
+    engine = Held(of_another_version)
+
+    async def act(clients, waiting):
+        for _ in range(2):
+            await clients.ask()
+        await waiting(2)
+        await engine.let_go()
+        await until(lambda: len(engine.asked) == 2)  # the other asks for itself
+        engine.then = logits
+        await engine.let_go()
+        return await clients.answers()
+
+    answers, _ = together(tmp_path, [engine], act)
+
+    assert sorted(head.split()[1] for head, _ in answers) == [b"200", b"500"]
+
+
 def test_silence_ends_with_the_deadline(tmp_path, keys):
-    async def act(clients, in_flight):
+    async def act(clients, waiting):
         await clients.ask(timeout_ms=200)
         return await clients.answers()
 
