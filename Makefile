@@ -75,7 +75,12 @@ test-parts: setup
 	$(TIMED) disposable $(BIN)/pytest tests/disposable
 	$(TIMED) backup $(BIN)/pytest tests/backup --ignore=tests/backup/test_damage.py
 
-acceptance: test test-examples fuzz faults rollouts ## All of it, and what proves figures: every example trained, floods, planted faults, wrong releases; three hours
+acceptance: test test-examples test-in-full fuzz faults rollouts ## All of it, and what proves figures: every example trained, floods, planted faults, wrong releases; three hours
+
+test-in-full: setup bundles ## What `make test` tries once or briefly, every time and for long; half an hour
+	@$(BIN)/pytest -m acceptance tests/backup
+	@$(BIN)/molecule converge -s site
+	@$(BIN)/pytest -m acceptance tests/fleet
 
 test-examples: examples ## Train every example from nothing and hold it to its README; a quarter of an hour
 	@$(BIN)/pytest --timeout=1200 tests/trained
@@ -126,4 +131,4 @@ lock: ## Write the hashes of locks/ anew, where pins have changed
 
 .PHONY: help demo demo-all demo-down check test test-lint test-templates test-control test-service test-damage test-parts \
 	test-fleet test-one-host \
-	test-examples acceptance test-vm fuzz faults rollouts examples bundles setup lock
+	test-examples test-in-full acceptance test-vm fuzz faults rollouts examples bundles setup lock

@@ -11,7 +11,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from tools.deployment import ROOT, SERVER_NAME, Deployment
@@ -72,15 +73,25 @@ def _never_seen(files: list[Path], count: int) -> list[Path]:
 
 
 @contextmanager
-def load(fleet: Deployment, rate: float, seconds: float, cached: bool = False) -> Iterator[list[Record]]:
-    """Send the plan in the background while the body runs; the list is filled when the body has ended."""
+def load(
+    fleet: Deployment, rate: float, seconds: float, cached: bool = False, ends_with_body: bool = False
+) -> Iterator[list[Record]]:
+    """Send the plan in the background while the body runs; the list is filled when the body has ended.
+
+    Args:
+        ends_with_body: nothing more is sent once the body has ended, however much of `seconds` is left.
+    """
     records: list[Record] = []
     work = plan(fleet, rate, seconds, cached)
+    has_ended = threading.Event()
+    if ends_with_body:
+        work = replace(work, arrivals=takewhile(lambda _: not has_ended.is_set(), work.arrivals))
     sending = threading.Thread(target=lambda: records.extend(run_plan(work, None)))
     sending.start()
     try:
         yield records
     finally:
+        has_ended.set()
         sending.join()
     if not records:
         raise RuntimeError("the load did not run; its error is above")

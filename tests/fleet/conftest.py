@@ -49,6 +49,16 @@ def predicts(fleet):
     return predicts
 
 
+@pytest.fixture
+def secrets_in(fleet):
+    """secrets_in(text) → names of the fleet's secrets that stand in it."""
+
+    def secrets_in(text):
+        return [name for name, value in fleet.secrets.items() if value in text]
+
+    return secrets_in
+
+
 @pytest.fixture(scope="session")
 def wait_until():
     """wait_until(condition, timeout_s) → seconds that it took."""

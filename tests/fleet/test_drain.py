@@ -27,7 +27,7 @@ def drained(fleet):
 
 
 def test_a_host_is_drained_stopped_started_and_undrained_without_a_failed_request(fleet, answers_of_gpu1):
-    with load(fleet, rate=60, seconds=100) as records:
+    with load(fleet, rate=60, seconds=240, ends_with_body=True) as records:
         began = time.monotonic()
         time.sleep(2)
         drained = fleet.playbook("drain.yml", "-e", "host=gpu1")
@@ -37,11 +37,12 @@ def test_a_host_is_drained_stopped_started_and_undrained_without_a_failed_reques
         fleet.ssh("gpu1", "systemctl start bedplate.target")
         after = answers_of_gpu1()
         undrained = fleet.playbook("undrain.yml", "-e", "host=gpu1")
+        time.sleep(5)
         took = time.monotonic() - began
 
     assert drained.returncode == 0, drained.stdout
     assert undrained.returncode == 0, undrained.stdout
-    assert took < 95, "the load ended before gpu1 was back"
+    assert took < 240, "the load ended before gpu1 was back"
     assert not [record for record in records if record.failed], summarise(records)
     assert after == before
     assert answers_of_gpu1() > after, "gpu1 got no request after it was back"

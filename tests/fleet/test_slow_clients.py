@@ -12,21 +12,21 @@ from tools.heldout import load
 from tools.load.ledger import summarise
 
 CLIENTS = 1000
-# Several rounds of cutting off: the balancer waits 10 to 30 s for the rest of a request. Measured once over 240 s.
-SECONDS = 100
 SLOW = Path(__file__).with_name("slow_clients.py")
 
 
-@pytest.mark.timeout(SECONDS + 120)
-def test_a_thousand_slow_clients_cost_a_normal_one_at_most_one_request_in_a_thousand(fleet):
+# The balancer waits 10 to 30 s for the rest of a request, so each is cut off once at least, or several times.
+@pytest.mark.timeout(360)
+@pytest.mark.parametrize("seconds", [50, pytest.param(240, marks=pytest.mark.acceptance)])
+def test_a_thousand_slow_clients_cost_a_normal_one_at_most_one_request_in_a_thousand(fleet, seconds):
     outside = [ROOT / "tools/testhosts", "outside", fleet.fleet, "--", sys.executable, SLOW]
     slow = subprocess.Popen(
-        [*outside, fleet.address, "443", str(CLIENTS), str(SECONDS)], stdout=subprocess.PIPE, text=True
+        [*outside, fleet.address, "443", str(CLIENTS), str(seconds)], stdout=subprocess.PIPE, text=True
     )
     try:
         # All of them are there before the first request of the normal client.
         assert slow.stdout.readline() == f"{CLIENTS} connections\n"
-        with load(fleet, rate=50, seconds=SECONDS - 20) as records:
+        with load(fleet, rate=50, seconds=seconds - 20) as records:
             time.sleep(1)
             held = fleet.ssh("lb1", "ss --no-header --tcp --numeric state established 'sport = :443' | wc -l")
     finally:

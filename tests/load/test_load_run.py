@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import ssl
 import struct
+from dataclasses import replace
+from itertools import takewhile
 from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
@@ -42,6 +44,20 @@ def test_every_request_of_the_schedule_is_answered_on_one_kept_connection():
     assert all(record.status == 200 and record.sha256 == hashlib.sha256(b"ok").hexdigest() for record in records)
     assert [record.reused for record in records] == [False] + [True] * 9
     assert server.connections == 1
+
+
+def test_a_schedule_may_end_early():
+    sent = []
+
+    async def scenario():
+        async with Server(answering(OK)) as server:
+            arrivals = takewhile(lambda _: len(sent) < 3, constant_arrivals(100, 60))
+            return await run(replace(plan_for(server.url), arrivals=arrivals), sent.append)
+
+    records = asyncio.run(scenario())
+
+    assert records == sent
+    assert 3 <= len(records) < 1000
 
 
 def test_reset_is_recorded_as_reset():

@@ -4,7 +4,7 @@ import json
 import mimetypes
 import random
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ class Target:
 class Plan:
     target: Target
     requests: list[bytes]  # whole requests, sent in turn
-    arrivals: list[float]  # seconds after the start
+    arrivals: Iterable[float]  # seconds after the start, in their order
     expected: dict[int, Expected]  # by position in `requests`
     is_right: Callable[[int, bytes], bool] | None = None  # also asked, for a success: the request's number, its answer
     timeout_s: float = 30.0
