@@ -61,9 +61,9 @@ def watched(fleet, name):
 
 def test_a_release_whose_labels_are_shifted_reaches_one_host_which_is_drained(fleet, own_release):
     source = own_release / "service/bedplate/web/items/postprocess.py"
-    right = 'named.append({"label": labels[best[0]],'
+    right = "best = ranked[0][1]"
     assert right in source.read_text()
-    wrong = right.replace("best[0]", "(best[0] + 1) % len(labels)")
+    wrong = "best = model.labels[(model.labels.index(ranked[0][1]) + 1) % len(model.labels)]"
     source.write_text(source.read_text().replace(right, wrong))
     made = fleet.playbook("wheelhouse.yml", f"--inventory={fleet.inventory}", tree=own_release)
     assert made.returncode == 0, made.stdout

@@ -103,16 +103,25 @@ class WebMetrics:
             self._routes[route, status] = found
         return found
 
-    def prediction(self, model: Bundle, labels: Sequence[str | None], total_s: float) -> None:
+    def prediction(
+        self,
+        model: Bundle,
+        labels: Sequence[str | None],
+        total_s: float,
+        parts_ns: Mapping[str, int] | None = None,
+    ) -> None:
         """Count one answered request.
 
         Args:
-            labels: of its items; None if the model names no classes.
+            labels: of its items; None where the model names no classes.
+            parts_ns: what was done for it, by part; a cached answer has none of this.
         """
         of_version = self._of(model)
         of_version.took(total_s)
         for label in labels:
             of_version.count(label)
+        if parts_ns is not None:
+            of_version.did(parts_ns)
 
     def answered(self, model: Bundle, items: int, total_s: float, parts_ns: Mapping[str, int]) -> None:
         """Count one answered request of `items` without their labels, with the time of each part."""
@@ -124,10 +133,6 @@ class WebMetrics:
     def failed(self, model: Bundle, total_s: float) -> None:
         """Count one request that gave no prediction, for whatever reason."""
         self._failed_s.labels(model.name, model.version).observe(total_s)
-
-    def inference(self, model: Bundle, parts_ns: Mapping[str, int]) -> None:
-        """Count the time of each part; a cached answer has none."""
-        self._of(model).did(parts_ns)
 
     def by_version(self) -> Mapping[tuple[str, str, str], float]:
         """Return the counts by name of the sample, model and version, summed over all labels."""

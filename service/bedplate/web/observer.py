@@ -107,9 +107,9 @@ class Observer:
             self.metrics.failed(seen.model, seconds)
         elif seen.answer:
             found = seen.answer.prediction
-            self.metrics.prediction(seen.model, [item.get("label") for item in found.predictions], seconds)
-            if seen.answer.was_computed:
-                self.metrics.inference(seen.model, found.parts_ns)
+            labels = [item.get("label") for item in found.predictions]
+            parts_ns = found.parts_ns if seen.answer.was_computed else None
+            self.metrics.prediction(seen.model, labels, seconds, parts_ns)
         elif seen.inference:
             self.metrics.answered(seen.model, seen.inference.items, seconds, seen.inference.parts_ns)
         allowance = self._answered if seen.status == 200 else self._failed

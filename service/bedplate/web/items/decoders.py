@@ -28,7 +28,7 @@ _RETRY_AFTER_S = 1
 _READ_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which takes thrice as long; nobody changes it
 class Media:
     # (items, *shape) each, in the input's dtype: texts have one each, as their lengths differ.
     parts: list[npt.NDArray[Any]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import nlargest
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ Array = npt.NDArray[Any]
 _MAX_SCORES = 10
 _DIGITS = 6
 _SCALE = 10**_DIGITS
-_SCALABLE = 1e9
+_SCALABLE = 1e9  # below it a scaled score has room in a float, and is rounded in a quarter of the time
+_SCORE = itemgetter(0)
 _PIXEL_DIGITS = 3
 
 
@@ -127,23 +129,18 @@ def _of_file(scores: Array, model: Bundle, file: dict[str, Any]) -> dict[str, An
 
 def _named(scores: Array, model: Bundle) -> list[dict[str, Any]]:
     """scores (items, classes) → per item the best label, its score, and the best scores by label."""
-    labels = model.labels
     named = []
     # In Python's numbers: an array of a few is slower, and so is to take them from one.
     for row in scores.tolist():
         # Of equals the first is the better one.
-        best = nlargest(_MAX_SCORES, range(len(row)), key=row.__getitem__)
-        kept = _rounded([row[place] for place in best])
-        by_label = dict(zip([labels[place] for place in best], kept, strict=True))
-        named.append({"label": labels[best[0]], "score": kept[0], "scores": by_label})
+        ranked = nlargest(_MAX_SCORES, list(zip(row, model.labels, strict=True)), key=_SCORE)
+        if ranked[0][0] < _SCALABLE and ranked[-1][0] > -_SCALABLE:
+            by_label = {label: round(score * _SCALE) / _SCALE for score, label in ranked}
+        else:
+            by_label = {label: round(score, _DIGITS) for score, label in ranked}
+        best = ranked[0][1]
+        named.append({"label": best, "score": by_label[best], "scores": by_label})
     return named
-
-
-def _rounded(scores: list[float]) -> list[float]:
-    """Best first. Scaled where that has room in a float: a quarter of the time."""
-    if scores[0] < _SCALABLE and scores[-1] > -_SCALABLE:
-        return [round(score * _SCALE) / _SCALE for score in scores]
-    return [round(score, _DIGITS) for score in scores]
 
 
 def _softmax(logits: Array) -> Array:
