@@ -290,7 +290,7 @@ def _validation(**changes):
         (_set("speed", 3), "speed: unknown key; known keys here are format, name"),
         (_set("batch", "wait_ms", 3), "batch.wait_ms: unknown key"),
         (_set("inputs", 0, "image", "colour", 1), "inputs[0].image.colour: unknown key"),
-        (_set("program", "model.pt2"), "program: unknown key"),
+        (_set("program", "network.json"), "network: unknown key"),
         (_drop("labels"), "labels: is missing"),
         (_set("format", 2), "format: 2 does not do"),
         (_set("format", True), "format: True does not do"),

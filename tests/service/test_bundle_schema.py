@@ -52,6 +52,7 @@ DOCUMENTS = [
     | {"expect_bytes": "eyJvdXRwdXRzIjogW1sxLCAyLCAzXV19"},
     custom(),
     {key: value for key, value in description(code="model.py").items() if key != "network"},
+    {key: value for key, value in description(program="network.json").items() if key != "network"},
 ]
 VALUES = [None, True, False, 0, 1, -1, 2, 1.0, 1.5, 1e9, 10**20, "", "x", "lamp\n", "../x", "a" * 65, "a" * 1001, "é"]
 VALUES += [[], {}, [1], [1, 2], [2, 1], ["a"], ["a", "a"], [[1, 2]], {"a": 1}, {"relu": {}}, "none", "L", "RGB", "bool"]
@@ -82,6 +83,7 @@ VALUES += [
 ADDABLE = [
     "extra",
     "background",
+    "program",
     "code",
     "codec",
     "content_type",

@@ -27,7 +27,9 @@ from bedplate.bundle.canary import (
     read_canary,
 )
 from bedplate.bundle.detection import BOX, Detection, read_detection
-from bedplate.bundle.manifest import FILE_NAME, verify_manifest, write_manifest
+from bedplate.bundle.manifest import FILE_NAME, Manifest, verify_manifest, write_manifest
+from bedplate.bundle.program import MAX_BYTES as MAX_PROGRAM_BYTES
+from bedplate.bundle.program import Program, read_program
 from bedplate.bundle.recommendation import Recommendation, read_recommendation
 from bedplate.bundle.strict_yaml import BundleError, Section, parse_yaml
 from bedplate.bundle.tensor import Tensor, read_input, read_output
@@ -93,7 +95,8 @@ class Bundle:
     max_items: int
     max_cost: int  # of all items of a batch, in what Tensor.cost_of counts
     weights: str
-    network: tuple[Layer, ...]  # of a model that is code: none
+    network: tuple[Layer, ...]  # of a model that is a program or code: none
+    program: str  # the file with the network as operations; of any other: none
     code: str  # the file with load and predict; of a network: none
     codec: str  # the file with decode and encode; of the task custom alone
     codec_source: bytes = field(repr=False, compare=False)
@@ -106,7 +109,8 @@ class Bundle:
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
     detection: Detection | None = None  # how an answer becomes boxes; None: it becomes none
     tokenizer: bytes = field(default=b"", repr=False, compare=False)  # its file, of a model that takes text
-    program_sums: tuple[str, ...] = field(default=(), compare=False)  # as SHA256SUMS has them; of `programs`
+    operations: Program | None = field(default=None, repr=False, compare=False)  # what `program` holds; None in a web
+    code_sums: tuple[str, ...] = field(default=(), compare=False)  # as SHA256SUMS has them; of `code_files`
     signer: str = field(default="", compare=False)  # whose signature was verified, where one was asked for
 
     @property
@@ -120,7 +124,7 @@ class Bundle:
         return {"weights": self.weights} | (self.recommendation.files if self.recommendation else {})
 
     @property
-    def programs(self) -> tuple[str, ...]:
+    def code_files(self) -> tuple[str, ...]:
         """Files that somebody has to run for this bundle to be served."""
         return tuple(filter(None, (self.code, self.codec)))
 
@@ -138,13 +142,13 @@ class Bundle:
         asked = _decoded(document.pop("canary_bytes", None), "canary_bytes")
         # Only of a canary whose answer is a file, and of a bundle with a codec.
         expected = _decoded(document.pop("expect_bytes", ""), "expect_bytes")
-        program = _decoded(document.pop("codec_bytes", ""), "codec_bytes")
+        codec_source = _decoded(document.pop("codec_bytes", ""), "codec_bytes")
         canary, codec = document.get("canary"), document.get("codec")
         expect = canary.get("expect") if isinstance(canary, dict) else None
         tokenizer = document.pop("tokenizer_sha256", None)
 
         def read(name: str) -> bytes:
-            return program if name == codec else expected if name == expect else asked
+            return codec_source if name == codec else expected if name == expect else asked
 
         digest = document.pop("digest", None)
         if not isinstance(digest, str) or not re.fullmatch(_SHA256, digest):
@@ -179,10 +183,17 @@ def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
     for name, functions in ((bundle.code, code.MODEL), (bundle.codec, code.CODEC)):
         if name:
             code.require_functions(manifest.read(name, code.MAX_BYTES), functions, directory / name)
-    sums = tuple(manifest.sums[name] for name in bundle.programs)
+    sums = tuple(manifest.sums[name] for name in bundle.code_files)
     text = bundle.input.text
     tokenizer = manifest.read(text.tokenizer, MAX_TOKENIZER_BYTES) if text else b""
-    return replace(bundle, tokenizer=tokenizer, program_sums=sums, signer=manifest.signer)
+    program = _program(bundle, manifest, directory) if bundle.program else None
+    return replace(bundle, tokenizer=tokenizer, operations=program, code_sums=sums, signer=manifest.signer)
+
+
+def _program(bundle: Bundle, manifest: Manifest, directory: Path) -> Program:
+    program = read_program(manifest.read(bundle.program, MAX_PROGRAM_BYTES), str(directory / bundle.program))
+    program.check_input(bundle.input.dtype, str(directory / BUNDLE_FILE))
+    return program
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -222,7 +233,8 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     else:
         taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
         given = read_output(top.only_section("outputs"))
-    program = top.text("code", code.FILE_NAME) if not recommendation and top.has("code") else ""
+    program = _file_name(top, "program") if not recommendation and top.has("program") else ""
+    model_code = top.text("code", code.FILE_NAME) if not recommendation and not program and top.has("code") else ""
     codec = top.text("codec", code.FILE_NAME) if task == _CUSTOM else ""
     max_items, max_cost = _batch(top.section("batch"), taken)
     bundle = Bundle(
@@ -237,8 +249,9 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
         max_items=max_items,
         max_cost=max_cost,
         weights=_file_name(top, "weights"),
-        network=() if recommendation or program else _layers(top),
-        code=program,
+        network=() if recommendation or program or model_code else _layers(top),
+        program=program,
+        code=model_code,
         codec=codec,
         codec_source=read(codec) if codec else b"",
         validation=_validation(top, answer) if top.has("validation") else None,

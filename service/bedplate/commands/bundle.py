@@ -128,6 +128,7 @@ def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
         "detection": _boxes(bundle.detection) if bundle.detection else None,
         "batch": f"at most {bundle.max_items} items that cost {bundle.max_cost} together",
         "layers": len(bundle.network),
+        "program": f"{len(bundle.operations.steps)} operations" if bundle.operations else None,
         "recommends": f"at most {bundle.recommendation.max_k} items" if bundle.recommendation else None,
         "code": bundle.code or None,
         "codec": bundle.codec or None,

@@ -54,7 +54,8 @@ CANDIDATES = (
 
 def candidates_for(bundle: Bundle) -> list[Candidate]:
     """All, but that nothing lies otherwise in memory where there are no convolutions."""
-    convolves = any(layer.kind == "conv2d" for layer in bundle.network)
+    program = bundle.operations
+    convolves = program.convolves if program else any(layer.kind == "conv2d" for layer in bundle.network)
     return [one for one in CANDIDATES if convolves or not one.channels_last]
 
 
