@@ -483,7 +483,7 @@ def test_a_canary_that_is_too_large_is_refused(lamp):
     (lamp / "canary.png").write_bytes(bytes(MAX_CANARY_BYTES + 1))
     write_manifest(lamp)
 
-    with pytest.raises(BundleError, match=r"canary.png: is larger than 262144 bytes"):
+    with pytest.raises(BundleError, match=r"canary.png: is larger than 4194304 bytes"):
         read_bundle(lamp)
 
 

@@ -38,6 +38,7 @@ __all__ = ["MAX_CANARY_BYTES", "Bundle", "BundleError", "Canary", "describe", "r
 
 BUNDLE_FILE = "bundle.yaml"
 _MAX_BUNDLE_BYTES = 256 << 10
+_MOST_INLINE_BYTES = 256 << 10  # of a file within a description
 _MAX_ITEMS = 4096
 _MAX_COST = 1 << 53  # the largest that JSON keeps exactly
 _MAX_LAYERS = 1000
@@ -138,11 +139,11 @@ class Bundle:
         Raises:
             BundleError: the description is not one that `describe` makes.
         """
-        document = dict(description)
-        asked = _decoded(document.pop("canary_bytes", None), "canary_bytes")
+        document, known = dict(description), files or {}
+        asked = _sent(document, "canary", known)
         # Only of a canary whose answer is a file, and of a bundle with a codec.
-        expected = _decoded(document.pop("expect_bytes", ""), "expect_bytes")
-        codec_source = _decoded(document.pop("codec_bytes", ""), "codec_bytes")
+        expected = _sent(document, "expect", known, b"")
+        codec_source = _sent(document, "codec", known, b"")
         canary, codec = document.get("canary"), document.get("codec")
         expect = canary.get("expect") if isinstance(canary, dict) else None
         tokenizer = document.pop("tokenizer_sha256", None)
@@ -156,7 +157,7 @@ class Bundle:
         bundle = _parse(document, "description", read, digest)
         if bundle.input.text is None:
             return bundle
-        content = (files or {}).get(str(tokenizer))
+        content = known.get(str(tokenizer))
         if content is None:
             raise BundleError("description: tokenizer_sha256: is missing or of no file; wanted that of the tokenizer")
         return replace(bundle, tokenizer=content)
@@ -199,25 +200,48 @@ def _program(bundle: Bundle, manifest: Manifest, directory: Path) -> Program:
 def describe(bundle: Bundle) -> dict[str, Any]:
     """bundle.yaml as JSON, plus the canary's bytes and the content's digest: what the web needs and nothing more.
 
-    A tokenizer is larger than metadata may be; it is named by its sum, and `tokenizer` goes beside.
+    What is larger than metadata should be is named by its sum, and goes beside: `files_beside` has it.
     """
-    canary = bundle.canary
-    expected = {"expect_bytes": base64.b64encode(canary.expect_content).decode()} if canary.expect else {}
-    codec = {"codec_bytes": base64.b64encode(bundle.codec_source).decode()} if bundle.codec else {}
-    content = base64.b64encode(canary.content).decode()
+    sent = {key: _as_sent(key, content) for key, content in _small_or_large(bundle).items()}
     tokenizer = {"tokenizer_sha256": sha256_of(bundle.tokenizer)} if bundle.input.text else {}
-    return {**bundle.document, "canary_bytes": content, **expected, **codec, **tokenizer, "digest": bundle.digest}
+    return {**bundle.document, **dict(sent.values()), **tokenizer, "digest": bundle.digest}
+
+
+def files_beside(bundle: Bundle) -> dict[str, bytes]:
+    """What `describe` only names, by sha256."""
+    large = [content for content in _small_or_large(bundle).values() if len(content) > _MOST_INLINE_BYTES]
+    return {sha256_of(content): content for content in (*large, bundle.tokenizer) if content}
+
+
+def _small_or_large(bundle: Bundle) -> dict[str, bytes]:
+    canary = bundle.canary
+    expected = {"expect": canary.expect_content} if canary.expect else {}
+    return {"canary": canary.content} | expected | ({"codec": bundle.codec_source} if bundle.codec else {})
+
+
+def _as_sent(key: str, content: bytes) -> tuple[str, str]:
+    if len(content) > _MOST_INLINE_BYTES:
+        return f"{key}_sha256", sha256_of(content)
+    return f"{key}_bytes", base64.b64encode(content).decode()
+
+
+def _sent(document: dict[str, Any], key: str, files: Mapping[str, bytes], default: bytes | None = None) -> bytes:
+    """The reverse of `_as_sent`; takes the key out of the document."""
+    sha256, text = document.pop(f"{key}_sha256", None), document.pop(f"{key}_bytes", None)
+    if sha256 is not None:
+        if content := files.get(str(sha256)):
+            return content
+        raise BundleError(f"description: {key}_sha256: is of no file; wanted that of the canary")
+    if text is None and default is not None:
+        return default
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise BundleError(f"description: {key}_bytes: is missing or not base64; wanted the canary") from None
 
 
 def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _decoded(text: object, key: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)  # type: ignore[arg-type]
-    except (TypeError, ValueError, binascii.Error):
-        raise BundleError(f"description: {key}: is missing or not base64; wanted the canary") from None
 
 
 def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle:

@@ -1,4 +1,4 @@
-"""The operations that a program may consist of, and what each takes and gives: read from operations.txt, without torch."""
+"""The operations that a program may consist of, what each takes and gives: operations.txt, read without torch."""
 
 from __future__ import annotations
 

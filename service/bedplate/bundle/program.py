@@ -174,7 +174,7 @@ def _stored(tensors: Section, name: str) -> Stored:
     dtype = section.choice("dtype", _DTYPES)
     shape = section.take("shape")
     section.done()
-    sizes = shape if isinstance(shape, list) else [None]
+    sizes: list[Any] = shape if isinstance(shape, list) else [None]
     if len(sizes) > _MAX_DIMENSIONS or not all(type(size) is int and 0 <= size <= _MAX_NUMBERS for size in sizes):
         raise section.refuse("shape", shape, f"at most {_MAX_DIMENSIONS} whole numbers")
     if math.prod(sizes) > _MAX_NUMBERS:

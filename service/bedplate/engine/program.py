@@ -98,13 +98,8 @@ class _Shapes(fx.Interpreter):
 
 
 def _storages(value: object) -> list[torch.UntypedStorage]:
-    if isinstance(value, torch.Tensor):
-        return [value.untyped_storage()]
-    return [each.untyped_storage() for each in value if isinstance(each, torch.Tensor)] if _is_several(value) else []
-
-
-def _is_several(value: object) -> bool:
-    return isinstance(value, (list, tuple))
+    several = value if isinstance(value, (list, tuple)) else [value]
+    return [one.untyped_storage() for one in several if isinstance(one, torch.Tensor)]
 
 
 class _Builder:

@@ -90,12 +90,13 @@ def _functional(name: str) -> str:
 
 
 def _mutates(node: fx.Node) -> bool:
-    return _is_operation(node.target) and node.target._schema.is_mutable and _name_of(node) not in _SAME
+    schema = _schema_of(node)
+    return schema is not None and bool(schema.is_mutable) and _name_of(node) not in _SAME
 
 
 def _is_alone(node: fx.Node) -> bool:
     """Whether it writes into its first argument alone, which nobody else looks at through a view."""
-    written = [one for one in node.target._schema.arguments if one.is_write]  # type: ignore[union-attr]
+    written = [one for one in _schema_of(node).arguments if one.is_write]
     first = node.args[0] if node.args else None
     if len(written) != 1 or not isinstance(first, fx.Node) or first.op != "call_function":
         return False
@@ -105,27 +106,25 @@ def _is_alone(node: fx.Node) -> bool:
 
 def _is_view(node: fx.Node) -> bool:
     """Whether what it gives may lie where what it is given lies."""
-    target = node.target
-    if _name_of(node) in _SAME:
+    schema = _schema_of(node)
+    if schema is None or _name_of(node) in _SAME:
         return True
-    if not _is_operation(target):
-        return target is operator.getitem
-    inplace = _mutates(node)
-    return not inplace and any(one.alias_info is not None for one in target._schema.returns)
+    return not _mutates(node) and any(one.alias_info is not None for one in schema.returns)
 
 
 def _writes_into(node: fx.Node, first: fx.Node) -> bool:
     return node.op == "call_function" and _mutates(node) and node.args[0] is first
 
 
-def _is_operation(target: object) -> bool:
-    return isinstance(target, torch._ops.OpOverload)
+def _schema_of(node: fx.Node) -> Any:
+    """Of an operation of torch; None of anything else."""
+    return node.target._schema if isinstance(node.target, torch._ops.OpOverload) else None
 
 
 def _name_of(node: fx.Node) -> str:
-    if _is_operation(node.target):
+    if isinstance(node.target, torch._ops.OpOverload):
         return str(node.target)
-    return _OF_SIZES.get(node.target, f"{getattr(node.target, '__name__', node.target)}")  # type: ignore[arg-type]
+    return next((name for one, name in _OF_SIZES.items() if one is node.target), f"{node.target}")
 
 
 @dataclass
@@ -210,7 +209,7 @@ class _Writer:
         step = _plain(node.name)
         self.names[node.name] = step
         if _mutates(node):
-            self.names[node.args[0].name] = step  # type: ignore[union-attr]
+            self.names[node.args[0].name] = step  # type: ignore[union-attr,index]
         return {"to": step, "op": name, "with": told}
 
     def _argument(self, value: Any, kind: str) -> Any:
@@ -234,9 +233,9 @@ class _Writer:
 
     def _stored(self, node: fx.Node) -> str:
         [spec] = [one for one in self.exported.graph_signature.input_specs if one.arg.name == node.name]
-        target = spec.target or node.name
+        target: str = spec.target or node.name
         state = self.exported.state_dict
-        tensor = (state[target] if target in state else self.exported.constants[target]).detach()
+        tensor: torch.Tensor = (state[target] if target in state else self.exported.constants[target]).detach()
         # What is tied together is kept once.
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and place in self.places:
@@ -257,10 +256,8 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 
 def _given(node: fx.Node) -> dict[str, Any]:
     """The arguments of a node by the names of parameters."""
-    if _is_operation(node.target):
-        names = [one.name for one in node.target._schema.arguments]  # type: ignore[union-attr]
-    else:
-        names = list("ab")
+    schema = _schema_of(node)
+    names = [one.name for one in schema.arguments] if schema else ["a", "b"]
     return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
 
