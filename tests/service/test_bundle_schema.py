@@ -27,6 +27,26 @@ DOCUMENTS = [
         validation=VALIDATION,
         inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "image": RGB | {"background": "#FFFFFF"}}],
     ),
+    description(
+        inputs=[
+            {
+                "name": "x",
+                "dtype": "float32",
+                "shape": [3, 2, 2],
+                "image": RGB | {"resize": {"shorter_side": 4}, "interpolation": "bicubic"},
+            }
+        ],
+    ),
+    description(
+        inputs=[
+            {
+                "name": "x",
+                "dtype": "float32",
+                "shape": [3, 2, 2],
+                "image": RGB | {"resize": {"height": 4, "width": 3}},
+            }
+        ],
+    ),
     description(network=["flatten", {"linear": {"in_features": 4, "out_features": [2, 2.5, "x", True]}}]),
     description(
         task="audio-classification",
@@ -79,10 +99,14 @@ VALUES += [
     "1",
     "#ffffff",
     "refuse",
+    "bicubic",
 ]
 ADDABLE = [
     "extra",
     "background",
+    "resize",
+    "shorter_side",
+    "interpolation",
     "program",
     "code",
     "codec",

@@ -369,6 +369,8 @@ def _check_agreement(bundle: Bundle, top: Section) -> None:
         if len(shape) != 2 or shape[1] != BOX + labels or not bundle.output.is_floating:
             wanted = f"[candidates, {BOX + labels}] floating numbers: a box and one for each of 'labels'"
             raise top.disagree("outputs[0].shape", shape, wanted)
+        if bundle.input.image and bundle.input.image.resize:
+            raise top.disagree("inputs[0].image.resize", "", "none: boxes are stretched back to the whole picture")
         if unknown := {label for label, _ in read_boxes(bundle.canary.expect_content)} - set(bundle.labels):
             raise top.disagree("canary.expect", sorted(unknown), "boxes whose labels are of 'labels'")
     elif labels and shape != [labels]:
