@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -52,5 +53,6 @@ def export(
 
 
 def _exported(module: nn.Module, example: torch.Tensor, free: Mapping[int, Dim]) -> ExportedProgram:
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return torch.export.export(module, (example,), dynamic_shapes=(dict(free),), strict=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +72,9 @@ def as_program(exported: ExportedProgram, source: str) -> Exported:
     """
     if any((_mutates(node) and not _is_alone(node)) or not _is_known(node) for node in _calls(exported)):
         # Torch writes it with simpler operations, and what is written into as something new; that takes seconds.
-        exported = exported.run_decompositions({})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = exported.run_decompositions({})
     return _Writer(exported, source).write()
 
 

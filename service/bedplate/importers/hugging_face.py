@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -119,10 +120,14 @@ def _require_safetensors(folder: Path) -> None:
 
 
 def _transformers() -> Any:
+    # What it imports in turn warns of parts that are not there, and are not wanted.
+    logging.disable(logging.WARNING)
     try:
         import transformers  # noqa: PLC0415 - the author's machine has it, hosts do not
     except ImportError:
         raise BundleError("import hf: needs transformers; run: pip install 'transformers>=5.5'") from None
+    finally:
+        logging.disable(logging.NOTSET)
     found = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     if found < OLDEST:
         raise BundleError(
