@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from bedplate.bundle.bundle import read_bundle
-from bedplate.engine.model import Model
-from bedplate.engine.trial import full_batch
 from PIL import Image
 
 from tests.service.running_service import KEY, RunningService, running_service
@@ -31,7 +29,6 @@ from tests.zoo.models import ENTRIES, WORDS, Entry
 
 REQUESTS = 100
 ALIKE = 1e-3  # of a score between 0 and 1
-RUNS = 15
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,7 @@ def main(names: Sequence[str]) -> int:
     torch.set_num_threads(1)
     quiet()
     rows = []
-    print("| architecture | operations | import s | top-1 | scores differ by | batch of 1 | full batch |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| architecture | operations | import s | top-1 | scores differ by |\n|---|---|---|---|---|", flush=True)
     for entry in chosen:
         with tempfile.TemporaryDirectory(prefix="bedplate-zoo-") as name:
             row = _tried(entry, Path(name))
@@ -79,8 +75,7 @@ def _tried(entry: Entry, folder: Path) -> Row:
     with running_service(folder, bundle=folder / "out") as service:
         same, off = _compared(service, entry, questions, ask)
     steps = len(read_bundle(folder / "out").operations.steps)  # type: ignore[union-attr]
-    one, full = _speeds(folder / "out", source, entry)
-    told = f"{steps} | {took_s:.0f} | {same} of {len(questions)} | {off:.1g} | {one:.2f}x | {full:.2f}x"
+    told = f"{steps} | {took_s:.0f} | {same} of {len(questions)} | {off:.1g}"
     return Row(entry.name, told, same == len(questions) and off <= ALIKE)
 
 
@@ -146,38 +141,6 @@ def _text_asker(source: Path) -> Callable[[bytes], Any]:
             return model(**given).logits[0].softmax(-1)
 
     return ask
-
-
-def _speeds(directory: Path, source: Path, entry: Entry) -> tuple[float, float]:
-    """How many times as fast a bundle is as its own library, eager, one thread: a single item, and a full batch."""
-    import transformers  # noqa: PLC0415
-
-    bundle = read_bundle(directory)
-    model = Model.load(bundle, directory, torch.device("cpu"))
-    model.warm_up()
-    original = getattr(transformers, entry.model).from_pretrained(source, dtype=torch.float32).eval()
-    full = full_batch(model)
-    if bundle.input.text:
-        full[:] = np.random.default_rng(0).integers(5, 20, full.shape)
-    return _ratio(model, original, full[:1]), _ratio(model, original, full)
-
-
-def _ratio(model: Model, original: Any, batch: Any) -> float:
-    def own() -> None:
-        with torch.inference_mode():
-            original(torch.from_numpy(batch))
-
-    def ours() -> None:
-        model.run(batch)
-
-    times: dict[Any, list[float]] = {own: [], ours: []}
-    # In turn, so that what else the machine does meets both.
-    for _ in range(RUNS):
-        for call, took in times.items():
-            begun_s = time.perf_counter()
-            call()
-            took.append(time.perf_counter() - begun_s)
-    return min(times[own]) / min(times[ours])
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,23 @@ def import_folder(folder: Path, options: Options) -> Imported:
         BundleError: it wants a program to run, has no safetensors, or is of a kind that is not imported yet.
     """
     config = require_plain(folder)
-    transformers = _transformers()
-    kind = _kind_of(config, folder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
+        transformers = _transformers()
+        kind = _kind_of(config, folder)
         module = _model(getattr(transformers, kind.auto), folder)
-    return kind.imported(folder, module, module.config.id2label, options)
+        return kind.imported(folder, module, module.config.id2label, options)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What transformers imports in turn warns of parts that are not there, and are not wanted."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def require_plain(folder: Path) -> dict[str, Any]:
@@ -120,14 +132,10 @@ def _require_safetensors(folder: Path) -> None:
 
 
 def _transformers() -> Any:
-    # What it imports in turn warns of parts that are not there, and are not wanted.
-    logging.disable(logging.WARNING)
     try:
         import transformers  # noqa: PLC0415 - the author's machine has it, hosts do not
     except ImportError:
         raise BundleError("import hf: needs transformers; run: pip install 'transformers>=5.5'") from None
-    finally:
-        logging.disable(logging.NOTSET)
     found = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     if found < OLDEST:
         raise BundleError(

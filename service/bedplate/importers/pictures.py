@@ -29,7 +29,7 @@ _KINDS = {".png", ".jpg", ".jpeg", ".webp", ".avif"}
 _BATCH = 8
 
 
-class _Logits(nn.Module):
+class Logits(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
@@ -56,7 +56,7 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
             f"a bundle can, by {off:.3f} of full scale; import the module by 'bedplate bundle import torch'"
         )
     questions = np.concatenate(wanted)
-    module = _Logits(model).eval()
+    module = Logits(model).eval()
     graph = export(module, torch.from_numpy(questions[:2]), options.max_items, {}, str(folder))
     answers = _answers(module, questions)
     labels = labels_of(names)

@@ -21,14 +21,14 @@ from bedplate.importers.writing import VALIDATION, Array, Imported
 
 _DRAWN = 32
 _MOST_TOKENS = 8192
-_LONGEST_COMPARED = 256  # tokens
 _CHARACTERS_PER_TOKEN = 16
+_CHARACTERS_TO_CUT = 100_000  # of a text of which the rest is cut
 # Tokens of all texts of a batch.
 _MAX_COST = 16384
 _WORDS = ("the", "a", "film", "was", "good", "bad", "slow", "and", "not", "very", "what", "I", "saw", "it", "of", "day")
 
 
-class _Logits(nn.Module):
+class Logits(nn.Module):
     """Ids in, logits out. What is padding the ids say themselves, so that batches filled up to one length are right."""
 
     def __init__(self, model: nn.Module, pad: int | None):
@@ -53,13 +53,16 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
     fewest, most = max(1, tokenizer.num_special_tokens_to_add(False)), _most_tokens(folder, model, options)
     texts = _texts(options.examples)
     ids = [tokenizer.encode(text).ids for text in texts]
-    kept = [(text, one) for text, one in zip(texts, ids, strict=True) if fewest <= len(one) <= most]
+    longest = _CHARACTERS_TO_CUT if options.truncate else most * _CHARACTERS_PER_TOKEN
+    kept = [
+        (text, one) for text, one in zip(texts, ids, strict=True) if fewest <= len(one) <= most and len(text) <= longest
+    ]
     if not kept:
         raise BundleError(
             f"{options.examples or folder}: no text of {fewest} to {most} tokens; name others by --examples"
         )
     questions = [np.asarray([one], np.int64) for _, one in kept]
-    module = _Logits(model, model.config.pad_token_id).eval()
+    module = Logits(model, model.config.pad_token_id).eval()
     example = torch.from_numpy(np.resize(max(questions, key=len), (2, min(most, 16))).astype(np.int64))
     graph = export(module, example, options.max_items, {1: Range(fewest, most)}, str(folder))
     answers = [_answer(module, one) for one in questions]
@@ -74,7 +77,7 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
                 "name": "tokens",
                 "dtype": "int64",
                 "shape": [[fewest, most]],
-                "text": {"tokenizer": "tokenizer.json", "max_characters": most * _CHARACTERS_PER_TOKEN},
+                "text": {"tokenizer": "tokenizer.json", "max_characters": longest},
             }
         ],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": [len(labels)]}],
