@@ -15,6 +15,7 @@ from bedplate.bundle.bundle import (
     Bundle,
     BundleError,
     describe,
+    files_beside,
     read_bundle,
     write_manifest,
 )
@@ -97,6 +98,28 @@ def test_a_text_has_one_dimension_of_ids():
 
     with pytest.raises(BundleError, match=r"shape: \[1, \[1, 12\]\] does not do, wanted \[\[fewest, most\]\] ids"):
         Bundle.from_description(text_tools.moods(inputs=inputs), text_tools.TOKENIZERS)
+
+
+def write_with_a_large_canary(directory):
+    numbers = [[[round(x / 7, 6) for x in range(side)] for side in [400] * 100]]
+    text = json.dumps({"inputs": numbers}).encode()
+    assert 300_000 < len(text) < MAX_CANARY_BYTES
+    entry = [{"name": "image", "dtype": "float32", "shape": [100, 400]}]
+    canary = {"file": "canary.json", "label": "bright"}
+    content = base64.b64encode(text).decode()
+    return write_lamp(directory, task="classification", inputs=entry, canary=canary, canary_bytes=content)
+
+
+def test_a_large_canary_goes_beside_the_description(tmp_path):
+    bundle = read_bundle(write_with_a_large_canary(tmp_path / "lamp"))
+
+    described = json.loads(json.dumps(describe(bundle)))
+
+    assert len(json.dumps(described)) < 10_000
+    assert files_beside(bundle) == {described["canary_sha256"]: bundle.canary.content}
+    assert Bundle.from_description(described, files_beside(bundle)) == bundle
+    with pytest.raises(BundleError, match="canary_sha256: is of no file"):
+        Bundle.from_description(described)
 
 
 def test_a_description_without_its_tokenizer_is_refused():

@@ -1,7 +1,7 @@
 """`python -m tests.zoo.speed`: programs beside the same model in its own library, eager, one thread.
 
-Models of usual sizes with random weights, a single item and a batch. Times are of the processor, the best of several runs
-in turn, so that what else the machine does counts little and meets both alike.
+Models of usual sizes with random weights, a single item and a batch. Times are of the processor, the best of several
+runs in turn, so that what else the machine does counts little and meets both alike.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def _as_served(own: nn.Module, case: Case) -> nn.Module:
 def _ratio(own: nn.Module, ours: nn.Module, inputs: torch.Tensor) -> tuple[float, float]:
     best = {own: float("inf"), ours: float("inf")}
     for _ in range(RUNS):
-        for module in best:
+        for module, before_s in best.items():
             begun_s = time.process_time()
             module(inputs)
-            best[module] = min(best[module], time.process_time() - begun_s)
+            best[module] = min(before_s, time.process_time() - begun_s)
     return best[own] / best[ours], best[ours] * 1000
 
 

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from torch import nn
 
+from bedplate.bundle.canary import MAX_CANARY_BYTES
 from bedplate.bundle.strict_yaml import BundleError, Section
 from bedplate.bundle.tensor import INTERPOLATIONS, Picture, read_input
 from bedplate.decode.image import open_image, to_tensor, upright
 from bedplate.importers.export import export
 from bedplate.importers.exported import as_program
 from bedplate.importers.options import Options, labels_of
-from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation
+from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation, surest
 
 _MAX_PIXELS = 100_000_000
 _DRAWN = 16
@@ -59,7 +60,8 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
     module = Logits(model).eval()
     graph = export(module, torch.from_numpy(questions[:2]), options.max_items, {}, str(folder))
     answers = _answers(module, questions)
-    labels = labels_of(names)
+    labels, at = labels_of(names), surest(answers)
+    canary = f"canary.{_kind_of(contents[at])}"
     document: dict[str, Any] = {
         "name": options.name,
         "version": options.version,
@@ -71,12 +73,12 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
         "activation": "sigmoid" if model.config.problem_type == "multi_label_classification" else "softmax",
         "batch": {"max_items": graph.max_items},
         "validation": {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99},
-        "canary": {"file": "canary.png", "label": labels[int(answers[0].argmax())]},
+        "canary": {"file": canary, "label": labels[int(answers[at].argmax())]},
     }
     return Imported(
         document,
         as_program(graph.exported, str(folder)),
-        {"canary.png": contents[0]},
+        {canary: contents[at]},
         numbers_validation(questions, answers, True, _MAX_VALIDATION_BYTES),
         [questions],
         [answers.astype(np.float64)],
@@ -110,15 +112,21 @@ def _processor(folder: Path) -> Any:
 
 
 def _contents(examples: Path | None) -> list[bytes]:
-    """Pictures as clients send them; the first is the canary."""
+    """Pictures as clients send them, each of which may become the canary."""
     if examples is None:
         return [_drawn(number) for number in range(_DRAWN)]
     files = sorted(path for path in examples.iterdir() if path.suffix.lower() in _KINDS)
     if not files:
         raise BundleError(f"{examples}: has no picture ({', '.join(sorted(_KINDS))})")
-    first = Image.open(files[0]).convert("RGB")
-    first.thumbnail((512, 512))
-    return [_png(first), *(path.read_bytes() for path in files[1:])]
+    contents = [path.read_bytes() for path in files]
+    small = [content for content in contents if len(content) <= MAX_CANARY_BYTES]
+    if not small:
+        raise BundleError(f"{examples}: has no picture of at most {MAX_CANARY_BYTES} bytes, for the canary; add one")
+    return small
+
+
+def _kind_of(content: bytes) -> str:
+    return str(open_image(content, _MAX_PIXELS).format).lower()
 
 
 def _drawn(number: int) -> bytes:

@@ -17,7 +17,7 @@ from bedplate.bundle.tensor import Range
 from bedplate.importers.export import export
 from bedplate.importers.exported import as_program
 from bedplate.importers.options import Options, labels_of
-from bedplate.importers.writing import VALIDATION, Array, Imported
+from bedplate.importers.writing import VALIDATION, Array, Imported, surest
 
 _DRAWN = 32
 _MOST_TOKENS = 8192
@@ -66,7 +66,7 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
     example = torch.from_numpy(np.resize(max(questions, key=len), (2, min(most, 16))).astype(np.int64))
     graph = export(module, example, options.max_items, {1: Range(fewest, most)}, str(folder))
     answers = [_answer(module, one) for one in questions]
-    labels = labels_of(names)
+    labels, canary = labels_of(names), surest(np.concatenate(answers))
     document: dict[str, Any] = {
         "name": options.name,
         "version": options.version,
@@ -85,14 +85,14 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
         "activation": "sigmoid" if model.config.problem_type == "multi_label_classification" else "softmax",
         "batch": {"max_items": graph.max_items, "max_cost": min(graph.max_items * most, max(_MAX_COST, most))},
         "validation": {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99},
-        "canary": {"file": "canary.txt", "label": labels[int(answers[0].argmax())]},
+        "canary": {"file": "canary.txt", "label": labels[int(answers[canary].argmax())]},
     }
     longer = "cut" if options.truncate else "refused: --truncate cuts it"
     source = f"of {options.examples}" if options.examples else "made of common words: --examples takes real ones"
     return Imported(
         document,
         as_program(graph.exported, str(folder)),
-        {"canary.txt": kept[0][0].encode(), "tokenizer.json": content},
+        {"canary.txt": kept[canary][0].encode(), "tokenizer.json": content},
         _validation([text for text, _ in kept], answers),
         questions,
         answers,

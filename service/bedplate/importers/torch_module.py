@@ -23,7 +23,7 @@ from bedplate.bundle.strict_yaml import BundleError
 from bedplate.bundle.tensor import Range
 from bedplate.importers.export import Graph, export
 from bedplate.importers.exported import as_program
-from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation
+from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation, surest
 
 _DRAWN = 32  # questions, at least: those that are given, and drawn ones that are like them
 _MAX_VALIDATION_BYTES = 64 << 20
@@ -156,7 +156,8 @@ def _imported(module: nn.Module, graph: Graph, given: torch.Tensor, wanted: Want
     shape: list[Any] = list(given.shape[1:])
     for at, size in wanted.varying.items():
         shape[at - 1] = [size.low, size.high]
-    canary = json.dumps({"inputs": questions[:1].tolist()}).encode()
+    first = surest(answers) if wanted.labels else 0
+    canary = json.dumps({"inputs": questions[first : first + 1].tolist()}).encode()
     scale = float(np.abs(answers).max()) or 1.0
     document: dict[str, Any] = {
         "name": wanted.name,
@@ -169,7 +170,7 @@ def _imported(module: nn.Module, graph: Graph, given: torch.Tensor, wanted: Want
     }
     files = {"canary.json": canary}
     if wanted.labels:
-        label = wanted.labels[int(answers[0].argmax())]
+        label = wanted.labels[int(answers[first].argmax())]
         document |= {"labels": list(wanted.labels), "activation": "softmax"}
         document["validation"] = {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99}
         document["canary"] = {"file": "canary.json", "label": label}
