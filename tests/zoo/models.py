@@ -76,6 +76,8 @@ class Entry:
 def _stirred(module: torch.nn.Module) -> None:
     if isinstance(module, torch.nn.Linear):
         torch.nn.init.normal_(module.weight, std=1.5 / module.in_features**0.5)
+    if isinstance(module, torch.nn.Conv2d):
+        torch.nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
     if isinstance(module, torch.nn.Embedding):
         torch.nn.init.normal_(module.weight, std=1)
 
