@@ -223,6 +223,21 @@ def test_what_writes_into_what_others_look_at_computes_the_same():
     assert torch.equal(_computed(program, inputs), module(inputs))
 
 
+class Elsewhere(nn.Module):
+    """Goes to a device and to another datatype in one call."""
+
+    def forward(self, x):
+        return (x * 1.5).to(x.device, torch.int64).to(torch.float32).flatten(1)
+
+
+def test_a_move_to_a_device_keeps_its_datatype():
+    module, inputs = Elsewhere().eval(), torch.arange(8.0).reshape(2, 1, 2, 2)
+
+    program = as_program(export(module, inputs, 4, {}, "elsewhere").exported, "elsewhere")
+
+    assert torch.equal(_computed(program, inputs), module(inputs))
+
+
 def test_a_dimension_varies_between_its_bounds():
     module = nn.Sequential(nn.Conv1d(1, 2, 3, padding=1), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
     graph = export(module, torch.randn(2, 1, 8), 4, {2: Range(4, 32)}, "sound")

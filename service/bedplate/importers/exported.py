@@ -28,7 +28,6 @@ _SAME = {
     "aten.dropout_.default",
     "aten.feature_dropout.default",
     "aten.lift_fresh_copy.default",
-    "aten.to.device",
 }
 # What computes nothing.
 _CHECKS = {
@@ -36,10 +35,12 @@ _CHECKS = {
     "aten._assert_scalar.default",
     "aten.sym_constrain_range_for_size.default",
 }
-# What is written by another name: (operation, parameters that are called otherwise).
+# What is written by another name: (operation, parameters that are called otherwise, or not at all).
 _INSTEAD: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "aten.view.default": ("aten.reshape.default", {"size": "shape"}),
     "aten._unsafe_view.default": ("aten.reshape.default", {"size": "shape"}),
+    # To where the program computes, which is where everything is; its datatype stays to be done.
+    "aten.to.device": ("aten.to.dtype", {"device": ""}),
 }
 # Of operator: Python's name for what torch's sizes are computed with.
 _OF_SIZES = {
@@ -197,7 +198,7 @@ class _Writer:
         renamed: Mapping[str, str] = {}
         if name in _INSTEAD:
             name, renamed = _INSTEAD[name]
-        given = {renamed.get(key, key): value for key, value in _given(node).items()}
+        given = {renamed.get(key, key): value for key, value in _given(node).items() if renamed.get(key, key)}
         if isinstance(given.get("other"), (bool, int, float)):
             # Torch takes a number where its schema has a tensor; there is an operation for that.
             name = name.replace(".Tensor", ".Scalar").replace("floor_divide.default", "floor_divide.Scalar")
