@@ -75,7 +75,7 @@ test-parts: setup
 	$(TIMED) disposable $(BIN)/pytest tests/disposable
 	$(TIMED) backup $(BIN)/pytest tests/backup --ignore=tests/backup/test_damage.py
 
-acceptance: test test-examples test-in-full fuzz faults rollouts ## All of it, and what proves figures: every example trained, floods, planted faults, wrong releases; three hours
+acceptance: test test-examples test-in-full zoo fuzz faults rollouts ## All of it, and what proves figures: every example trained, floods, planted faults, wrong releases; three hours
 
 test-in-full: setup bundles ## What `make test` tries once or briefly, every time and for long; half an hour
 	@$(BIN)/pytest -m acceptance tests/backup
@@ -99,6 +99,10 @@ test-vm: bundles ## One host as a virtual machine: memory, addresses, power; slo
 	@# What it wrote stays for whoever asks why; so does the machine.
 	@$(BIN)/pytest -s --timeout=3600 tests/vm || { tools/testhosts console vm host1 >build/vm-console.log; exit 1; }
 	@tools/testhosts down vm && rm -rf .bedplate/vm
+
+zoo: setup ## Import small models of 28 architectures by one command each, serve them, compare answers and speed; half an hour
+	@$(BIN)/python -c 'import transformers' || { echo "zoo: run $(BIN)/pip install 'transformers>=5.5'" >&2; exit 1; }
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m tests.zoo
 
 fuzz: setup ## 1,000 examples of each API operation, 10,000 damaged files of each kind, and the full floods, against the running service
 	@$(BIN)/python -m tests.service.fuzz_openapi
@@ -131,4 +135,4 @@ lock: ## Write the hashes of locks/ anew, where pins have changed
 
 .PHONY: help demo demo-all demo-down check test test-lint test-templates test-control test-service test-damage test-parts \
 	test-fleet test-one-host \
-	test-examples test-in-full acceptance test-vm fuzz faults rollouts examples bundles setup lock
+	test-examples test-in-full acceptance test-vm zoo fuzz faults rollouts examples bundles setup lock

@@ -81,7 +81,7 @@ def _signed(directory, key):
     # What is signed is what was compared.
     if hashlib.sha256(content).hexdigest() != bundle.digest:
         raise BundleError(f"{directory}: has changed while it was signed; run again")
-    return Checked(signature.sign(content, key).decode(), bundle.program_sums)
+    return Checked(signature.sign(content, key).decode(), bundle.code_sums)
 
 
 def signed_by_others(directories, signers):
@@ -94,7 +94,7 @@ def signed_by_others(directories, signers):
         except BundleError as error:
             raise BundleError(str(error).replace(str(path), "bedplate_bundle_signers")) from None
     return {
-        name: Checked((directory / SIGNATURE).read_text(), bundles[name].program_sums)
+        name: Checked((directory / SIGNATURE).read_text(), bundles[name].code_sums)
         for name, directory in directories.items()
     }
 

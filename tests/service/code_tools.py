@@ -69,7 +69,7 @@ def _written(
 
 def sums_of(*directories: Path) -> list[str]:
     """Of their programs, for the settings of those who may run them."""
-    return [total for directory in directories for total in read_bundle(directory).program_sums]
+    return [total for directory in directories for total in read_bundle(directory).code_sums]
 
 
 def sum_of(program: str) -> str:

@@ -15,6 +15,7 @@ from bedplate.bundle.bundle import (
     Bundle,
     BundleError,
     describe,
+    files_beside,
     read_bundle,
     write_manifest,
 )
@@ -97,6 +98,28 @@ def test_a_text_has_one_dimension_of_ids():
 
     with pytest.raises(BundleError, match=r"shape: \[1, \[1, 12\]\] does not do, wanted \[\[fewest, most\]\] ids"):
         Bundle.from_description(text_tools.moods(inputs=inputs), text_tools.TOKENIZERS)
+
+
+def write_with_a_large_canary(directory):
+    numbers = [[[round(x / 7, 6) for x in range(side)] for side in [400] * 100]]
+    text = json.dumps({"inputs": numbers}).encode()
+    assert 300_000 < len(text) < MAX_CANARY_BYTES
+    entry = [{"name": "image", "dtype": "float32", "shape": [100, 400]}]
+    canary = {"file": "canary.json", "label": "bright"}
+    content = base64.b64encode(text).decode()
+    return write_lamp(directory, task="classification", inputs=entry, canary=canary, canary_bytes=content)
+
+
+def test_a_large_canary_goes_beside_the_description(tmp_path):
+    bundle = read_bundle(write_with_a_large_canary(tmp_path / "lamp"))
+
+    described = json.loads(json.dumps(describe(bundle)))
+
+    assert len(json.dumps(described)) < 10_000
+    assert files_beside(bundle) == {described["canary_sha256"]: bundle.canary.content}
+    assert Bundle.from_description(described, files_beside(bundle)) == bundle
+    with pytest.raises(BundleError, match="canary_sha256: is of no file"):
+        Bundle.from_description(described)
 
 
 def test_a_description_without_its_tokenizer_is_refused():
@@ -290,7 +313,7 @@ def _validation(**changes):
         (_set("speed", 3), "speed: unknown key; known keys here are format, name"),
         (_set("batch", "wait_ms", 3), "batch.wait_ms: unknown key"),
         (_set("inputs", 0, "image", "colour", 1), "inputs[0].image.colour: unknown key"),
-        (_set("program", "model.pt2"), "program: unknown key"),
+        (_set("program", "network.json"), "network: unknown key"),
         (_drop("labels"), "labels: is missing"),
         (_set("format", 2), "format: 2 does not do"),
         (_set("format", True), "format: True does not do"),
@@ -483,7 +506,7 @@ def test_a_canary_that_is_too_large_is_refused(lamp):
     (lamp / "canary.png").write_bytes(bytes(MAX_CANARY_BYTES + 1))
     write_manifest(lamp)
 
-    with pytest.raises(BundleError, match=r"canary.png: is larger than 262144 bytes"):
+    with pytest.raises(BundleError, match=r"canary.png: is larger than 4194304 bytes"):
         read_bundle(lamp)
 
 

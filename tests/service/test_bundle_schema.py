@@ -27,6 +27,26 @@ DOCUMENTS = [
         validation=VALIDATION,
         inputs=[{"name": "x", "dtype": "float32", "shape": [3, 2, 2], "image": RGB | {"background": "#FFFFFF"}}],
     ),
+    description(
+        inputs=[
+            {
+                "name": "x",
+                "dtype": "float32",
+                "shape": [3, 2, 2],
+                "image": RGB | {"resize": {"shorter_side": 4}, "interpolation": "bicubic"},
+            }
+        ],
+    ),
+    description(
+        inputs=[
+            {
+                "name": "x",
+                "dtype": "float32",
+                "shape": [3, 2, 2],
+                "image": RGB | {"resize": {"height": 4, "width": 3}},
+            }
+        ],
+    ),
     description(network=["flatten", {"linear": {"in_features": 4, "out_features": [2, 2.5, "x", True]}}]),
     description(
         task="audio-classification",
@@ -52,6 +72,7 @@ DOCUMENTS = [
     | {"expect_bytes": "eyJvdXRwdXRzIjogW1sxLCAyLCAzXV19"},
     custom(),
     {key: value for key, value in description(code="model.py").items() if key != "network"},
+    {key: value for key, value in description(program="network.json").items() if key != "network"},
 ]
 VALUES = [None, True, False, 0, 1, -1, 2, 1.0, 1.5, 1e9, 10**20, "", "x", "lamp\n", "../x", "a" * 65, "a" * 1001, "é"]
 VALUES += [[], {}, [1], [1, 2], [2, 1], ["a"], ["a", "a"], [[1, 2]], {"a": 1}, {"relu": {}}, "none", "L", "RGB", "bool"]
@@ -78,10 +99,15 @@ VALUES += [
     "1",
     "#ffffff",
     "refuse",
+    "bicubic",
 ]
 ADDABLE = [
     "extra",
     "background",
+    "resize",
+    "shorter_side",
+    "interpolation",
+    "program",
     "code",
     "codec",
     "content_type",

@@ -68,7 +68,7 @@ def model_of(tmp_path):
     def load(program=LOG, whole=None, **changes):
         directory = write_program(tmp_path / "lamp", whole or document(**changes), program)
         bundle = read_bundle(directory)
-        return Model.load(bundle, directory, torch.device("cpu"), ModelVariant(), bundle.program_sums)
+        return Model.load(bundle, directory, torch.device("cpu"), ModelVariant(), bundle.code_sums)
 
     return load
 
@@ -209,7 +209,7 @@ def test_a_validation_set_may_know_such_answers(tmp_path, non_finite, share):
     save_file({"inputs": inputs, "expected": expected}, directory / "validation.safetensors")
     write_program(directory, document(non_finite, validation=validation), LOG)
     bundle = read_bundle(directory)
-    model = Model.load(bundle, directory, torch.device("cpu"), ModelVariant(), bundle.program_sums)
+    model = Model.load(bundle, directory, torch.device("cpu"), ModelVariant(), bundle.code_sums)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")

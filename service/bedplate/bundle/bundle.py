@@ -27,7 +27,9 @@ from bedplate.bundle.canary import (
     read_canary,
 )
 from bedplate.bundle.detection import BOX, Detection, read_detection
-from bedplate.bundle.manifest import FILE_NAME, verify_manifest, write_manifest
+from bedplate.bundle.manifest import FILE_NAME, Manifest, verify_manifest, write_manifest
+from bedplate.bundle.program import MAX_BYTES as MAX_PROGRAM_BYTES
+from bedplate.bundle.program import Program, read_program
 from bedplate.bundle.recommendation import Recommendation, read_recommendation
 from bedplate.bundle.strict_yaml import BundleError, Section, parse_yaml
 from bedplate.bundle.tensor import Tensor, read_input, read_output
@@ -36,6 +38,7 @@ __all__ = ["MAX_CANARY_BYTES", "Bundle", "BundleError", "Canary", "describe", "r
 
 BUNDLE_FILE = "bundle.yaml"
 _MAX_BUNDLE_BYTES = 256 << 10
+_MOST_INLINE_BYTES = 256 << 10  # of a file within a description
 _MAX_ITEMS = 4096
 _MAX_COST = 1 << 53  # the largest that JSON keeps exactly
 _MAX_LAYERS = 1000
@@ -93,7 +96,8 @@ class Bundle:
     max_items: int
     max_cost: int  # of all items of a batch, in what Tensor.cost_of counts
     weights: str
-    network: tuple[Layer, ...]  # of a model that is code: none
+    network: tuple[Layer, ...]  # of a model that is a program or code: none
+    program: str  # the file with the network as operations; of any other: none
     code: str  # the file with load and predict; of a network: none
     codec: str  # the file with decode and encode; of the task custom alone
     codec_source: bytes = field(repr=False, compare=False)
@@ -106,7 +110,8 @@ class Bundle:
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
     detection: Detection | None = None  # how an answer becomes boxes; None: it becomes none
     tokenizer: bytes = field(default=b"", repr=False, compare=False)  # its file, of a model that takes text
-    program_sums: tuple[str, ...] = field(default=(), compare=False)  # as SHA256SUMS has them; of `programs`
+    operations: Program | None = field(default=None, repr=False, compare=False)  # what `program` holds; None in a web
+    code_sums: tuple[str, ...] = field(default=(), compare=False)  # as SHA256SUMS has them; of `code_files`
     signer: str = field(default="", compare=False)  # whose signature was verified, where one was asked for
 
     @property
@@ -120,8 +125,8 @@ class Bundle:
         return {"weights": self.weights} | (self.recommendation.files if self.recommendation else {})
 
     @property
-    def programs(self) -> tuple[str, ...]:
-        """The programs that have to run for this bundle to be served."""
+    def code_files(self) -> tuple[str, ...]:
+        """The files with code that has to run for this bundle to be served."""
         return tuple(filter(None, (self.code, self.codec)))
 
     @classmethod
@@ -134,17 +139,17 @@ class Bundle:
         Raises:
             BundleError: `describe` did not make this description.
         """
-        document = dict(description)
-        asked = _decoded(document.pop("canary_bytes", None), "canary_bytes")
+        document, known = dict(description), files or {}
+        asked = _sent(document, "canary", known)
         # Only of a canary whose answer is a file, and of a bundle with a codec.
-        expected = _decoded(document.pop("expect_bytes", ""), "expect_bytes")
-        program = _decoded(document.pop("codec_bytes", ""), "codec_bytes")
+        expected = _sent(document, "expect", known, b"")
+        codec_source = _sent(document, "codec", known, b"")
         canary, codec = document.get("canary"), document.get("codec")
         expect = canary.get("expect") if isinstance(canary, dict) else None
         tokenizer = document.pop("tokenizer_sha256", None)
 
         def read(name: str) -> bytes:
-            return program if name == codec else expected if name == expect else asked
+            return codec_source if name == codec else expected if name == expect else asked
 
         digest = document.pop("digest", None)
         if not isinstance(digest, str) or not re.fullmatch(_SHA256, digest):
@@ -152,7 +157,7 @@ class Bundle:
         bundle = _parse(document, "description", read, digest)
         if bundle.input.text is None:
             return bundle
-        content = (files or {}).get(str(tokenizer))
+        content = known.get(str(tokenizer))
         if content is None:
             raise BundleError("description: tokenizer_sha256: is missing or of no file; wanted that of the tokenizer")
         return replace(bundle, tokenizer=content)
@@ -179,34 +184,64 @@ def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
     for name, functions in ((bundle.code, code.MODEL), (bundle.codec, code.CODEC)):
         if name:
             code.require_functions(manifest.read(name, code.MAX_BYTES), functions, directory / name)
-    sums = tuple(manifest.sums[name] for name in bundle.programs)
+    sums = tuple(manifest.sums[name] for name in bundle.code_files)
     text = bundle.input.text
     tokenizer = manifest.read(text.tokenizer, MAX_TOKENIZER_BYTES) if text else b""
-    return replace(bundle, tokenizer=tokenizer, program_sums=sums, signer=manifest.signer)
+    program = _program(bundle, manifest, directory) if bundle.program else None
+    return replace(bundle, tokenizer=tokenizer, operations=program, code_sums=sums, signer=manifest.signer)
+
+
+def _program(bundle: Bundle, manifest: Manifest, directory: Path) -> Program:
+    program = read_program(manifest.read(bundle.program, MAX_PROGRAM_BYTES), str(directory / bundle.program))
+    program.check_input(bundle.input.dtype, str(directory / BUNDLE_FILE))
+    return program
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """Return bundle.yaml as JSON with the canary's bytes and the content's digest: all that a web needs.
 
-    A tokenizer is larger than metadata may be: the description names it by its sum, and `tokenizer` travels beside it.
+    A file that is larger than metadata may be is named by its sum and travels beside: `files_beside` returns it.
     """
-    canary = bundle.canary
-    expected = {"expect_bytes": base64.b64encode(canary.expect_content).decode()} if canary.expect else {}
-    codec = {"codec_bytes": base64.b64encode(bundle.codec_source).decode()} if bundle.codec else {}
-    content = base64.b64encode(canary.content).decode()
+    sent = {key: _as_sent(key, content) for key, content in _small_or_large(bundle).items()}
     tokenizer = {"tokenizer_sha256": sha256_of(bundle.tokenizer)} if bundle.input.text else {}
-    return {**bundle.document, "canary_bytes": content, **expected, **codec, **tokenizer, "digest": bundle.digest}
+    return {**bundle.document, **dict(sent.values()), **tokenizer, "digest": bundle.digest}
+
+
+def files_beside(bundle: Bundle) -> dict[str, bytes]:
+    """Return the files that `describe` only names, by sha256."""
+    large = [content for content in _small_or_large(bundle).values() if len(content) > _MOST_INLINE_BYTES]
+    return {sha256_of(content): content for content in (*large, bundle.tokenizer) if content}
+
+
+def _small_or_large(bundle: Bundle) -> dict[str, bytes]:
+    canary = bundle.canary
+    expected = {"expect": canary.expect_content} if canary.expect else {}
+    return {"canary": canary.content} | expected | ({"codec": bundle.codec_source} if bundle.codec else {})
+
+
+def _as_sent(key: str, content: bytes) -> tuple[str, str]:
+    if len(content) > _MOST_INLINE_BYTES:
+        return f"{key}_sha256", sha256_of(content)
+    return f"{key}_bytes", base64.b64encode(content).decode()
+
+
+def _sent(document: dict[str, Any], key: str, files: Mapping[str, bytes], default: bytes | None = None) -> bytes:
+    """The reverse of `_as_sent`; takes the key out of the document."""
+    sha256, text = document.pop(f"{key}_sha256", None), document.pop(f"{key}_bytes", None)
+    if sha256 is not None:
+        if content := files.get(str(sha256)):
+            return content
+        raise BundleError(f"description: {key}_sha256: is of no file; wanted that of the canary")
+    if text is None and default is not None:
+        return default
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise BundleError(f"description: {key}_bytes: is missing or not base64; wanted the canary") from None
 
 
 def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _decoded(text: object, key: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)  # type: ignore[arg-type]
-    except (TypeError, ValueError, binascii.Error):
-        raise BundleError(f"description: {key}: is missing or not base64; wanted the canary") from None
 
 
 def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle:
@@ -222,7 +257,8 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     else:
         taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
         given = read_output(top.only_section("outputs"))
-    program = top.text("code", code.FILE_NAME) if not recommendation and top.has("code") else ""
+    program = _file_name(top, "program") if not recommendation and top.has("program") else ""
+    model_code = top.text("code", code.FILE_NAME) if not recommendation and not program and top.has("code") else ""
     codec = top.text("codec", code.FILE_NAME) if task == _CUSTOM else ""
     max_items, max_cost = _batch(top.section("batch"), taken)
     bundle = Bundle(
@@ -237,8 +273,9 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
         max_items=max_items,
         max_cost=max_cost,
         weights=_file_name(top, "weights"),
-        network=() if recommendation or program else _layers(top),
-        code=program,
+        network=() if recommendation or program or model_code else _layers(top),
+        program=program,
+        code=model_code,
         codec=codec,
         codec_source=read(codec) if codec else b"",
         validation=_validation(top, answer) if top.has("validation") else None,
@@ -332,6 +369,8 @@ def _check_agreement(bundle: Bundle, top: Section) -> None:
         if len(shape) != 2 or shape[1] != BOX + labels or not bundle.output.is_floating:
             wanted = f"[candidates, {BOX + labels}] floating numbers: a box and one for each of 'labels'"
             raise top.disagree("outputs[0].shape", shape, wanted)
+        if bundle.input.image and bundle.input.image.resize:
+            raise top.disagree("inputs[0].image.resize", "", "none: boxes are stretched back to the whole picture")
         if unknown := {label for label, _ in read_boxes(bundle.canary.expect_content)} - set(bundle.labels):
             raise top.disagree("canary.expect", sorted(unknown), "boxes whose labels are of 'labels'")
     elif labels and shape != [labels]:

@@ -15,7 +15,7 @@ from bedplate.bundle.manifest import FILE_NAME
 from bedplate.bundle.strict_yaml import Section
 from bedplate.bundle.tensor import Tensor
 
-MAX_CANARY_BYTES = 256 << 10
+MAX_CANARY_BYTES = 4 << 20  # a picture of 3 x 224 x 224 numbers as JSON, with all their digits
 _MOST_TOLERATED = 1e9
 _CONTENT_TYPE = r"[a-z]{1,32}/[a-z0-9.+-]{1,64}"
 

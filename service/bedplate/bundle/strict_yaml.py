@@ -72,13 +72,18 @@ class Section:
             raise BundleError(f"{self._source}: {self._path}{key}: is missing; add '{key}: ...'")
         return self._raw.pop(key)
 
+    @property
+    def keys(self) -> list[str]:
+        """What is left of it, where its author chooses the keys."""
+        return list(self._raw)
+
     def has(self, key: str) -> bool:
         self._known.append(key)
         return key in self._raw
 
     def done(self) -> None:
         for key in self._raw:
-            known = ", ".join(self._known)
+            known = ", ".join(dict.fromkeys(self._known))
             raise BundleError(f"{self._source}: {self._path}{key}: unknown key; known keys here are {known}")
 
     def text(self, key: str, pattern: str = r"[^\x00-\x1f\x7f]{1,1000}") -> str:

@@ -15,6 +15,8 @@ from bedplate.bundle.columns import Column, read_columns, width_of
 from bedplate.bundle.manifest import FILE_NAME
 from bedplate.bundle.strict_yaml import Section
 
+# Filters of Pillow, by its names for them.
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _MAX_FRAMES = 64  # of one video
 MAX_DIMENSION = 1 << 20  # of a tensor: half a minute of sound
 # Of a picture, in pixels. Decoders keep several pointers a row: one of one column and millions of rows costs 50 bytes a
@@ -39,6 +41,15 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """To which size a picture is brought before its middle is cut out: the shorter side's, or both sides'."""
+
+    shorter_side: int = 0  # pixels; 0: height and width say it
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True)
 class Picture:
     """How an image becomes a tensor: value = (pixel * scale - mean) / std, per channel."""
 
@@ -51,10 +62,23 @@ class Picture:
     # What a transparent picture is put on, as #rrggbb; DROP takes the colours under the transparency, REFUSE no picture
     # that is transparent anywhere. Black, as what surrounds the digits that examples/digits learns from.
     background: str = "#000000"
+    resize: Resize | None = None  # None: to height and width, whatever its proportions
+    interpolation: str = "bilinear"  # of INTERPOLATIONS
 
     @property
     def channels(self) -> int:
         return len(self.mode)
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that a picture of these has before its middle is cut out."""
+        if self.resize is None:
+            return self.width, self.height
+        if not self.resize.shorter_side:
+            return self.resize.width, self.resize.height
+        shorter, longer = sorted((width, height))
+        # Rounded down, as torchvision and Hugging Face's processors do.
+        sides = self.resize.shorter_side, self.resize.shorter_side * longer // shorter
+        return sides if width <= height else sides[::-1]
 
 
 @dataclass(frozen=True)
@@ -189,7 +213,7 @@ def read_input(section: Section, media: str | None) -> Tensor:
 
 
 def _with_image(section: Section, tensor: Tensor) -> Tensor:
-    picture = _picture(section.section("image"))
+    picture = _picture(section.section("image"), is_one=True)
     _require_pictures(section, tensor, picture, "image")
     return replace(tensor, image=picture)
 
@@ -284,7 +308,11 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_DIMENSION
 
 
-def _picture(section: Section) -> Picture:
+def _picture(section: Section, is_one: bool = False) -> Picture:
+    """
+    Args:
+        is_one: and no frame of a video, which is resized where it is decoded.
+    """
     mode = section.choice("mode", ["L", "RGB"])
     picture = Picture(
         mode=mode,
@@ -296,5 +324,23 @@ def _picture(section: Section) -> Picture:
     )
     if section.has("background"):
         picture = replace(picture, background=section.text("background", _BACKGROUND))
+    if is_one and section.has("resize"):
+        picture = replace(picture, resize=_resize(section.section("resize"), picture))
+    if is_one and section.has("interpolation"):
+        picture = replace(picture, interpolation=section.choice("interpolation", INTERPOLATIONS))
     section.done()
     return picture
+
+
+def _resize(section: Section, picture: Picture) -> Resize:
+    if section.has("shorter_side"):
+        resize = Resize(shorter_side=section.integer("shorter_side", 1, MAX_SIDE))
+    else:
+        height, width = section.integer("height", 1, MAX_SIDE), section.integer("width", 1, MAX_SIDE)
+        resize = Resize(height=height, width=width)
+    section.done()
+    sides = (resize.shorter_side,) * 2 if resize.shorter_side else (resize.height, resize.width)
+    if sides[0] < picture.height or sides[1] < picture.width:
+        key = "shorter_side" if resize.shorter_side else "height"
+        raise section.disagree(key, sides[0], "no less than is cut out of the middle, 'height' and 'width'")
+    return resize

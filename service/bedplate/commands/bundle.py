@@ -17,7 +17,7 @@ from typing import Any
 from bedplate.bundle.bundle import BUNDLE_FILE, NAME, Bundle, BundleError, read_bundle
 from bedplate.bundle.detection import Detection
 from bedplate.bundle.manifest import SIGNATURE, signing_key, write_manifest, write_signature
-from bedplate.bundle.tensor import Picture, Tensor
+from bedplate.commands.bundle_facts import tensor_shown
 from bedplate.commands.table import table
 
 _REFUSED = 1
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         "sign": _sign,
         "verify": _verify,
         "optimize": _optimize,
+        "import": _import,
     }
     try:
         return verbs[args.do](args)
@@ -114,6 +115,12 @@ def _optimize(args: argparse.Namespace) -> int:
     return optimize.run(args)
 
 
+def _import(args: argparse.Namespace) -> int:
+    from bedplate.commands import bundle_import
+
+    return bundle_import.run(args)
+
+
 def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
     validation = bundle.validation
     return {
@@ -123,11 +130,12 @@ def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
         "task": bundle.task,
         "labels": len(bundle.labels),
         "activation": bundle.activation,
-        "input": _tensor(bundle.input),
-        "output": _tensor(bundle.output),
+        "input": tensor_shown(bundle.input),
+        "output": tensor_shown(bundle.output),
         "detection": _boxes(bundle.detection) if bundle.detection else None,
         "batch": f"at most {bundle.max_items} items that cost {bundle.max_cost} together",
         "layers": len(bundle.network),
+        "program": f"{len(bundle.operations.steps)} operations" if bundle.operations else None,
         "recommends": f"at most {bundle.recommendation.max_k} items" if bundle.recommendation else None,
         "code": bundle.code or None,
         "codec": bundle.codec or None,
@@ -139,32 +147,11 @@ def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
     }
 
 
-def _tensor(spec: Tensor) -> str:
-    return f"{spec.name}: {spec.dtype} {spec.shown}{_source(spec)}"
-
-
 def _boxes(spec: Detection) -> str:
     return (
         f"at most {spec.max_boxes} boxes of a picture, {spec.box_format}, of a score from {spec.score_threshold:g}, "
         f"that overlap by {spec.iou_threshold:g} at most"
     )
-
-
-def _source(spec: Tensor) -> str:
-    """What it is made of, where that is a file."""
-    if spec.image:
-        return f", of a picture {_pixels(spec.image)}"
-    if spec.sound:
-        return f", of a recording at {spec.sound.rate_hz} Hz, a window every {spec.sound.hop} samples"
-    if spec.clip:
-        return f", of a video {_pixels(spec.clip.picture)}, {spec.clip.frames} of its pictures"
-    if spec.text:
-        return f", of a text of at most {spec.text.max_characters} characters by {spec.text.tokenizer}"
-    return ""
-
-
-def _pixels(picture: Picture) -> str:
-    return f"{picture.mode} {picture.width} x {picture.height} pixels"
 
 
 def _shown(value: object) -> str:

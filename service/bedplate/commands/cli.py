@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from bedplate import __version__
+from bedplate.commands import bundle_import
 from bedplate.commands import models as models_command
 from bedplate.commands import predict as predict_command
 from bedplate.process.settings import SettingsError
@@ -107,6 +108,7 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="default: %(default)s")
     check.add_argument("--canary-only", action="store_true", help="leave the validation set out, or do without one")
     _add_allow_code(check)
+    bundle_import.add_arguments(verbs.add_parser("import", help="make one of a model of Hugging Face or torch"))
     inspect = verbs.add_parser("inspect", parents=[directory, signers], help="what is in it, and who signed it")
     inspect.add_argument("--json", action="store_true", help="one JSON object, for programs")
     sign = verbs.add_parser("sign", parents=[directory], help="sum its files up as they are, and sign that")

@@ -49,7 +49,7 @@ def run(bundles: Sequence[Path], cores: int | None, rounds: int, seconds: float,
         raise SettingsError(f"--rounds {rounds} --seconds {seconds}: does not do, wanted at least 1, and more than 0")
     for directory in bundles:
         try:
-            programs = read_bundle(directory).programs
+            programs = read_bundle(directory).code_files
         except BundleError as error:
             raise SettingsError(str(error)) from None
         if programs and not allow_code:

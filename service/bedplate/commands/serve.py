@@ -75,7 +75,7 @@ def _programs(bundles: Sequence[Path]) -> list[str]:
     sums: list[str] = []
     for directory in bundles:
         with contextlib.suppress(BundleError):
-            sums += read_bundle(directory).program_sums
+            sums += read_bundle(directory).code_sums
     return sums
 
 

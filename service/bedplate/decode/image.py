@@ -137,9 +137,20 @@ def _require_opaque(image: Image.Image) -> None:
 
 
 def _resized(image: Image.Image, spec: Picture) -> Image.Image:
-    if image.size == (spec.width, spec.height):
-        return image
-    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+    """Resized as `spec` says, and the middle cut out where it says that, too."""
+    width, height = spec.resized(*image.size)
+    if max(width, height) > MAX_SIDE:
+        raise TooManyPixels(
+            f"the picture, {image.width} x {image.height} pixels, is too narrow for its length",
+            value=max(image.size) // min(image.size),
+            limit=MAX_SIDE // min(spec.width, spec.height),
+            next_step="send a part of it",
+        )
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling[spec.interpolation.upper()])
+    left, top = (width - spec.width) // 2, (height - spec.height) // 2
+    whole = (left, top, width, height) == (0, 0, spec.width, spec.height)
+    return image if whole else image.crop((left, top, left + spec.width, top + spec.height))
 
 
 def scaled(picture: npt.NDArray[np.uint8], spec: Picture) -> npt.NDArray[np.float32]:

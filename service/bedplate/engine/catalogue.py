@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bedplate import wire
-from bedplate.bundle.bundle import Bundle, describe, sha256_of
+from bedplate.bundle.bundle import Bundle, describe, files_beside
 from bedplate.engine.work import Key, key_of
 from bedplate.errors import UnknownModel
 from bedplate.process.settings import SettingsError
@@ -131,13 +131,13 @@ class Catalogue:
         return Catalogue(models, {**self.aliases, name: moved})
 
     def describe(self) -> Frame:
-        """Return a DESCRIPTION frame. Its bytes are the tokenizers, each once, in the order of 'files'.
+        """Return a DESCRIPTION frame. Its bytes are the tokenizers and large canaries, each once, in the order of 'files'.
 
         Raises:
             ModelsError: the description does not fit into one frame.
         """
         bundles = [model.bundle for model in self.models]
-        files = {sha256_of(bundle.tokenizer): bundle.tokenizer for bundle in bundles if bundle.tokenizer}
+        files = {sha256: content for bundle in bundles for sha256, content in files_beside(bundle).items()}
         meta = {
             "models": [describe(bundle) for bundle in bundles],
             "aliases": self.aliases,

@@ -9,7 +9,7 @@ from bedplate.bundle import dtypes
 from bedplate.bundle.tensor import Tensor
 from bedplate.engine.catalogue import Catalogue
 from bedplate.engine.model import Model
-from bedplate.engine.network import id_limit
+from bedplate.engine.network import id_limit_of
 from bedplate.engine.work import Array
 from bedplate.errors import OutOfRange, TooManyItems, UnknownField, WrongShape, WrongSize
 
@@ -64,7 +64,7 @@ def validate(meta: dict[str, Any], catalogue: Catalogue) -> ValidatedRequest:
     spec = bundle.input
     shape = _checked_shape(inputs[0], spec, model.max_items, model.max_cost)
     cost, wanted_bytes = shape[0] * spec.cost_of(shape[1:]), shape[0] * spec.item_bytes_of(shape[1:])
-    return ValidatedRequest(model, shape, cost, wanted_bytes, id_limit(bundle.network), meta.get("alone") is True)
+    return ValidatedRequest(model, shape, cost, wanted_bytes, id_limit_of(bundle), meta.get("alone") is True)
 
 
 def _check_ids(items: Array, limit: int, name: str) -> None:

@@ -13,10 +13,11 @@ from torch import nn
 from bedplate.bundle import user_code
 from bedplate.bundle.bundle import Bundle
 from bedplate.bundle.manifest import Manifest, read_manifest
+from bedplate.bundle.program import Program
 from bedplate.bundle.strict_yaml import BundleError
 from bedplate.bundle.tensor import Tensor
 from bedplate.bundle.tokenizer import check_tokenizer
-from bedplate.engine import coded, network
+from bedplate.engine import coded, network, program
 from bedplate.engine.cuda import Pipeline, to_numpy
 from bedplate.engine.guard import guarded
 from bedplate.engine.recommender import Recommender, read_recommender
@@ -74,7 +75,7 @@ class Model:
         """
         if form.package:
             # Built of the same bundle, maybe by another version of this program.
-            _empty_network(bundle, directory)
+            _check_network(bundle, directory)
         return cls.of(bundle, lambda: read_network(bundle, directory, allowed), device, form)
 
     @classmethod
@@ -190,7 +191,7 @@ class Model:
     @property
     def _part(self) -> str:
         """What a model that does not do is to be blamed on."""
-        return self.bundle.code or "network"
+        return self.bundle.code or self.bundle.program or "network"
 
     def _other_output(self, dtype: str, shape: tuple[int, ...]) -> BundleError:
         bundle, spec = self.bundle, self.bundle.output
@@ -228,7 +229,7 @@ def read_network(bundle: Bundle, directory: Path, allowed: Collection[str] = ())
         BundleError: see `Model.load`.
     """
     manifest = _manifest_of(bundle, directory)
-    user_code.require_allowed(manifest, bundle.name, bundle.programs, allowed)
+    user_code.require_allowed(manifest, bundle.name, bundle.code_files, allowed)
     if bundle.codec:
         coded.require_codec(bundle.codec_source, directory / bundle.codec)
     if bundle.recommendation:
@@ -236,9 +237,18 @@ def read_network(bundle: Bundle, directory: Path, allowed: Collection[str] = ())
     elif bundle.code:
         module = guarded(lambda: coded.load(manifest, bundle.code, read_tensors(manifest, bundle.weights)))
         check_tokenizer(bundle, None, str(directory / "bundle.yaml"))
+    elif bundle.operations:
+        module = _program(bundle, bundle.operations, manifest)
     else:
         module = _chain(bundle, manifest)
     return module.requires_grad_(False).eval()
+
+
+def _check_network(bundle: Bundle, directory: Path) -> None:
+    if bundle.operations:
+        _empty_program(bundle, bundle.operations, directory)
+    else:
+        _empty_network(bundle, directory)
 
 
 def _chain(bundle: Bundle, manifest: Manifest) -> nn.Module:
@@ -247,6 +257,25 @@ def _chain(bundle: Bundle, manifest: Manifest) -> nn.Module:
     weights = read_tensors(manifest, bundle.weights)
     _check_weights(module.state_dict(), weights, f"{manifest.directory / bundle.weights}")
     module.load_state_dict(weights, strict=True, assign=True)
+    return module
+
+
+def _program(bundle: Bundle, operations: Program, manifest: Manifest) -> nn.Module:
+    """The module of `program` with its weights."""
+    module = _empty_program(bundle, operations, manifest.directory)
+    weights = read_tensors(manifest, bundle.weights)
+    _check_weights(program.weights_of(operations), weights, f"{manifest.directory / bundle.weights}")
+    program.load(module, operations, weights)
+    return module
+
+
+def _empty_program(bundle: Bundle, operations: Program, directory: Path) -> program.ProgramModule:
+    module = program.build(operations)
+    spec = bundle.input
+    for shape in sorted({spec.smallest, spec.largest}):
+        items = spec.most_items(shape, bundle.max_items, bundle.max_cost)
+        program.require_fit(module, (items, *shape), _torch_dtype(spec), str(directory / bundle.program))
+    check_tokenizer(bundle, operations.id_limit, str(directory / "bundle.yaml"))
     return module
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bedplate.bundle import dtypes
-from bedplate.bundle.bundle import Layer
+from bedplate.bundle.bundle import Bundle, Layer
 from bedplate.bundle.strict_yaml import BundleError
 
 _MAX_SIZE = 65536  # channels, features, pixels: beyond it a bundle is wrong rather than large
@@ -223,8 +223,13 @@ def build(layers: Sequence[Layer], source: str) -> nn.Sequential:
     return nn.Sequential(*(_build_layer(layer, f"{source}: network[{n}]") for n, layer in enumerate(layers)))
 
 
+def id_limit_of(bundle: Bundle) -> int | None:
+    """Return one more than the largest id that the input may hold; None if the network embeds none."""
+    return bundle.operations.id_limit if bundle.operations else id_limit(bundle.network)
+
+
 def id_limit(layers: Sequence[Layer]) -> int | None:
-    """Return one more than the largest id that the input may hold; None if the network embeds none.
+    """Return `id_limit_of` for a chain of layers.
 
     An embedding has to come before all computation, because nobody could check computed ids before the device does.
     """

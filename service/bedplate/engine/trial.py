@@ -46,7 +46,7 @@ def compute_as_engine(device: str, threads: int, cores: Sequence[int]) -> None:
 def _loaded(directory: Path) -> Model:
     bundle = read_bundle(directory)
     # Whoever started the trial was asked whether the bundle's programs may run.
-    return Model.load(bundle, directory, torch.device("cpu"), allowed=bundle.program_sums)
+    return Model.load(bundle, directory, torch.device("cpu"), allowed=bundle.code_sums)
 
 
 def measure(models: Sequence[Model], full: bool, begin_s: float, seconds: float) -> dict[str, float]:

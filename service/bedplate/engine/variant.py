@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bedplate.engine.program import ProgramModule
+
 
 @dataclass(frozen=True)
 class ModelVariant:
@@ -32,5 +34,10 @@ class ModelVariant:
         """Return the form with its layout decided: CPUs compute convolutions of images pixel by pixel."""
         if self.channels_last is not None:
             return self
-        convolves = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
-        return replace(self, channels_last=convolves and device.type == "cpu")
+        return replace(self, channels_last=_convolves(module) and device.type == "cpu")
+
+
+def _convolves(module: nn.Module) -> bool:
+    if isinstance(module, ProgramModule):
+        return module.convolves
+    return any(isinstance(layer, nn.Conv2d) for layer in module.modules())

@@ -55,7 +55,8 @@ CANDIDATES = (
 
 def candidates_for(bundle: Bundle) -> list[Candidate]:
     """Return all candidates; other memory layouts only for networks with convolutions."""
-    convolves = any(layer.kind == "conv2d" for layer in bundle.network)
+    program = bundle.operations
+    convolves = program.convolves if program else any(layer.kind == "conv2d" for layer in bundle.network)
     return [one for one in CANDIDATES if convolves or not one.channels_last]
 
 

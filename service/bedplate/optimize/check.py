@@ -68,7 +68,7 @@ def load(directory: Path, precision: str, allow_code: bool = False) -> tuple[Bun
         BundleError: an engine would refuse it; the message says why.
     """
     bundle = read_bundle(directory)
-    allowed = bundle.program_sums if allow_code else ()
+    allowed = bundle.code_sums if allow_code else ()
     try:
         model = Model.load(bundle, directory, torch.device("cpu"), ModelVariant(precision), allowed)
         model.warm_up()
@@ -165,7 +165,7 @@ class _Here(Decoders):
 
 
 def _codec(bundle: Bundle) -> Codec:
-    return Codec(bundle.codec_source, bundle.program_sums, {"model": bundle.name})
+    return Codec(bundle.codec_source, bundle.code_sums, {"model": bundle.name})
 
 
 def _check(bundle: Bundle, source: str, inputs: torch.Tensor, expected: torch.Tensor) -> None:

@@ -1,0 +1,136 @@
+"""`bedplate bundle import`: a model as people have it becomes a bundle, on its author's machine."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bedplate.bundle.bundle import NAME, read_bundle
+from bedplate.bundle.manifest import signing_key
+from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.tensor import Range
+from bedplate.commands.bundle_facts import tensor_shown
+
+if TYPE_CHECKING:
+    from bedplate.importers.writing import Imported
+
+_VARY = re.compile(r"([1-9][0-9]?)=([0-9]{1,7})\.\.([0-9]{1,7})")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--output", type=Path, metavar="DIR", help="the bundle (default: the model's name)")
+    common.add_argument("--name", help="of the model (default: made of the source)")
+    common.add_argument("--version", default="1", help="of the model (default: %(default)s)")
+    common.add_argument("--description", default="", help="one line on what it tells")
+    common.add_argument("--max-items", type=int, default=64, help="computed at once (default: %(default)s)")
+    common.add_argument("--key", type=Path, help="signs with it, as 'bedplate bundle sign' does")
+
+    torch = sources.add_parser("torch", parents=[common], help="a torch.nn.Module, or a .pt2 of torch.export")
+    torch.add_argument("place", metavar="MODULE:FACTORY|FILE.pt2", help="what makes the module, or the exported one")
+    torch.add_argument(
+        "--weights", type=Path, metavar="FILE", help="its state_dict: .safetensors, or as torch.save does"
+    )
+    torch.add_argument(
+        "--example", type=Path, required=True, metavar="FILE", help="inputs, (items, ...): .npy, .safetensors or .json"
+    )
+    torch.add_argument("--labels", type=Path, metavar="FILE", help="a line for each number of the output; a classifier")
+    torch.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="DIM=LOW..HIGH",
+        help="a dimension that varies, 0 being the items",
+    )
+
+    folder = sources.add_parser("hf", parents=[common], help="a folder of Hugging Face: config.json and safetensors")
+    folder.add_argument("folder", type=Path, metavar="FOLDER")
+    folder.add_argument(
+        "--examples", type=Path, metavar="FOLDER|FILE", help="pictures, or a text a line (default: drawn)"
+    )
+    folder.add_argument("--max-tokens", type=int, help="of one text (default: what the model was made for)")
+    folder.add_argument("--truncate", action="store_true", help="cut a longer text, in place of refusing it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Raises:
+        BundleError: with what to do.
+    """
+    from bedplate.importers import writing
+    from bedplate.importers.offline import stay_offline
+
+    stay_offline()
+    imported = {"torch": _torch, "hf": _hugging_face}[args.source](args)
+    name = str(imported.document["name"])
+    directory = args.output or Path(name)
+    found = writing.write(directory, imported, args.key)
+    bundle = read_bundle(directory)
+    steps = len(bundle.operations.steps) if bundle.operations else 0
+    print(f"model:    {name} {bundle.version}, {bundle.task}, {steps} operations")
+    print(f"input:    {tensor_shown(bundle.input)}")
+    print(f"output:   {tensor_shown(bundle.output)}")
+    print(f"batch:    at most {bundle.max_items} items")
+    for line in imported.chosen:
+        print(f"chosen:   {line}")
+    print(f"compared: {found}")
+    signed = (
+        f"signed by {signing_key(directory)}" if args.key else "not signed; a fleet wants --key, or signs it itself"
+    )
+    print(f"written:  {directory}, {signed}")
+    print(f"Try it:   bedplate serve {directory}")
+    return 0
+
+
+def _torch(args: argparse.Namespace) -> Imported:
+    from bedplate.importers.torch_module import Wanted, import_exported, import_module
+
+    place = args.place
+    wanted = Wanted(
+        name=_name(args, Path(place).stem if place.endswith(".pt2") else place.partition(":")[2]),
+        version=args.version,
+        description=args.description,
+        max_items=args.max_items,
+        labels=args.labels.read_text().splitlines() if args.labels else (),
+        varying=dict(map(_vary, args.vary)),
+    )
+    if place.endswith(".pt2"):
+        if args.weights or args.vary:
+            raise BundleError(
+                "--weights and --vary: a .pt2 has its weights, and says itself what varies; leave them out"
+            )
+        return import_exported(Path(place), args.example, wanted)
+    return import_module(place, args.weights, args.example, wanted)
+
+
+def _hugging_face(args: argparse.Namespace) -> Imported:
+    from bedplate.importers.hugging_face import import_folder
+    from bedplate.importers.options import Options
+
+    options = Options(
+        _name(args, args.folder.resolve().name),
+        args.version,
+        args.description,
+        args.max_items,
+        args.examples,
+        args.max_tokens,
+        args.truncate,
+    )
+    return import_folder(args.folder, options)
+
+
+def _name(args: argparse.Namespace, source: str) -> str:
+    name: str = args.name or re.sub(r"[^a-z0-9]+", "-", source.lower()).strip("-")[:64] or "model"
+    if not re.fullmatch(NAME, name):
+        raise BundleError(f"--name: {name!r} does not do, wanted {NAME}")
+    return name
+
+
+def _vary(text: str) -> tuple[int, Range]:
+    found = _VARY.fullmatch(text)
+    if not found or int(found[2]) < 1 or int(found[2]) >= int(found[3]):
+        raise BundleError(f"--vary: {text!r} does not do, wanted a dimension and its sizes, such as 1=16..400")
+    return int(found[1]), Range(int(found[2]), int(found[3]))

@@ -1,0 +1,31 @@
+"""What whoever imports a folder says of the bundle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f]")
+_MAX_LABEL = 200
+
+
+@dataclass(frozen=True)
+class Options:
+    name: str
+    version: str = "1"
+    description: str = ""
+    max_items: int = 64
+    examples: Path | None = None  # a folder of pictures, or a file with a text in each line
+    max_tokens: int | None = None
+    truncate: bool = False
+
+
+def labels_of(names: Mapping[int, str]) -> Sequence[str]:
+    """As bundles have them: in order, each once, none too long."""
+    labels: list[str] = []
+    for at in range(len(names)):
+        label = _UNSHOWN.sub(" ", str(names[at])).strip()[:_MAX_LABEL] or f"LABEL_{at}"
+        labels.append(label if label not in labels else f"{label[: _MAX_LABEL - 8]} ({at})")
+    return labels

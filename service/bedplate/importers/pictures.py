@@ -1,0 +1,213 @@
+"""A model of Hugging Face's that tells what a picture shows, with its processor's way from pixels to numbers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from bedplate.bundle.canary import MAX_CANARY_BYTES
+from bedplate.bundle.strict_yaml import BundleError, Section
+from bedplate.bundle.tensor import INTERPOLATIONS, Picture, read_input
+from bedplate.decode.image import open_image, to_tensor, upright
+from bedplate.importers.export import export
+from bedplate.importers.exported import as_program
+from bedplate.importers.options import Options, labels_of
+from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation, surest
+
+_MAX_PIXELS = 100_000_000
+_DRAWN = 16
+_SIZES = ((320, 240), (200, 300), (97, 641), (512, 512))  # width and height of drawn pictures, in turn
+_MAX_VALIDATION_BYTES = 32 << 20
+_MOST_OFF = 1 / 255  # of a number between 0 and 1, before mean and deviation
+_KINDS = {".png", ".jpg", ".jpeg", ".webp", ".avif"}
+_BATCH = 8
+
+
+class Logits(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(pixel_values=picture).logits
+        return logits
+
+
+def imported(folder: Path, model: Any, names: Mapping[int, str], options: Options) -> Imported:
+    """
+    Raises:
+        BundleError: its processor does what a bundle cannot, or torch cannot export it.
+    """
+    processor = _processor(folder)
+    contents = _contents(options.examples)
+    wanted = [_processed(processor, content) for content in contents]  # (1, 3, height, width) each
+    spec = _spec(processor, list(wanted[0].shape[1:]), folder)
+    picture = _read(spec)
+    off = max(_off(picture, content, one) for content, one in zip(contents, wanted, strict=True))
+    if off > _MOST_OFF:
+        raise BundleError(
+            f"{folder / 'preprocessor_config.json'}: {type(processor).__name__} makes other numbers of a picture than "
+            f"a bundle can, by {off:.3f} of full scale; import the module by 'bedplate bundle import torch'"
+        )
+    questions = np.concatenate(wanted)
+    module = Logits(model).eval()
+    graph = export(module, torch.from_numpy(questions[:2]), options.max_items, {}, str(folder))
+    answers = _answers(module, questions)
+    labels, at = labels_of(names), surest(answers)
+    canary = f"canary.{_kind_of(contents[at])}"
+    document: dict[str, Any] = {
+        "name": options.name,
+        "version": options.version,
+        "task": "image-classification",
+        "description": options.description or f"{type(model).__name__} of {folder.resolve().name}",
+        "inputs": [spec],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": [len(labels)]}],
+        "labels": list(labels),
+        "activation": "sigmoid" if model.config.problem_type == "multi_label_classification" else "softmax",
+        "batch": {"max_items": graph.max_items},
+        "validation": {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99},
+        "canary": {"file": canary, "label": labels[int(answers[at].argmax())]},
+    }
+    return Imported(
+        document,
+        as_program(graph.exported, str(folder)),
+        {canary: contents[at]},
+        numbers_validation(questions, answers, True, _MAX_VALIDATION_BYTES),
+        [questions],
+        [answers.astype(np.float64)],
+        [
+            _said(picture, options, len(contents)),
+            f"pictures differ from {type(processor).__name__}'s by {off:.1g} at most",
+        ],
+    )
+
+
+def _said(picture: Picture, options: Options, count: int) -> str:
+    resize = picture.resize
+    if not resize:
+        way = f"resized to {picture.width} x {picture.height}"
+    else:
+        side = f"shorter side {resize.shorter_side}" if resize.shorter_side else f"{resize.width} x {resize.height}"
+        way = f"resized to {side}, the middle {picture.width} x {picture.height}"
+    source = f"of {options.examples}" if options.examples else "drawn by chance: --examples takes real ones"
+    return f"pictures {way}, {picture.interpolation}; validation set and canary of {count} pictures {source}"
+
+
+def _processor(folder: Path) -> Any:
+    from transformers import AutoImageProcessor  # noqa: PLC0415
+
+    try:
+        # Pillow's way, as decoders have it; the other backend's differs in the last bit.
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise BundleError(f"{folder}: transformers cannot load its image processor: {said}") from None
+
+
+def _contents(examples: Path | None) -> list[bytes]:
+    """Pictures as clients send them, each of which may become the canary."""
+    if examples is None:
+        return [_drawn(number) for number in range(_DRAWN)]
+    files = sorted(path for path in examples.iterdir() if path.suffix.lower() in _KINDS)
+    if not files:
+        raise BundleError(f"{examples}: has no picture ({', '.join(sorted(_KINDS))})")
+    contents = [path.read_bytes() for path in files]
+    small = [content for content in contents if len(content) <= MAX_CANARY_BYTES]
+    if not small:
+        raise BundleError(f"{examples}: has no picture of at most {MAX_CANARY_BYTES} bytes, for the canary; add one")
+    return small
+
+
+def _kind_of(content: bytes) -> str:
+    return str(open_image(content, _MAX_PIXELS).format).lower()
+
+
+def _drawn(number: int) -> bytes:
+    """Soft colours with some grain."""
+    random = np.random.default_rng(number)
+    width, height = _SIZES[number % len(_SIZES)]
+    soft = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    grain = random.integers(-12, 13, (height, width, 3))
+    return _png(Image.fromarray(np.clip(np.asarray(soft, np.int16) + grain, 0, 255).astype(np.uint8)))
+
+
+def _png(picture: Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def _processed(processor: Any, content: bytes) -> Array:
+    picture = upright(open_image(content, _MAX_PIXELS)).convert("RGB")
+    found = processor(images=picture, return_tensors="np")["pixel_values"]
+    return np.asarray(found, np.float32)
+
+
+def _spec(processor: Any, shape: list[int], folder: Path) -> dict[str, Any]:
+    """The input of bundle.yaml, of what a processor says of itself."""
+    said = processor.to_dict()
+    source = folder / "preprocessor_config.json"
+    if len(shape) != 3 or shape[0] != 3:
+        raise BundleError(f"{source}: makes numbers of the shape {shape}, wanted [3, height, width]")
+    rescales, normalizes = said.get("do_rescale", True), said.get("do_normalize", True)
+    image: dict[str, Any] = {
+        "mode": "RGB",
+        "height": shape[1],
+        "width": shape[2],
+        "scale": float(said.get("rescale_factor", 1 / 255)) if rescales else 1.0,
+        "mean": [float(one) for one in said["image_mean"]] if normalizes else [0.0] * 3,
+        "std": [float(one) for one in said["image_std"]] if normalizes else [1.0] * 3,
+        "background": "drop",
+        "interpolation": _interpolation(said.get("resample", 2), source),
+    }
+    if resize := _resize(said, shape):
+        image["resize"] = resize
+    return {"name": "picture", "dtype": "float32", "shape": shape, "image": image}
+
+
+def _interpolation(resample: Any, source: Path) -> str:
+    name = Image.Resampling(int(resample)).name.lower()
+    if name not in INTERPOLATIONS:
+        raise BundleError(f"{source}: resample: {resample} does not do, wanted one of {', '.join(INTERPOLATIONS)}")
+    return name
+
+
+def _resize(said: Mapping[str, Any], shape: list[int]) -> dict[str, int] | None:
+    size = said.get("size") or {}
+    if not said.get("do_resize", True) or not size:
+        return None
+    if edge := size.get("shortest_edge"):
+        if (share := said.get("crop_pct")) and not said.get("do_center_crop"):
+            # ConvNeXT's own: below 384 the middle of something larger, from there on stretched.
+            return {"shorter_side": int(edge / share)} if edge < 384 else None
+        return {"shorter_side": int(edge)}
+    whole = {"height": int(size["height"]), "width": int(size["width"])} if "height" in size else None
+    return None if whole is None or list(whole.values()) == shape[1:] else whole
+
+
+def _read(spec: Mapping[str, Any]) -> Picture:
+    picture = read_input(Section("preprocessor_config.json", dict(spec)), "image").image
+    assert picture
+    return picture
+
+
+def _off(picture: Picture, content: bytes, wanted: Array) -> float:
+    """How far a decoder's numbers are from the processor's, before mean and deviation, as a share of full scale."""
+    found = to_tensor(upright(open_image(content, _MAX_PIXELS)), picture)
+    scale = np.asarray(picture.std, np.float32).reshape(3, 1, 1) / (picture.scale * 255)
+    return float((np.abs(found - wanted[0]) * scale).max())
+
+
+def _answers(module: nn.Module, questions: Array) -> Array:
+    with torch.inference_mode():
+        parts = [module(torch.from_numpy(questions[at : at + _BATCH])) for at in range(0, len(questions), _BATCH)]
+    return np.asarray(torch.cat(parts).numpy())
