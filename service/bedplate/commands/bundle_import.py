@@ -1,4 +1,7 @@
-"""`bedplate bundle import`: a model as people have it becomes a bundle, on its author's machine."""
+"""`bedplate bundle import`: a model as people have it becomes a bundle, on its author's machine.
+
+Imports happen inside, as in cli.py, which asks this for its arguments whatever command is typed.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bedplate.bundle.bundle import NAME, read_bundle
-from bedplate.bundle.manifest import signing_key
-from bedplate.bundle.strict_yaml import BundleError
-from bedplate.bundle.tensor import Range
-from bedplate.commands.bundle_facts import tensor_shown
-
 if TYPE_CHECKING:
+    from bedplate.bundle.tensor import Range
     from bedplate.importers.writing import Imported
 
 _VARY = re.compile(r"([1-9][0-9]?)=([0-9]{1,7})\.\.([0-9]{1,7})")
@@ -60,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         BundleError: with what to do.
     """
+    from bedplate.bundle.bundle import read_bundle
+    from bedplate.bundle.manifest import signing_key
+    from bedplate.commands.bundle_facts import tensor_shown
     from bedplate.importers import writing
     from bedplate.importers.offline import stay_offline
 
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _torch(args: argparse.Namespace) -> Imported:
+    from bedplate.bundle.strict_yaml import BundleError
     from bedplate.importers.torch_module import Wanted, import_exported, import_module
 
     place = args.place
@@ -123,6 +125,9 @@ def _hugging_face(args: argparse.Namespace) -> Imported:
 
 
 def _name(args: argparse.Namespace, source: str) -> str:
+    from bedplate.bundle.bundle import NAME
+    from bedplate.bundle.strict_yaml import BundleError
+
     name: str = args.name or re.sub(r"[^a-z0-9]+", "-", source.lower()).strip("-")[:64] or "model"
     if not re.fullmatch(NAME, name):
         raise BundleError(f"--name: {name!r} does not do, wanted {NAME}")
@@ -130,6 +135,9 @@ def _name(args: argparse.Namespace, source: str) -> str:
 
 
 def _vary(text: str) -> tuple[int, Range]:
+    from bedplate.bundle.strict_yaml import BundleError
+    from bedplate.bundle.tensor import Range
+
     found = _VARY.fullmatch(text)
     if not found or int(found[2]) < 1 or int(found[2]) >= int(found[3]):
         raise BundleError(f"--vary: {text!r} does not do, wanted a dimension and its sizes, such as 1=16..400")
