@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,7 +145,15 @@ def test_what_reads_programs_loads_no_torch():
     assert said.stdout.strip() == "False"
 
 
-HUGE = {"size": [1 << 40, 1 << 20], "dtype": "float32"}
+def squares(count: int) -> list[dict[str, Any]]:
+    """Each step squares what the one before it gave, and begins with one less than the items: none in most batches."""
+    first = {"to": "s0", "op": "operator.sub", "with": {"a": "items", "b": 1}}
+    more = [
+        {"to": f"s{n}", "op": "operator.mul", "with": {"a": f"s{n - 1}", "b": f"s{n - 1}"}} for n in range(1, count)
+    ]
+    return [first, *more]
+
+
 STEP = {"to": "more", "op": "aten.relu.default", "with": {"self": "sum"}}
 REFUSED = {
     # operations that are not on the list
@@ -227,6 +236,10 @@ REFUSED = {
     "an output that is the input": (changed("output", "picture"), "output: 'picture'"),
     "an output that is a size": (changed("output", "items"), "output: 'items'"),
     # bombs
+    "a size that is squared again and again": (
+        {**PROGRAM, "steps": [*PROGRAM["steps"], *squares(64)]},
+        "steps[9].with: 'a number of up to 1040 bits' does not do, wanted at most 1024",
+    ),
     "no steps": (changed("steps", []), "steps: [] does not do"),
     "too many steps": (changed("steps", [STEP] * 10_001), "wanted a list of 1 to 10000"),
     "a tensor without an end": (

@@ -27,6 +27,8 @@ _MAX_TENSORS = 10_000
 _MAX_DIMENSIONS = 16
 _MAX_MEMBERS = 1024  # of a list: of sizes, of tensors to join
 _MAX_NUMBERS = 1 << 40  # of one tensor of the weights
+_SIZE_BITS = 64  # of a tensor's dimension, and of a whole number
+_MAX_SIZE_BITS = 1024  # of what is computed of sizes: Python's numbers grow, and squaring doubles them each time
 _STEP = r"[A-Za-z_][A-Za-z0-9_]{0,199}"
 _STORED = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
 _MAX_NAME = 300
@@ -136,7 +138,8 @@ def read_program(content: bytes, source: str) -> Program:
     _define(kinds, taken, TENSOR, top)
     for name in tensors:
         _define(kinds, name, TENSOR, top)
-    steps = tuple(_step(section, kinds) for section in top.sections("steps", MAX_STEPS))
+    bits: dict[str, int] = {}
+    steps = tuple(_step(section, kinds, bits) for section in top.sections("steps", MAX_STEPS))
     top.done()
     if kinds.get(given) != TENSOR or given in tensors or given == taken:
         raise top.refuse("output", given, "the name of a step that gives a tensor")
@@ -182,7 +185,7 @@ def _stored(tensors: Section, name: str) -> Stored:
     return Stored(dtype, tuple(sizes))
 
 
-def _step(section: Section, kinds: dict[str, str]) -> Step:
+def _step(section: Section, kinds: dict[str, str], bits: dict[str, int]) -> Step:
     name, operation = section.text("to", _STEP), section.text("op")
     known = operations().get(operation)
     if known is None:
@@ -193,7 +196,22 @@ def _step(section: Section, kinds: dict[str, str]) -> Step:
     given.done()
     section.done()
     _define(kinds, name, known.gives, section)
+    if known.gives == SIZE:
+        bits[name] = _bits(operation, arguments, bits)
+        if bits[name] > _MAX_SIZE_BITS:
+            raise section.refuse("with", f"a number of up to {bits[name]} bits", f"at most {_MAX_SIZE_BITS} of them")
     return Step(name, operation, arguments)
+
+
+def _bits(operation: str, arguments: Mapping[str, Any], bits: Mapping[str, int]) -> int:
+    """Return the most bits that a result of sizes can have, whatever the sizes are."""
+    given = [
+        bits[value.name] if isinstance(value, Reference) and value.name in bits else _SIZE_BITS
+        for value in arguments.values()
+    ]
+    if operation == "operator.mul":
+        return sum(given)
+    return max(given) + (operation in ("operator.add", "operator.sub"))
 
 
 def _arguments(given: Section, operation: Operation, kinds: Mapping[str, str]) -> Iterator[tuple[str, Any]]:

@@ -131,7 +131,7 @@ class Catalogue:
         return Catalogue(models, {**self.aliases, name: moved})
 
     def describe(self) -> Frame:
-        """Return a DESCRIPTION frame. Its bytes are the tokenizers and large canaries, each once, in the order of 'files'.
+        """Return a DESCRIPTION frame. Its bytes are tokenizers and large canaries, each once, in the order of 'files'.
 
         Raises:
             ModelsError: the description does not fit into one frame.
