@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from bedplate.bundle.bundle import Bundle
@@ -63,9 +62,11 @@ class Direct:
         """True if it sees to the answer; else the exchange keeps what came of the checks, and nothing else."""
         head = exchange.head
         target = target_of(head.path)
-        if target is None or head.method != "POST" or head.has_twins or not _is_plain(head.by_name):
+        if target is None or head.method != "POST" or head.has_twins:
             return False
         header = _by_name(head.by_name)
+        if not _is_plain(head.by_name, header):
+            return False
         # What comes of the checks stays with the exchange: they are not made again where Falcon answers.
         exchange.checked = outcome_of(self._checks, IncomingRequest(head.method, head.path, header))
         if isinstance(exchange.checked, ServiceError):
@@ -217,21 +218,25 @@ class _Answer:
             self._observer.ends(self._asked.target.route, self._seen)
 
 
-def _is_plain(fields: Mapping[bytes, bytes]) -> bool:
+def _is_plain(fields: Mapping[bytes, bytes], header: Header) -> bool:
     """Nothing in the head changes what the body means."""
-    return _UNUSUAL.isdisjoint(fields) and is_read_as_text(_text(fields, b"content-type"))
+    return _UNUSUAL.isdisjoint(fields) and is_read_as_text(header("Content-Type"))
+
+
+class _Keys(dict[str, bytes]):
+    """Fields as a head has them, by the names that this program asks for. Only it asks by names, so they are few."""
+
+    def __missing__(self, name: str) -> bytes:
+        key = self[name] = name.lower().encode()
+        return key
+
+
+_KEYS = _Keys()
 
 
 def _by_name(fields: Mapping[bytes, bytes]) -> Header:
-    return lambda name: _text(fields, _key_of(name))
+    def header(name: str) -> str | None:
+        value = fields.get(_KEYS[name])
+        return None if value is None else value.decode("latin-1")
 
-
-@lru_cache(maxsize=64)
-def _key_of(name: str) -> bytes:
-    """Only this program asks by names."""
-    return name.lower().encode()
-
-
-def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
-    value = fields.get(name)
-    return None if value is None else value.decode("latin-1")
+    return header

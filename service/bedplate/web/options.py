@@ -39,7 +39,7 @@ class RequestOptions:
         Raises:
             DeadlineExceeded: the deadline has passed.
         """
-        if self.left_s <= 0:
+        if self.deadline_ns <= wire.now_ns():
             raise too_late()
 
     def narrowed(self, started_ns: int, timeout_us: int | None, priority: int | None) -> RequestOptions:
@@ -68,7 +68,10 @@ def options_of(header: Header, limit_s: float) -> RequestOptions:
     Raises:
         InvalidTimeout, InvalidPriority: a header has an invalid value.
     """
-    return within(min(_timeout_s(header, limit_s), limit_s), _priority(header))
+    timeout_ms, priority = header("X-Request-Timeout-Ms"), header("X-Request-Priority")
+    if timeout_ms is None and priority is None:
+        return within(limit_s)
+    return within(min(_timeout_s(timeout_ms, limit_s), limit_s), _priority(priority))
 
 
 def ran_out(deadline_ns: int, now_ns: int) -> bool:
@@ -80,8 +83,7 @@ def too_late() -> DeadlineExceeded:
     return DeadlineExceeded("no answer within the deadline", next_step="send less, allow more time, or try later")
 
 
-def _timeout_s(header: Header, limit_s: float) -> float:
-    given = header("X-Request-Timeout-Ms")
+def _timeout_s(given: str | None, limit_s: float) -> float:
     if given is None:
         return limit_s
     timeout_ms = float(given) if _NUMBER.fullmatch(given) else 0.0
@@ -95,8 +97,7 @@ def _timeout_s(header: Header, limit_s: float) -> float:
     return timeout_ms / 1e3
 
 
-def _priority(header: Header) -> int:
-    given = header("X-Request-Priority")
+def _priority(given: str | None) -> int:
     if given is None:
         return wire.INTERACTIVE
     if given.lower() not in _PRIORITIES:
