@@ -79,6 +79,7 @@ test-parts: setup
 acceptance: test test-examples test-in-full zoo fuzz faults rollouts ## All of it, and what proves figures: every example trained, floods, planted faults, wrong releases; three hours
 
 test-in-full: setup bundles ## What `make test` tries once or briefly, every time and for long; half an hour
+	@$(BIN)/pytest --hypothesis-profile=acceptance tests/service/test_wire_properties.py
 	@$(BIN)/pytest -m acceptance tests/backup
 	@$(BIN)/molecule converge -s site
 	@$(BIN)/pytest -m acceptance tests/fleet

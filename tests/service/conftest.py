@@ -17,10 +17,14 @@ from bedplate.web.auth import ApiKeys
 from bedplate.web.items.decoders import Decoders
 from bedplate.web.metrics import WebMetrics
 from bedplate.web.settings import WebSettings
+from hypothesis import settings
 
 from tests.service.decoder_tools import running_decoder
 from tests.service.lamp import FakeEngines
 from tests.service.running_service import RunningService, running_service
+
+# Chosen by `make acceptance`; what it changes stands where it is asked for.
+settings.register_profile("acceptance")
 
 API_KEY = "bp_test-key"
 

@@ -1,6 +1,7 @@
 """Whatever the two ends of a socket do to each other, at any moment: no request gets another's answer, none hangs.
 
-In memory and without time: hypothesis chooses what happens and in which order, ten thousand times each.
+In memory and without time: hypothesis chooses what happens and in which order, two thousand times each, and ten
+thousand with --hypothesis-profile=acceptance.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from hypothesis import strategies as st
 from tests.service.engine_tools import GatedLamp, bright, predict_frame
 from tests.service.virtual_loop import VirtualLoop
 
-thoroughly = settings(max_examples=10_000, deadline=None)
+thoroughly = settings(
+    max_examples=10_000 if settings.get_current_profile_name() == "acceptance" else 2_000, deadline=None
+)
 
 HEADER = struct.Struct("<4sBBBBQQII")  # as ADR 1 has it, written down a second time
 numbers = st.sampled_from([0, 1, 255, 2**32, 2**64 - 1])
