@@ -13,7 +13,8 @@ def test_everything_is_denied_that_is_not_allowed(host):
     status = host.check_output("ufw status verbose")
 
     assert "Status: active" in status
-    assert "Default: deny (incoming), allow (outgoing), deny (routed)" in status
+    # Disabled where the kernel forwards nothing: a test host has that from the machine on which it runs.
+    assert re.search(r"Default: deny \(incoming\), allow \(outgoing\), (deny|disabled) \(routed\)", status)
     assert "IPV6=yes" in host.check_output("grep ^IPV6 /etc/default/ufw")
 
 
