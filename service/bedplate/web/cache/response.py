@@ -143,7 +143,7 @@ class ResponseCache:
         flight = _flight_of(key, options)
         if flight in self._flights:
             return None
-        return Computation(self, "miss", self._flights, flight, model, key)
+        return SharedComputation(self, self._flights, flight, model, key)
 
     def _past(self, model: Bundle, cache_control: str) -> str | None:
         """Why this request goes past the cache, if it does: there is none, or the client wants that."""
@@ -234,67 +234,77 @@ def _flight_of(key: str, options: RequestOptions) -> str:
 
 
 class Computation:
-    """A prediction that its first caller makes; whoever asks for the same meanwhile waits for it.
+    """A prediction that its first caller makes; nothing of it is kept, and nobody else waits for it.
 
     Args:
-        lookup: off, bypass or miss; of the first two nothing is kept, and nobody waits.
-        flights: where others find it, and
-        flight: by what.
-        model: whose it is, and
-        key: under which it is kept.
+        lookup: off or bypass; of what is kept, miss.
     """
 
-    __slots__ = ("_cache", "_flight", "_flight_key", "_flights", "_key", "_lookup", "_model")
+    __slots__ = ("_cache", "_lookup")
 
-    def __init__(
-        self,
-        cache: ResponseCache,
-        lookup: str,
-        flights: SingleFlight[Found] | None = None,
-        flight: str = "",
-        model: Bundle | None = None,
-        key: str = "",
-    ):
+    def __init__(self, cache: ResponseCache, lookup: str):
         self._cache = cache
         self._lookup = lookup
-        self._flights = flights
-        self._flight_key = flight
-        self._model = model
-        self._key = key
-        self._flight: Flight[Found] | None = None
 
     def start(self) -> None:
         """An engine has been asked."""
         self._cache.tell(self._lookup)
-        if self._flights is not None:
-            self._flight = self._flights.lead(self._flight_key)
 
     def finish(self, prediction: Prediction) -> Answer:
         """The caller has made it."""
-        if self._flights is not None and self._flight is not None:
-            self._keep(prediction)
-            self._flights.land(self._flight, (prediction, self._lookup))
         return Answer(prediction, self._lookup)
 
     def fail(self, error: Exception) -> None:
         """There is none, for whoever waits for it."""
-        if self._flights is not None and self._flight is not None:
-            self._flights.fail(self._flight, error)
 
     def leave(self) -> bool:
         """The caller waits no longer. True if others do: then it has to `go_on`."""
-        return self._flights is not None and self._flight is not None and self._flights.leave(self._flight)
+        return False
 
     def go_on(self, computing: Coroutine[Any, Any, Prediction]) -> None:
         """`computing` makes it for those who wait."""
-        assert self._flights is not None
-        assert self._flight is not None
-        self._flights.go_on(self._flight, self._kept(computing))
+        raise AssertionError("nobody waits")
 
     async def answer(self, computing: Coroutine[Any, Any, Prediction], options: RequestOptions) -> Answer:
         """`computing` makes it for the caller, and for those who wait."""
-        if self._flights is None or self._flight is None:
-            return Answer(await computing, self._lookup)
+        return Answer(await computing, self._lookup)
+
+
+class SharedComputation(Computation):
+    """One that is kept under `key`; whoever asks for the same meanwhile finds it among `flights`, by `flight_key`.
+
+    Nothing but `start` comes before it has been started.
+    """
+
+    __slots__ = ("_flight", "_flight_key", "_flights", "_key", "_model")
+
+    _flight: Flight[Found]
+
+    def __init__(self, cache: ResponseCache, flights: SingleFlight[Found], flight_key: str, model: Bundle, key: str):
+        super().__init__(cache, "miss")
+        self._flights = flights
+        self._flight_key = flight_key
+        self._model = model
+        self._key = key
+
+    def start(self) -> None:
+        super().start()
+        self._flight = self._flights.lead(self._flight_key)
+
+    def finish(self, prediction: Prediction) -> Answer:
+        self._flights.land(self._flight, self._kept(prediction))
+        return super().finish(prediction)
+
+    def fail(self, error: Exception) -> None:
+        self._flights.fail(self._flight, error)
+
+    def leave(self) -> bool:
+        return self._flights.leave(self._flight)
+
+    def go_on(self, computing: Coroutine[Any, Any, Prediction]) -> None:
+        self._flights.go_on(self._flight, self._found(computing))
+
+    async def answer(self, computing: Coroutine[Any, Any, Prediction], options: RequestOptions) -> Answer:
         self.go_on(computing)
         try:
             prediction, lookup = await self._flights.wait(self._flight, options.left_s)
@@ -302,11 +312,9 @@ class Computation:
             raise too_late() from None
         return Answer(prediction, lookup)
 
-    async def _kept(self, computing: Coroutine[Any, Any, Prediction]) -> Found:
-        prediction = await computing
-        self._keep(prediction)
-        return prediction, self._lookup
+    async def _found(self, computing: Coroutine[Any, Any, Prediction]) -> Found:
+        return self._kept(await computing)
 
-    def _keep(self, prediction: Prediction) -> None:
-        assert self._model is not None
+    def _kept(self, prediction: Prediction) -> Found:
         self._cache.keep(self._key, self._model, prediction)
+        return prediction, self._lookup
