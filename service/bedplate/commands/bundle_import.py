@@ -58,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         BundleError: with what to do.
     """
-    from bedplate.bundle.bundle import read_bundle
     from bedplate.bundle.manifest import signing_key
     from bedplate.commands.bundle_facts import tensor_shown
     from bedplate.importers import writing
@@ -68,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
     imported = {"torch": _torch, "hf": _hugging_face}[args.source](args)
     name = str(imported.document["name"])
     directory = args.output or Path(name)
-    found = writing.write(directory, imported, args.key)
-    bundle = read_bundle(directory)
+    bundle, found = writing.write(directory, imported, args.key)
     steps = len(bundle.operations.steps) if bundle.operations else 0
     print(f"model:    {name} {bundle.version}, {bundle.task}, {steps} operations")
     print(f"input:    {tensor_shown(bundle.input)}")

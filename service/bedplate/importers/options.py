@@ -1,4 +1,4 @@
-"""What whoever imports a folder says of the bundle."""
+"""What whoever imports a model says of the bundle, and its labels as bundles have them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ _MAX_LABEL = 200
 
 
 @dataclass(frozen=True)
-class Options:
+class BundleOptions:
+    """What is said of a bundle whatever it is imported from."""
+
     name: str
     version: str = "1"
     description: str = ""
     max_items: int = 64
+
+
+@dataclass(frozen=True)
+class Options(BundleOptions):
+    """Of a folder of Hugging Face's."""
+
     examples: Path | None = None  # a folder of pictures, or a file with a text in each line
     max_tokens: int | None = None
     truncate: bool = False

@@ -19,7 +19,7 @@ from bedplate.decode.image import open_image, to_tensor, upright
 from bedplate.importers.export import export
 from bedplate.importers.exported import as_program
 from bedplate.importers.options import Options, labels_of
-from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation, surest
+from bedplate.importers.writing import VALIDATION, Array, Imported, answers_of, numbers_validation, surest
 
 _MAX_PIXELS = 100_000_000
 _DRAWN = 16
@@ -27,7 +27,6 @@ _SIZES = ((320, 240), (200, 300), (97, 641), (512, 512))  # width and height of 
 _MAX_VALIDATION_BYTES = 32 << 20
 _MOST_OFF = 1 / 255  # of a number between 0 and 1, before mean and deviation
 _KINDS = {".png", ".jpg", ".jpeg", ".webp", ".avif"}
-_BATCH = 8
 
 
 class Logits(nn.Module):
@@ -59,7 +58,7 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
     questions = np.concatenate(wanted)
     module = Logits(model).eval()
     graph = export(module, torch.from_numpy(questions[:2]), options.max_items, {}, str(folder))
-    answers = _answers(module, questions)
+    answers = answers_of(module, questions)
     labels, at = labels_of(names), surest(answers)
     canary = f"canary.{_kind_of(contents[at])}"
     document: dict[str, Any] = {
@@ -205,9 +204,3 @@ def _off(picture: Picture, content: bytes, wanted: Array) -> float:
     found = to_tensor(upright(open_image(content, _MAX_PIXELS)), picture)
     scale = np.asarray(picture.std, np.float32).reshape(3, 1, 1) / (picture.scale * 255)
     return float((np.abs(found - wanted[0]) * scale).max())
-
-
-def _answers(module: nn.Module, questions: Array) -> Array:
-    with torch.inference_mode():
-        parts = [module(torch.from_numpy(questions[at : at + _BATCH])) for at in range(0, len(questions), _BATCH)]
-    return np.asarray(torch.cat(parts).numpy())

@@ -17,7 +17,7 @@ from bedplate.bundle.tensor import Range
 from bedplate.importers.export import export
 from bedplate.importers.exported import as_program
 from bedplate.importers.options import Options, labels_of
-from bedplate.importers.writing import VALIDATION, Array, Imported, surest
+from bedplate.importers.writing import VALIDATION, Array, Imported, answers_of, surest
 
 _DRAWN = 32
 _MOST_TOKENS = 8192
@@ -49,8 +49,9 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
     """
     if model.config.num_labels < 2:
         raise BundleError(f"{folder}: gives one number, no labels; import it by 'bedplate bundle import torch'")
-    content, tokenizer = _tokenizer(folder, options, _most_tokens(folder, model, options))
-    fewest, most = max(1, tokenizer.num_special_tokens_to_add(False)), _most_tokens(folder, model, options)
+    most = _most_tokens(folder, model, options)
+    content, tokenizer = _tokenizer(folder, options, most)
+    fewest = max(1, tokenizer.num_special_tokens_to_add(False))
     texts = _texts(options.examples)
     ids = [tokenizer.encode(text).ids for text in texts]
     longest = _CHARACTERS_TO_CUT if options.truncate else most * _CHARACTERS_PER_TOKEN
@@ -65,7 +66,7 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
     module = Logits(model, model.config.pad_token_id).eval()
     example = torch.from_numpy(np.resize(max(questions, key=len), (2, min(most, 16))).astype(np.int64))
     graph = export(module, example, options.max_items, {1: Range(fewest, most)}, str(folder))
-    answers = [_answer(module, one) for one in questions]
+    answers = [answers_of(module, one).astype(np.float64) for one in questions]
     labels, canary = labels_of(names), surest(np.concatenate(answers))
     document: dict[str, Any] = {
         "name": options.name,
@@ -144,11 +145,6 @@ def _texts(examples: Path | None) -> list[str]:
     random = np.random.default_rng(0)
     lengths = random.integers(3, 60, _DRAWN)
     return [" ".join(random.choice(_WORDS, int(length))) for length in lengths]
-
-
-def _answer(module: nn.Module, ids: Array) -> Array:
-    with torch.inference_mode():
-        return np.asarray(module(torch.from_numpy(ids)).numpy(), np.float64)
 
 
 def _validation(texts: Sequence[str], answers: Sequence[Array]) -> dict[str, torch.Tensor]:

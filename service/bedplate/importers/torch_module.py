@@ -9,7 +9,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from bedplate.bundle.strict_yaml import BundleError
 from bedplate.bundle.tensor import Range
 from bedplate.importers.export import Graph, export
 from bedplate.importers.exported import as_program
-from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation, surest
+from bedplate.importers.options import BundleOptions
+from bedplate.importers.writing import VALIDATION, Array, Imported, answers_of, numbers_validation, surest
 
 _DRAWN = 32  # questions, at least: those that are given, and drawn ones that are like them
 _MAX_VALIDATION_BYTES = 64 << 20
@@ -31,13 +32,9 @@ _CANARY_DIGITS = 1e-3  # of the largest number: what engines of other processors
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What whoever imports says of the bundle."""
+class Wanted(BundleOptions):
+    """Of a module or a .pt2."""
 
-    name: str
-    version: str = "1"
-    description: str = ""
-    max_items: int = 64
     labels: Sequence[str] = ()
     varying: Mapping[int, Range] = field(default_factory=dict)  # dimensions of the input, from 1
 
@@ -74,7 +71,7 @@ def import_exported(path: Path, example: Path, wanted: Wanted) -> Imported:
         )
     most = min(wanted.max_items, items.high) if isinstance(items, Range) else 1
     varying = {at: size for at, size in enumerate(sizes) if at and isinstance(size, Range)}
-    said = Wanted(wanted.name, wanted.version, wanted.description, most, wanted.labels, varying)
+    said = replace(wanted, max_items=most, varying=varying)
     return _imported(exported.module(), Graph(exported, most), read_example(example), said, str(path))
 
 
@@ -148,7 +145,7 @@ def _size(exported: Any, size: Any, path: Path) -> int | Range:
 def _imported(module: nn.Module, graph: Graph, given: torch.Tensor, wanted: Wanted, source: str) -> Imported:
     program = as_program(graph.exported, source)
     questions = _questions(given)
-    answers = _answers(module, questions, graph.max_items)
+    answers = answers_of(module, questions, graph.max_items)
     if wanted.labels and answers.shape[1:] != (len(wanted.labels),):
         raise BundleError(
             f"{source}: gives {list(answers.shape[1:])} numbers, but there are {len(wanted.labels)} labels"
@@ -198,10 +195,3 @@ def _questions(given: torch.Tensor) -> Array:
     if given.dtype is torch.bfloat16:
         raise BundleError("--example: is bfloat16, which JSON and numpy do not have; give it as float32")
     return np.asarray(joined.numpy(), dtypes.HOLDERS[str(given.dtype).removeprefix("torch.")])
-
-
-def _answers(module: nn.Module, questions: Array, max_items: int) -> Array:
-    size = min(max_items, 8)
-    with torch.inference_mode():
-        parts = [module(torch.from_numpy(questions[at : at + size])) for at in range(0, len(questions), size)]
-    return torch.cat(parts).numpy()

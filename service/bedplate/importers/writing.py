@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import save_file
+from torch import nn
 
 from bedplate.bundle import dtypes
 from bedplate.bundle.bundle import BUNDLE_FILE, Bundle
@@ -26,6 +27,7 @@ from bedplate.optimize.difference import difference_of
 PROGRAM, WEIGHTS, VALIDATION = "network.json", "weights.safetensors", "validation.safetensors"
 # Of the largest number. Kernels may add in another order; what differs by more is another model.
 TOLERANCE = 1e-3
+_AT_ONCE = 8
 
 Array = np.ndarray[Any, Any]
 
@@ -65,8 +67,10 @@ class Comparison:
         return f"{self.items} inputs, largest difference {self.largest:.2g} ({self.share:.1g} of the largest){first}"
 
 
-def write(directory: Path, imported: Imported, key: Path | None) -> Comparison:
+def write(directory: Path, imported: Imported, key: Path | None) -> tuple[Bundle, Comparison]:
     """Write the bundle, and prove it: canary, validation set and every question, computed as an engine does.
+
+    Returns: the bundle as it was read to be proved, and how far it is from the original.
 
     Args:
         directory: that is not there yet.
@@ -89,7 +93,7 @@ def write(directory: Path, imported: Imported, key: Path | None) -> Comparison:
     except BaseException:
         shutil.rmtree(directory)
         raise
-    return found
+    return bundle, found
 
 
 def _write_files(directory: Path, imported: Imported) -> None:
@@ -125,9 +129,10 @@ def _compared(bundle: Bundle, model: Model, imported: Imported) -> Comparison:
         most = bundle.input.most_items(batch.shape[1:], bundle.max_items, bundle.max_cost)
         for size in sorted({1, most}):
             parts = [np.array(batch[at : at + size]) for at in range(0, len(batch), size)]
-            found = dtypes.to_numbers(bundle.output.dtype, np.concatenate([model.run(part) for part in parts]))
-            share = max(share, difference_of(found.astype(np.float64), wanted))
-            largest = max(largest, float(np.abs(found.astype(np.float64) - wanted).max()))
+            outputs = np.concatenate([model.run(part) for part in parts])
+            found = dtypes.to_numbers(bundle.output.dtype, outputs).astype(np.float64)
+            share = max(share, difference_of(found, wanted))
+            largest = max(largest, float(np.abs(found - wanted).max()))
         items += len(batch)
         same += int((found.argmax(axis=-1) == wanted.argmax(axis=-1)).sum()) if classes else 0
     return Comparison(items, largest, share, same if classes else None)
@@ -144,6 +149,14 @@ def _require_alike(directory: Path, bundle: Bundle, model: Model, found: Compari
     measured = check.measure(bundle, directory, model)
     if not measured.suffices:
         raise BundleError(f"{directory}: {measured.share:.4f} of the validation set get the original's answer")
+
+
+def answers_of(module: nn.Module, questions: Array, max_items: int = _AT_ONCE) -> Array:
+    """What the original says to `questions`, (items, *shape), a few at once: (items, *output shape)."""
+    size = min(max_items, _AT_ONCE)
+    with torch.inference_mode():
+        parts = [module(torch.from_numpy(questions[at : at + size])) for at in range(0, len(questions), size)]
+    return np.asarray(torch.cat(parts).numpy())
 
 
 def surest(answers: Array) -> int:
