@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import json
 import struct
 
@@ -16,7 +15,7 @@ from bedplate.web.settings import WebSettings
 from bedplate.wire import Frame, Type
 
 from tests.service.conftest import API_KEY
-from tests.service.direct_tools import no_direct, parsed, request_of, sent, served, whole_answer
+from tests.service.direct_tools import left_to_the_collector, no_direct, parsed, request_of, sent
 from tests.service.lamp import DIGEST, FakeEngines
 from tests.service.scripted_engines import draining, garbage, run, silence, vanish, vanish_in_the_middle
 
@@ -315,30 +314,8 @@ def test_what_was_answered_leaves_nothing_to_the_collector(tmp_path, keys, direc
         app = create_app(WebSettings(engines=()), pool, ApiKeys.read(tmp_path / "api-keys"), WebMetrics())
         await pool.served()
 
-        async def burst():
-            async with served(app, app.direct if direct else no_direct) as address:
-                clients = [await asyncio.open_connection(*address) for _ in range(4)]
-                for _, writer in clients:
-                    writer.write(plain())
-                for reader, writer in clients:
-                    await whole_answer(reader)
-                    writer.close()
-
-        # The first of all is asked alone, and says how quick the model is: later ones are asked together.
-        await burst()
-        await burst()
-        gc.collect()
-        gc.disable()
-        try:
-            await burst()
-            gc.set_debug(gc.DEBUG_SAVEALL)
-            gc.collect()
-            ours = {type(thing).__name__ for thing in gc.garbage if type(thing).__module__.startswith("bedplate.web")}
-            found.append((ours, peers[0].seen[-1].meta["inputs"][0]["shape"][0]))
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
+        ours = await left_to_the_collector(app, app.direct if direct else no_direct, [plain()] * 4)
+        found.append((ours, peers[0].seen[-1].meta["inputs"][0]["shape"][0]))
 
     run(tmp_path, [many_logits], check)
     [(ours, asked_together)] = found

@@ -1,7 +1,6 @@
 """/v1 without Falcon: predictions of what is no file, from the cache or computed, as Falcon's route gives them."""
 
 import asyncio
-import gc
 import gzip
 import json
 import re
@@ -17,7 +16,7 @@ from bedplate.web.settings import WebSettings
 from bedplate.wire import Frame, Type
 
 from tests.service.conftest import API_KEY
-from tests.service.direct_tools import parsed, request_of, sent, served, whole_answer
+from tests.service.direct_tools import left_to_the_collector, parsed, request_of, sent, served, whole_answer
 from tests.service.lamp import DIGEST, ROW, FakeEngines, png_of, tabular
 from tests.service.scripted_engines import draining, run, silence, vanish
 
@@ -329,6 +328,16 @@ def together(tmp_path, engines, act):
     return found
 
 
+async def two_ask_and_the_first_leaves(engine, clients, waiting):
+    """For the same, after the engine was asked for the first."""
+    await clients.ask()
+    await until(lambda: engine.asked)
+    await clients.ask()
+    await waiting(2)
+    clients.leave(0)
+    await waiting(1)
+
+
 def test_the_same_at_the_same_time_is_computed_once_for_both_ways(tmp_path, keys):
     engine = Held()
 
@@ -352,12 +361,7 @@ def test_the_first_who_leaves_takes_nobody_along(tmp_path, keys):
     engine = Held()
 
     async def act(clients, waiting):
-        await clients.ask()
-        await until(lambda: engine.asked)
-        await clients.ask()
-        await waiting(2)
-        clients.leave(0)
-        await waiting(1)
+        await two_ask_and_the_first_leaves(engine, clients, waiting)
         await engine.let_go()
         return await clients.answers()
 
@@ -372,12 +376,7 @@ def test_the_engine_is_told_once_the_last_has_left(tmp_path, keys):
     engine = Held()
 
     async def act(clients, waiting):
-        await clients.ask()
-        await until(lambda: engine.asked)
-        await clients.ask()
-        await waiting(2)
-        clients.leave(0)
-        await waiting(1)
+        await two_ask_and_the_first_leaves(engine, clients, waiting)
         clients.leave(1)
         await waiting(0)
         await until(lambda: Type.CANCEL in engine.kinds)
@@ -481,28 +480,8 @@ def test_what_was_answered_leaves_nothing_to_the_collector(tmp_path, keys, ttl_s
         app = create_app(WebSettings((), cache_ttl_s=ttl_s, cache_memory_bytes=0), pool, keys, WebMetrics())
         await pool.served()
 
-        async def burst():
-            async with served(app, app.direct) as address:
-                clients = [await asyncio.open_connection(*address) for _ in range(4)]
-                for number, (_, writer) in enumerate(clients):
-                    writer.write(request_of(PLAIN + b" " * number, PREDICT, JSON))
-                for reader, writer in clients:
-                    await whole_answer(reader)
-                    writer.close()
-
-        await burst()
-        await burst()
-        gc.collect()
-        gc.disable()
-        try:
-            await burst()
-            gc.set_debug(gc.DEBUG_SAVEALL)
-            gc.collect()
-            found.append({type(one).__name__ for one in gc.garbage if type(one).__module__.startswith("bedplate.web")})
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
+        requests = [request_of(PLAIN + b" " * number, PREDICT, JSON) for number in range(4)]
+        found.append(await left_to_the_collector(app, app.direct, requests))
 
     run(tmp_path, [logits], check)
     assert found == [set()]
