@@ -21,8 +21,8 @@ READ_STATUS = (
     "/usr/bin/python3 -c 'from urllib.request import urlopen;"
     ' print(urlopen("http://127.0.0.1:8080/nginx_status").read().decode())\''
 )
-# The same configuration on other ports, with two stand-ins behind it: the first answers 503, the second echoes. It gives
-# an allowance back so slowly that what a test counts does not depend on how fast the machine is.
+# The same configuration on other ports, with two stand-ins behind it: the first answers 503, the second echoes. It
+# gives an allowance back so slowly that what a test counts does not depend on how fast the machine is.
 MAKE_TWIN = r"""
 sed -E -e 's/(listen (\[::\]:)?)80/\118080/' -e 's/(listen (\[::\]:)?)443/\118443/' \
   -e 's/(listen 127.0.0.1:)[0-9]+/\118090/' \

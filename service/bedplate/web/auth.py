@@ -19,6 +19,7 @@ from bedplate.errors import MissingCredential, ServiceError, WrongCredential
 from bedplate.process.settings import SettingsError
 from bedplate.web.checks import IncomingRequest
 from bedplate.web.observer import Allowance
+from bedplate.web.options import Header
 
 PUBLIC_PATHS = frozenset({"/ping", "/health", "/health/live", "/health/ready"})
 _NEXT_STEP = "send 'Authorization: Bearer <key>'; the operator has the key"
@@ -74,7 +75,7 @@ def require_key(keys: ApiKeys) -> Callable[[IncomingRequest], None]:
     def check(request: IncomingRequest) -> None:
         if request.path in PUBLIC_PATHS:
             return
-        key = presented(request.header("Authorization"), request.header("X-API-Key"))
+        key = presented(request.header)
         if key is None:
             raise MissingCredential("this route needs an API key", next_step=_NEXT_STEP)
         request.client = keys.client_of(key)
@@ -120,12 +121,12 @@ class RefusalLog:
         _security.warning("more refused credentials", extra={"untold": self._allowance.untold()})
 
 
-def presented(authorization: str | None, x_api_key: str | None) -> str | None:
-    """Return the key in one of these two headers."""
-    scheme, _, value = (authorization or "").partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        return value.strip()
-    return x_api_key
+def presented(header: Header) -> str | None:
+    """Return the key in Authorization, or else in X-API-Key."""
+    scheme, _, value = (header("Authorization") or "").partition(" ")
+    if scheme.lower() == "bearer" and (value := value.strip()):
+        return value
+    return header("X-API-Key")
 
 
 def _origin(req: Request) -> str:

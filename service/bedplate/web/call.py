@@ -57,17 +57,14 @@ class Asked:
     seen: Observation
 
 
-class Reply(Protocol):
+@dataclass(slots=True)
+class Reply:
     """Of status 200."""
 
     body: bytes
     content_type: str
-
-    @property
-    def fields(self) -> Mapping[str, str]: ...  # besides
-
-    @property
-    def may_be_compressed(self) -> bool: ...
+    fields: Mapping[str, str]  # besides
+    may_be_compressed: bool
 
 
 class Call(Protocol):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bedplate.bundle.bundle import Bundle
@@ -38,14 +37,6 @@ class PredictHandler(Handler):
 
     def prepare(self, asked: Asked, model: Bundle) -> PredictCall:
         return PredictCall(self, asked, model)
-
-
-@dataclass(slots=True)
-class PredictReply:
-    body: bytes
-    fields: Mapping[str, str]
-    content_type: str = "application/json"
-    may_be_compressed: bool = False
 
 
 class PredictCall:
@@ -140,7 +131,7 @@ class PredictCall:
     def _cache_control(self) -> str:
         return self._asked.header("Cache-Control") or ""
 
-    def _reply(self, answer: Answer) -> PredictReply:
+    def _reply(self, answer: Answer) -> Reply:
         self._asked.seen.answer = answer
         found = answer.prediction
         document = {
@@ -152,7 +143,7 @@ class PredictCall:
         fields = {"Server-Timing": _server_timing(found)}
         if answer.cache_status:
             fields["Cache-Status"] = answer.cache_status
-        return PredictReply(encoding.to_json(document), fields)
+        return Reply(encoding.to_json(document), "application/json", fields, may_be_compressed=False)
 
 
 def _server_timing(found: Prediction) -> str:

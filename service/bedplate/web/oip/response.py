@@ -14,6 +14,7 @@ import orjson
 from bedplate.bundle import dtypes
 from bedplate.bundle.bundle import Bundle
 from bedplate.errors import NotFinite
+from bedplate.web.call import Reply
 from bedplate.web.items.postprocess import file_scores
 from bedplate.web.oip.datatypes import BYTES, Datatype, datatype_of
 from bedplate.web.oip.plan import Wanted
@@ -24,18 +25,7 @@ HEADER = "Inference-Header-Content-Length"
 JSON = "application/json"
 BINARY = "application/octet-stream"
 _MAX_KEPT = 32
-
-
-@dataclass(slots=True)
-class Reply:
-    body: bytes
-    json_bytes: int | None  # of the JSON at its beginning, where binary data follows it
-    content_type: str
-    may_be_compressed: bool = True
-
-    @property
-    def fields(self) -> Mapping[str, str]:
-        return {} if self.json_bytes is None else {HEADER: str(self.json_bytes)}
+_NO_FIELDS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +60,7 @@ def encode(frame: Frame, model: Bundle, asked: InferRequest) -> Reply:
             "an output is NaN or infinite, which JSON cannot say",
             next_step='ask for the output as binary data, "parameters": {"binary_data_output": true}',
         )
-    return Reply(b'%b,"data":%b}]}' % (opening, numbers), None, JSON)
+    return _of_json(b'%b,"data":%b}]}' % (opening, numbers))
 
 
 def of_files(frame: Frame, model: Bundle, files: Sequence[dict[str, Any]]) -> Frame:
@@ -82,9 +72,13 @@ def of_files(frame: Frame, model: Bundle, files: Sequence[dict[str, Any]]) -> Fr
     return Frame(frame.type, frame.id, meta, scores.tobytes())
 
 
+def _of_json(text: bytes) -> Reply:
+    return Reply(text, JSON, _NO_FIELDS, True)
+
+
 def _with_data(form: bytes, opening: bytes, data: bytes | memoryview) -> Reply:
     text = form % (opening, len(data))
-    return Reply(text + data, len(text), BINARY)
+    return Reply(text + data, BINARY, {HEADER: str(len(text))}, True)
 
 
 def _classified(frame: Frame, model: Bundle, wanted: Wanted, head: bytes) -> Reply:
@@ -98,7 +92,7 @@ def _classified(frame: Frame, model: Bundle, wanted: Wanted, head: bytes) -> Rep
     text = orjson.dumps({"name": wanted.name, "datatype": BYTES, "shape": [items, count]})[:-1]
     opening = b'%b"outputs":[%b' % (head, text)
     if not wanted.binary:
-        return Reply(b'%b,"data":%b}]}' % (opening, orjson.dumps(named)), None, JSON)
+        return _of_json(b'%b,"data":%b}]}' % (opening, orjson.dumps(named)))
     data = b"".join(struct.pack("<I", len(raw)) + raw for raw in map(str.encode, named))
     return _with_data(b'%b,"parameters":{"binary_data_size":%d}}]}', opening, data)
 
