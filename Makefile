@@ -82,6 +82,7 @@ test-in-full: setup bundles ## What `make test` tries once or briefly, every tim
 	@$(BIN)/pytest --hypothesis-profile=acceptance tests/service/test_wire_properties.py
 	@$(BIN)/pytest -m acceptance tests/backup
 	@$(BIN)/molecule converge -s site
+	@$(BIN)/molecule side-effect -s site
 	@$(BIN)/pytest -m acceptance tests/fleet
 
 test-examples: examples ## Train every example from nothing and hold it to its README; a quarter of an hour

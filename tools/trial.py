@@ -58,6 +58,8 @@ def _place(address: str, access: Path) -> dict[str, Any]:
         "ufw_ssh_unlimited": [GATEWAY],
         "nginx_limit_exempt": [GATEWAY],
         "preflight_size": "demo",
+        # One shows that native code is built and served; all of them take minutes.
+        "bedplate_optimize_forms": ["float32-compiled"],
     }
 
 

@@ -25,7 +25,7 @@ from bedplate.engine.variant import ModelVariant
 from bedplate.optimize.build import export_arguments
 from bedplate.optimize.candidates import CANDIDATES, Figures, best_of, candidates_for, verdict
 from bedplate.optimize.onnx import export
-from bedplate.optimize.trials import TrialOptions, keep, optimize
+from bedplate.optimize.trials import TrialOptions, keep, optimize, remembered
 from safetensors.torch import save_file
 
 from tests.service.engine_tools import bright, write_lamp
@@ -129,6 +129,9 @@ def bedplate(*arguments):
     return subprocess.run(program, check=False, env=env, capture_output=True, text=True)
 
 
+FORMS = "int8-compiled,float32-compiled,bfloat16,bfloat16-channels-last"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The command in full, for a bundle without a validation set and a machine without a C++ compiler."""
@@ -141,7 +144,7 @@ def run(tmp_path_factory):
     settings.write_text(json.dumps(document))
     os.environ["CXX"] = str(directory.parent / "empty/g++")
     try:
-        done = bedplate("--settings", settings, "--seconds", "0.05")
+        done = bedplate("--settings", settings, "--seconds", "0.05", "--forms", FORMS)
     finally:
         del os.environ["CXX"]
     return settings, shelf, read_bundle(directory), done
@@ -151,6 +154,9 @@ def test_the_command_shows_one_table(run):
     _, _, _, done = run
 
     assert done.returncode == 0, done.stderr
+    # float32 is always among them; layouts for pictures are none of a network without convolutions.
+    forms = [line.split()[0] for line in done.stdout.splitlines()[2:6]]
+    assert forms == ["float32", "bfloat16", "float32-compiled", "int8-compiled"]
     assert done.stdout.splitlines()[0] == "lamp 1 on cpu0, 1 thread; at most 0.5 points lost"
     assert done.stdout.count("<- serves") == 1
     for column in ("FORM", "ACCURACY", "ITEMS/S", "P50 MS", "MEMORY MB", "START S"):
@@ -178,10 +184,27 @@ def test_the_command_remembers(run):
     settings, shelf, bundle, _ = run
     before = (place_of(shelf, bundle, HERE) / "record.json").stat().st_mtime_ns
 
-    again = bedplate("--settings", settings)
+    again = bedplate("--settings", settings, "--forms", FORMS)
 
     assert again.stdout == "lamp 1: is optimized already\n"
     assert (place_of(shelf, bundle, HERE) / "record.json").stat().st_mtime_ns == before
+
+
+def test_other_forms_are_not_remembered(run):
+    _, shelf, bundle, _ = run
+
+    def is_remembered(forms):
+        return remembered(bundle, shelf, HERE, TERMS, candidates_for(bundle, forms.split(",")))
+
+    assert is_remembered(FORMS)
+    assert not is_remembered("bfloat16")
+
+
+def test_a_form_that_is_none_is_refused(tmp_path):
+    done = bedplate(write_lamp(tmp_path / "lamp"), "--forms", "bfloat16,int4")
+
+    assert done.returncode != 0
+    assert "--forms: int4 does not do, wanted some of float32, " in done.stderr
 
 
 def test_what_was_kept_is_what_engines_look_for(run):

@@ -122,6 +122,7 @@ def _add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", type=Path, metavar="FILE", help="an engine's, which name bundles and threads")
     parser.add_argument("--device", default="cpu0", metavar="cpuN|gpuN", help="of the engine (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of the engine (default: %(default)s)")
+    parser.add_argument("--forms", metavar="FORM,…", help="try only these beside float32 (default: all)")
     parser.add_argument("--accuracy-loss", type=float, default=0.5, metavar="POINTS", help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2, help="of each measurement (default: %(default)s)")
     parser.add_argument(

@@ -16,7 +16,7 @@ from bedplate.bundle.strict_yaml import BundleError
 from bedplate.commands.table import table
 from bedplate.engine.prepared import Host
 from bedplate.engine.settings import EngineSettings
-from bedplate.optimize.candidates import Figures, best_of, candidates_for
+from bedplate.optimize.candidates import FORMS, Figures, best_of, candidates_for
 from bedplate.optimize.trials import TrialOptions, keep, optimize, remembered
 from bedplate.process import settings
 from bedplate.process.settings import SettingsError
@@ -66,8 +66,14 @@ def _check(args: argparse.Namespace, directories: Sequence[Path]) -> None:
     for name, value, most in (("accuracy-loss", args.accuracy_loss, 100), ("seconds", args.seconds, 60)):
         if not 0 <= value <= most:
             raise SettingsError(f"--{name}: {value} does not do, wanted a number from 0 to {most}")
+    if unknown := [form for form in _forms(args) if form not in FORMS]:
+        raise SettingsError(f"--forms: {', '.join(unknown)} does not do, wanted some of {', '.join(FORMS)}")
     if args.threads < 1 or not args.limit > 0:
         raise SettingsError(f"--threads {args.threads} --limit {args.limit}: does not do, wanted more than 0")
+
+
+def _forms(args: argparse.Namespace) -> Sequence[str]:
+    return args.forms.split(",") if args.forms else FORMS
 
 
 def _optimize(
@@ -78,11 +84,12 @@ def _optimize(
         print(f"{bundle.name} {bundle.version}: recommends, so it stays as it is")
         return
     host = Host.here(_kind(options.device), options.threads)
-    if shelf and not (args.plot or args.onnx) and remembered(bundle, shelf, host, options):
+    candidates = candidates_for(bundle, _forms(args))
+    if shelf and not (args.plot or args.onnx) and remembered(bundle, shelf, host, options, candidates):
         print(f"{bundle.name} {bundle.version}: is optimized already")
         return
     with tempfile.TemporaryDirectory(prefix="bedplate-optimize-") as name:
-        figures, package = optimize(bundle, directory, options, Path(name), _say, candidates_for(bundle))
+        figures, package = optimize(bundle, directory, options, Path(name), _say, candidates)
         place = keep(bundle, shelf, host, options, figures, package) if shelf else None
     if args.json:
         print(json.dumps({"name": bundle.name, "best": best_of(figures).name, "figures": list(map(asdict, figures))}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,11 +53,18 @@ CANDIDATES = (
 )
 
 
-def candidates_for(bundle: Bundle) -> list[Candidate]:
-    """Return all candidates; other memory layouts only for networks with convolutions."""
+FORMS = tuple(one.name for one in CANDIDATES)
+
+
+def candidates_for(bundle: Bundle, forms: Collection[str] = FORMS) -> list[Candidate]:
+    """Return the candidates of these names, and float32, beside which each is judged.
+
+    Other memory layouts are candidates only for networks with convolutions.
+    """
     program = bundle.operations
     convolves = program.convolves if program else any(layer.kind == "conv2d" for layer in bundle.network)
-    return [one for one in CANDIDATES if convolves or not one.channels_last]
+    wanted = [one for one in CANDIDATES if one.name == PLAIN or one.name in forms]
+    return [one for one in wanted if convolves or not one.channels_last]
 
 
 @dataclass(frozen=True)

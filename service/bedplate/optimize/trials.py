@@ -85,14 +85,17 @@ def optimize(
     return found, package if package.exists() else None
 
 
-def remembered(bundle: Bundle, shelf: Path, host: Host, options: TrialOptions) -> bool:
-    """Whether a record exists that engines accept, for this accuracy loss."""
+def remembered(
+    bundle: Bundle, shelf: Path, host: Host, options: TrialOptions, candidates: Sequence[Candidate] = CANDIDATES
+) -> bool:
+    """Whether a record exists that engines accept, of just these candidates, for this accuracy loss."""
     try:
         ArtifactStore(shelf, host).read(bundle)
         record = json.loads((place_of(shelf, bundle, host) / RECORD).read_text())
     except (Unusable, OSError):
         return False
-    return bool(record["accuracy_loss"] == options.accuracy_loss)
+    tried = {figures["name"] for figures in record["figures"]}
+    return record["accuracy_loss"] == options.accuracy_loss and tried == {one.name for one in candidates}
 
 
 def keep(
