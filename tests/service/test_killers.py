@@ -17,8 +17,8 @@ from bedplate.web.predictor import question
 from bedplate.web.settings import WebSettings
 
 from tests.service.conftest import API_KEY
+from tests.service.direct_tools import no_direct, sent
 from tests.service.killable_engines import POISON, SLOW, killable_engines
-from tests.service.test_direct import no_direct, sent
 
 NAMES = ["cpu0", "cpu1", "cpu2"]
 V1, V2 = "/v1/models/lamp/predict", "/v2/models/lamp/infer"

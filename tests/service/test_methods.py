@@ -11,8 +11,8 @@ from bedplate.web.settings import WebSettings
 from falcon.inspect import inspect_routes
 
 from tests.service.conftest import API_KEY
+from tests.service.direct_tools import served
 from tests.service.lamp import FakeEngines
-from tests.service.test_direct import served
 
 
 def routes():
