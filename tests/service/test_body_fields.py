@@ -9,9 +9,9 @@ import pytest
 import uvloop
 
 from tests.service.conftest import API_KEY
+from tests.service.direct_tools import sent
 from tests.service.lamp import FakeEngines, png_of, tabular
 from tests.service.oip_tools import request
-from tests.service.test_direct import sent
 
 V1, V2 = "/v1/models/lamp/predict", "/v2/models/lamp/infer"
 ONES = np.ones((1, 1, 2, 2), "<f4")

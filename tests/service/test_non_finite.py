@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 
 from tests.service.code_tools import write_program
 from tests.service.conftest import API_KEY
+from tests.service.direct_tools import no_direct, sent
 from tests.service.engine_tools import running_engine
 from tests.service.lamp import numbers
-from tests.service.test_direct import no_direct, sent
 from tests.service.test_killers import web
 
 V1, V2 = "/v1/models/lamp/predict", "/v2/models/lamp/infer"

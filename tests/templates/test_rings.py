@@ -1,5 +1,6 @@
 """Every file of tests belongs to a ring: something that `make` or molecule starts names it."""
 
+import ast
 import re
 
 import pytest
@@ -36,6 +37,31 @@ def test_a_file_of_tests_belongs_to_a_ring(file):
     rings = {*named_by_make(), *named_by_molecule(), *named_by_pytest()}
 
     assert rings & {file, file.rsplit("/", 1)[0]}, f"nothing runs {file}: name it in the Makefile or a molecule.yml"
+
+
+def made_in(file):
+    """The names that a module of tests defines itself."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            yield from (name.id for name in ast.walk(node) if isinstance(name, ast.Name))
+
+
+def test_what_tests_import_from_one_another_is_defined_there():
+    """A name that only passes through a module goes when that module needs it no more, and its tests still pass."""
+    passing = []
+    for file in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("tests."):
+                continue
+            source = (ROOT / node.module.replace(".", "/")).with_suffix(".py")
+            if source.exists():
+                defined = {*made_in(source)}
+                names = [name.name for name in node.names if name.name not in defined]
+                passing += [f"{file.relative_to(ROOT)}: {name} of {node.module}" for name in names]
+
+    assert passing == []
 
 
 def test_the_table_of_minutes_tells_each_part_the_whole_and_what_failed():
