@@ -28,6 +28,7 @@ from bedplate.optimize.onnx import export
 from bedplate.optimize.trials import TrialOptions, keep, optimize, remembered
 from safetensors.torch import save_file
 
+from tests.service.code_tools import write_coded, write_custom
 from tests.service.engine_tools import bright, write_lamp
 
 SERVICE = Path(__file__).parents[2] / "service"
@@ -198,6 +199,14 @@ def test_other_forms_are_not_remembered(run):
 
     assert is_remembered(FORMS)
     assert not is_remembered("bfloat16")
+
+
+@pytest.mark.parametrize("write", [write_coded, write_custom])
+def test_what_brings_a_program_stays_as_it_is(tmp_path, write):
+    """On a host it stands beside others; a unit that fails for it would stay failed."""
+    done = bedplate(write(tmp_path / "lamp"))
+
+    assert (done.returncode, done.stdout) == (0, "lamp 1: brings a program, so it stays as it is\n"), done.stderr
 
 
 def test_a_form_that_is_none_is_refused(tmp_path):

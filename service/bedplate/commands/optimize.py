@@ -83,6 +83,10 @@ def _optimize(
         # Sums up a few rows of a matrix: nothing to compile, and its numbers order the items.
         print(f"{bundle.name} {bundle.version}: recommends, so it stays as it is")
         return
+    if bundle.code_files:
+        # Where programs may run the settings of engines say, and nobody measures what may do anything.
+        print(f"{bundle.name} {bundle.version}: brings a program, so it stays as it is")
+        return
     host = Host.here(_kind(options.device), options.threads)
     candidates = candidates_for(bundle, _forms(args))
     if shelf and not (args.plot or args.onnx) and remembered(bundle, shelf, host, options, candidates):
