@@ -77,6 +77,9 @@ def _optimize(
         # Sums up a few rows of a matrix: nothing to compile, and its numbers order the items.
         print(f"{bundle.name} {bundle.version}: recommends, so it stays as it is")
         return
+    if bundle.onnx:
+        print(f"{bundle.name} {bundle.version}: is ONNX and has one form, which onnxruntime optimizes when it loads it")
+        return
     host = Host.here(_kind(options.device), options.threads)
     if shelf and not (args.plot or args.onnx) and remembered(bundle, shelf, host, options):
         print(f"{bundle.name} {bundle.version}: is optimized already")

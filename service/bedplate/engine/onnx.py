@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import onnxruntime
 import torch
 from torch import nn
 
 from bedplate.bundle.onnx import OnnxGraph
 from bedplate.bundle.strict_yaml import BundleError
+from bedplate.engine.work import Array
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,16 +60,18 @@ class OnnxSession(nn.Module):
             raise BundleError(f"{source}: onnxruntime {onnxruntime.__version__} cannot load it ({said})") from None
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Compute (items, *output shape) of (items, *input shape), both in the host's memory and in the file's dtypes.
+        """Do what `compute` does, for a tensor in the host's memory."""
+        return torch.from_numpy(self.compute(batch.contiguous().numpy()))
+
+    def compute(self, items: Array) -> Array:
+        """Compute (items, *output shape) of (items, *input shape), both in the file's dtypes. Copies nothing on its way.
 
         Raises:
             MemoryError, RuntimeError: with onnxruntime's words.
         """
         outputs, name = self._names
-        # Numpy's arrays share torch's memory, and torch theirs: nothing is copied on this side of onnxruntime.
-        items = {name: batch.contiguous().numpy()}
-        [result] = _translated(lambda: self._session.run(outputs, items))
-        return torch.from_numpy(result)
+        [result] = _translated(lambda: self._session.run(outputs, {name: items}))
+        return np.asarray(result)
 
 
 def _options() -> onnxruntime.SessionOptions:
