@@ -78,6 +78,7 @@ _REDUCING = "Reduce"  # by axes, their second input
 # What leaves its input as it is large, or makes less of it: any number will do, and the largest means "to the end".
 _LESSENING = ("Slice", "Split", "Squeeze", "Unsqueeze", "TopK", "If")
 _STEPS = ("dilations", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
+_NOTHING = Message()
 _KEEP_IDS = ("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
@@ -113,8 +114,8 @@ class OnnxGraph:
             raise BundleError(f"{source}: inputs[0].shape: {taken.document} does not do, the .onnx file has {wanted}")
         if items is not None and max_items != 1:
             raise BundleError(
-                f"{source}: batch.max_items: {max_items} does not do, the .onnx file takes {items} at once; wanted 1, or "
-                "export it with a first dimension that varies"
+                f"{source}: batch.max_items: {max_items} does not do, the .onnx file takes {items} at once; wanted "
+                "1, or export it with a first dimension that varies"
             )
         if items not in (None, 1):
             raise BundleError(f"{source}: the .onnx file takes {items} items, wanted 1 or any number; export it so")
@@ -328,7 +329,7 @@ class _Checker:
     def _note_ids(self, operator: str, given: Sequence[_Value], attributes: Mapping[str, Message]) -> None:
         if operator != "Gather" or len(given) != 2 or not given[1].is_ids or not given[0].dims:
             return
-        if attributes.get("axis", {}).get("i", 0) == 0:
+        if attributes.get("axis", _NOTHING).get("i", 0) == 0:
             self.id_limits.append(given[0].dims[0])
 
 
@@ -344,7 +345,7 @@ def _define(values: dict[str, _Value], name: str, value: _Value, what: str) -> N
 
 def _typed(value: Message) -> tuple[str, tuple[int | None, ...] | None]:
     """Its dtype, and its dimensions, where it says any."""
-    name, kind = value.get("name", ""), value.get("type", {}).get("tensor_type")
+    name, kind = value.get("name", ""), value.get("type", _NOTHING).get("tensor_type")
     dtype = _DTYPES.get(kind.get("elem_type", 0)) if kind is not None else None
     if kind is None or dtype is None:
         raise Malformed(f"{name[:80]!r} is no tensor of {', '.join(_DTYPES.values())}")
@@ -384,18 +385,18 @@ def _attributes(node: Message) -> dict[str, Message]:
 def _check_attributes(operator: str, attributes: Mapping[str, Message]) -> None:
     """What an operator on the list may not be told."""
     for name in ("training_mode", "is_training"):
-        if attributes.get(name, {}).get("i", 0):
+        if attributes.get(name, _NOTHING).get("i", 0):
             raise Malformed(f"{name}: trains; export the model for inference")
-    if operator == "Cast" and attributes.get("to", {}).get("i", 0) not in _BITS:
+    if operator == "Cast" and attributes.get("to", _NOTHING).get("i", 0) not in _BITS:
         raise Malformed("to: the datatype is not served")
     for name in _STEPS:
-        ints = attributes.get(name, {}).get("ints")
+        ints = attributes.get(name, _NOTHING).get("ints")
         if ints is not None and (len(ints) > _SMALL or any(abs(one) > _MAX_STEP for one in ints.wholes())):
             raise Malformed(f"{name}: wanted at most {_SMALL} numbers of at most {_MAX_STEP}")
     if operator.startswith("TreeEnsemble"):
         ids = {name: list(one["ints"].wholes()) for name, one in attributes.items() if "ints" in one}
         try:
-            check_trees(ids, [bytes(one) for one in attributes.get("nodes_modes", {}).get("strings", ())])
+            check_trees(ids, [bytes(one) for one in attributes.get("nodes_modes", _NOTHING).get("strings", ())])
         except ValueError as error:
             raise Malformed(str(error)) from None
 

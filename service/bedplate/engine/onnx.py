@@ -24,7 +24,7 @@ T = TypeVar("T")
 _MAX_LIVE_BYTES = 16 << 30
 # Of the machine's memory that much may be it, so that a file that wants more is refused and nobody is killed.
 _SHARE = 0.75
-# What onnxruntime may compute once and for all while it loads a file. Without a bound a file of 200 bytes takes all memory.
+# What onnxruntime may compute once and for all while it loads a file: else one of 200 bytes takes all memory.
 _MAX_FOLDED_BYTES = 64 << 20
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
@@ -64,7 +64,7 @@ class OnnxSession(nn.Module):
         return torch.from_numpy(self.compute(batch.contiguous().numpy()))
 
     def compute(self, items: Array) -> Array:
-        """Compute (items, *output shape) of (items, *input shape), both in the file's dtypes. Copies nothing on its way.
+        """Compute (items, *output shape) of (items, *input shape), both in the file's dtypes, and copy nothing.
 
         Raises:
             MemoryError, RuntimeError: with onnxruntime's words.
