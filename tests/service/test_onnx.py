@@ -112,7 +112,7 @@ def test_what_would_take_terabytes_is_refused_while_it_warms_up(tmp_path):
 
 
 def test_loading_computes_nothing_large(tmp_path):
-    """onnxruntime computes constants while it loads, with a bound of its own that is larger: here they would be 256 MiB."""
+    """onnxruntime computes constants while it loads, and its own bound is larger: here they would be 256 MiB."""
     directory = write_onnx(tmp_path / "lamp", with_zeros(1 << 13))
     program = f"""
 import resource, torch
