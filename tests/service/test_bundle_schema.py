@@ -73,6 +73,7 @@ DOCUMENTS = [
     custom(),
     {key: value for key, value in description(code="model.py").items() if key != "network"},
     {key: value for key, value in description(program="network.json").items() if key != "network"},
+    {key: value for key, value in description(onnx="lamp.onnx").items() if key not in ("network", "weights")},
 ]
 VALUES = [None, True, False, 0, 1, -1, 2, 1.0, 1.5, 1e9, 10**20, "", "x", "lamp\n", "../x", "a" * 65, "a" * 1001, "é"]
 VALUES += [[], {}, [1], [1, 2], [2, 1], ["a"], ["a", "a"], [[1, 2]], {"a": 1}, {"relu": {}}, "none", "L", "RGB", "bool"]
@@ -108,6 +109,8 @@ ADDABLE = [
     "shorter_side",
     "interpolation",
     "program",
+    "onnx",
+    "weights",
     "code",
     "codec",
     "content_type",

@@ -28,6 +28,8 @@ from bedplate.bundle.canary import (
 )
 from bedplate.bundle.detection import BOX, Detection, read_detection
 from bedplate.bundle.manifest import FILE_NAME, Manifest, verify_manifest, write_manifest
+from bedplate.bundle.onnx import MAX_BYTES as MAX_ONNX_BYTES
+from bedplate.bundle.onnx import OnnxGraph, read_onnx
 from bedplate.bundle.program import MAX_BYTES as MAX_PROGRAM_BYTES
 from bedplate.bundle.program import Program, read_program
 from bedplate.bundle.recommendation import Recommendation, read_recommendation
@@ -95,9 +97,10 @@ class Bundle:
     activation: str  # softmax, sigmoid or none
     max_items: int
     max_cost: int  # of all items of a batch, in what Tensor.cost_of counts
-    weights: str
-    network: tuple[Layer, ...]  # of a model that is a program or code: none
+    weights: str  # of a model that is ONNX: none, its file has them
+    network: tuple[Layer, ...]  # of a model that is a program, ONNX or code: none
     program: str  # the file with the network as operations; of any other: none
+    onnx: str  # the .onnx file; of any other: none
     code: str  # the file with load and predict; of a network: none
     codec: str  # the file with decode and encode; of the task custom alone
     codec_source: bytes = field(repr=False, compare=False)
@@ -110,7 +113,9 @@ class Bundle:
     document: Mapping[str, Any] = field(repr=False, compare=False)  # bundle.yaml as it was read
     detection: Detection | None = None  # how an answer becomes boxes; None: it becomes none
     tokenizer: bytes = field(default=b"", repr=False, compare=False)  # its file, of a model that takes text
-    operations: Program | None = field(default=None, repr=False, compare=False)  # what `program` holds; None in a web
+    # What `program` and `onnx` hold; None in a web.
+    operations: Program | None = field(default=None, repr=False, compare=False)
+    graph: OnnxGraph | None = field(default=None, repr=False, compare=False)
     code_sums: tuple[str, ...] = field(default=(), compare=False)  # as SHA256SUMS has them; of `code_files`
     signer: str = field(default="", compare=False)  # whose signature was verified, where one was asked for
 
@@ -122,7 +127,8 @@ class Bundle:
     @property
     def loaded_files(self) -> dict[str, str]:
         """The files that an engine reads to serve the bundle, by the key that names each."""
-        return {"weights": self.weights} | (self.recommendation.files if self.recommendation else {})
+        numbers = {"onnx": self.onnx} if self.onnx else {"weights": self.weights}
+        return numbers | (self.recommendation.files if self.recommendation else {})
 
     @property
     def code_files(self) -> tuple[str, ...]:
@@ -188,13 +194,20 @@ def read_bundle(directory: Path, signers: Path | None = None) -> Bundle:
     text = bundle.input.text
     tokenizer = manifest.read(text.tokenizer, MAX_TOKENIZER_BYTES) if text else b""
     program = _program(bundle, manifest, directory) if bundle.program else None
-    return replace(bundle, tokenizer=tokenizer, operations=program, code_sums=sums, signer=manifest.signer)
+    graph = _graph(bundle, manifest, directory) if bundle.onnx else None
+    return replace(bundle, tokenizer=tokenizer, operations=program, graph=graph, code_sums=sums, signer=manifest.signer)
 
 
 def _program(bundle: Bundle, manifest: Manifest, directory: Path) -> Program:
     program = read_program(manifest.read(bundle.program, MAX_PROGRAM_BYTES), str(directory / bundle.program))
     program.check_input(bundle.input.dtype, str(directory / BUNDLE_FILE))
     return program
+
+
+def _graph(bundle: Bundle, manifest: Manifest, directory: Path) -> OnnxGraph:
+    graph = read_onnx(manifest.read(bundle.onnx, MAX_ONNX_BYTES), str(directory / bundle.onnx))
+    graph.check(bundle.input, bundle.output, bundle.max_items, str(directory / BUNDLE_FILE))
+    return graph
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -258,7 +271,9 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
         taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
         given = read_output(top.only_section("outputs"))
     program = _file_name(top, "program") if not recommendation and top.has("program") else ""
-    model_code = top.text("code", code.FILE_NAME) if not recommendation and not program and top.has("code") else ""
+    onnx = _file_name(top, "onnx") if not recommendation and not program and top.has("onnx") else ""
+    is_data = recommendation or program or onnx
+    model_code = top.text("code", code.FILE_NAME) if not is_data and top.has("code") else ""
     codec = top.text("codec", code.FILE_NAME) if task == _CUSTOM else ""
     max_items, max_cost = _batch(top.section("batch"), taken)
     bundle = Bundle(
@@ -272,9 +287,10 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
         activation=top.choice("activation", ["softmax", "sigmoid", "none"]) if has_labels else "none",
         max_items=max_items,
         max_cost=max_cost,
-        weights=_file_name(top, "weights"),
-        network=() if recommendation or program or model_code else _layers(top),
+        weights="" if onnx else _file_name(top, "weights"),
+        network=() if is_data or model_code else _layers(top),
         program=program,
+        onnx=onnx,
         code=model_code,
         codec=codec,
         codec_source=read(codec) if codec else b"",

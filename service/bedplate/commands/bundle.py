@@ -136,6 +136,7 @@ def _facts(bundle: Bundle, key: str | None) -> dict[str, Any]:
         "batch": f"at most {bundle.max_items} items that cost {bundle.max_cost} together",
         "layers": len(bundle.network),
         "program": f"{len(bundle.operations.steps)} operations" if bundle.operations else None,
+        "onnx": f"{bundle.graph.nodes} nodes" if bundle.graph else None,
         "recommends": f"at most {bundle.recommendation.max_k} items" if bundle.recommendation else None,
         "code": bundle.code or None,
         "codec": bundle.codec or None,

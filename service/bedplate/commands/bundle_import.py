@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bedplate.bundle.tensor import Range
     from bedplate.importers.writing import Imported
 
+_PICTURES = "image-classification"
 _VARY = re.compile(r"([1-9][0-9]?)=([0-9]{1,7})\.\.([0-9]{1,7})")
 
 
@@ -44,6 +45,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a dimension that varies, 0 being the items",
     )
 
+    onnx = sources.add_parser("onnx", parents=[common], help="an .onnx file of any exporter")
+    onnx.add_argument("file", type=Path, metavar="FILE")
+    onnx.add_argument("--answer", metavar="NAME", help="the output to keep, of a file that gives several")
+    onnx.add_argument(
+        "--example", type=Path, metavar="FILE", help="inputs, (items, ...), as of 'torch' (default: drawn)"
+    )
+    onnx.add_argument("--labels", type=Path, metavar="FILE", help="a line for each number of the output; a classifier")
+    onnx.add_argument("--vary", action="append", default=[], metavar="DIM=LOW..HIGH", help="as of 'torch'")
+    onnx.add_argument(
+        "--activation",
+        choices=("softmax", "sigmoid", "none"),
+        help="makes scores of the output (default: by its numbers)",
+    )
+    onnx.add_argument("--task", choices=(_PICTURES,), help="takes pictures, in place of numbers; wants --labels")
+    onnx.add_argument("--examples", type=Path, metavar="FOLDER", help="pictures (default: drawn)")
+    onnx.add_argument("--mean", type=_numbers, help="of each channel of a picture, such as 0.485,0.456,0.406")
+    onnx.add_argument("--std", type=_numbers, help="of each channel of a picture, such as 0.229,0.224,0.225")
+    onnx.add_argument("--scale", type=float, help="of each pixel, before mean and std (default: 1/255)")
+    onnx.add_argument(
+        "--shorter-side", type=int, metavar="PIXELS", help="a picture is resized to, before its middle is cut out"
+    )
+    onnx.add_argument("--interpolation", help="of pictures that are resized")
+
     folder = sources.add_parser("hf", parents=[common], help="a folder of Hugging Face: config.json and safetensors")
     folder.add_argument("folder", type=Path, metavar="FOLDER")
     folder.add_argument(
@@ -64,12 +88,13 @@ def run(args: argparse.Namespace) -> int:
     from bedplate.importers.offline import stay_offline
 
     stay_offline()
-    imported = {"torch": _torch, "hf": _hugging_face}[args.source](args)
+    imported = {"torch": _torch, "onnx": _onnx, "hf": _hugging_face}[args.source](args)
     name = str(imported.document["name"])
     directory = args.output or Path(name)
     bundle, found = writing.write(directory, imported, args.key)
-    steps = len(bundle.operations.steps) if bundle.operations else 0
-    print(f"model:    {name} {bundle.version}, {bundle.task}, {steps} operations")
+    graph, program = bundle.graph, bundle.operations
+    size = f"{graph.nodes} nodes" if graph else f"{len(program.steps) if program else 0} operations"
+    print(f"model:    {name} {bundle.version}, {bundle.task}, {size}")
     print(f"input:    {tensor_shown(bundle.input)}")
     print(f"output:   {tensor_shown(bundle.output)}")
     print(f"batch:    at most {bundle.max_items} items")
@@ -106,6 +131,37 @@ def _torch(args: argparse.Namespace) -> Imported:
     return import_module(place, args.weights, args.example, wanted)
 
 
+def _onnx(args: argparse.Namespace) -> Imported:
+    from bedplate.bundle.strict_yaml import BundleError
+
+    try:
+        from bedplate.importers.onnx_model import OnnxOptions, import_onnx
+    except ModuleNotFoundError as error:
+        raise BundleError(f"import onnx: needs {error.name}; run: pip install 'onnx>=1.21'") from None
+
+    picture = {name: getattr(args, name) for name in ("mean", "std", "scale", "interpolation")}
+    picture["resize"] = {"shorter_side": args.shorter_side} if args.shorter_side else None
+    given = {name: value for name, value in picture.items() if value is not None}
+    if (given or args.examples) and args.task != _PICTURES:
+        raise BundleError(
+            f"--mean, --std, --scale, --shorter-side, --interpolation, --examples: want --task {_PICTURES}"
+        )
+    options = OnnxOptions(
+        name=_name(args, args.file.stem),
+        version=args.version,
+        description=args.description,
+        max_items=args.max_items,
+        labels=args.labels.read_text().splitlines() if args.labels else (),
+        activation=args.activation or "",
+        example=args.example,
+        examples=args.examples,
+        answer=args.answer,
+        varying=dict(map(_vary, args.vary)),
+        picture=given if args.task else None,
+    )
+    return import_onnx(args.file, options)
+
+
 def _hugging_face(args: argparse.Namespace) -> Imported:
     from bedplate.importers.hugging_face import import_folder
     from bedplate.importers.options import Options
@@ -130,6 +186,10 @@ def _name(args: argparse.Namespace, source: str) -> str:
     if not re.fullmatch(NAME, name):
         raise BundleError(f"--name: {name!r} does not do, wanted {NAME}")
     return name
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
 
 
 def _vary(text: str) -> tuple[int, Range]:

@@ -79,13 +79,8 @@ def _forms(args: argparse.Namespace) -> Sequence[str]:
 def _optimize(
     bundle: Bundle, directory: Path, shelf: Path | None, options: TrialOptions, args: argparse.Namespace
 ) -> None:
-    if bundle.recommendation:
-        # Sums up a few rows of a matrix: nothing to compile, and its numbers order the items.
-        print(f"{bundle.name} {bundle.version}: recommends, so it stays as it is")
-        return
-    if bundle.code_files:
-        # Where programs may run the settings of engines say, and nobody measures what may do anything.
-        print(f"{bundle.name} {bundle.version}: brings a program, so it stays as it is")
+    if reason := _stays_as_it_is(bundle):
+        print(f"{bundle.name} {bundle.version}: {reason}")
         return
     host = Host.here(_kind(options.device), options.threads)
     candidates = candidates_for(bundle, _forms(args))
@@ -109,6 +104,19 @@ def _optimize(
         from bedplate.optimize.onnx import export  # noqa: PLC0415 - neither are onnx and onnxruntime
 
         print(export(bundle, directory, args.onnx))
+
+
+def _stays_as_it_is(bundle: Bundle) -> str:
+    """Return why no form but its own is tried; empty where others are."""
+    if bundle.recommendation:
+        # It sums up a few rows of a matrix: nothing to compile, and its numbers order the items.
+        return "recommends, so it stays as it is"
+    if bundle.code_files:
+        # Settings of engines say where programs may run, and what may do anything has nothing to be measured by.
+        return "brings a program, so it stays as it is"
+    if bundle.onnx:
+        return "is ONNX and has one form, which onnxruntime optimizes when it loads it"
+    return ""
 
 
 def report(bundle: Bundle, figures: Sequence[Figures], options: TrialOptions) -> str:

@@ -225,7 +225,8 @@ def build(layers: Sequence[Layer], source: str) -> nn.Sequential:
 
 def id_limit_of(bundle: Bundle) -> int | None:
     """Return one more than the largest id that the input may hold; None if the network embeds none."""
-    return bundle.operations.id_limit if bundle.operations else id_limit(bundle.network)
+    known = bundle.operations or bundle.graph
+    return known.id_limit if known else id_limit(bundle.network)
 
 
 def id_limit(layers: Sequence[Layer]) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from bedplate.bundle.strict_yaml import BundleError, Section
 from bedplate.bundle.tensor import INTERPOLATIONS, Picture, read_input
 from bedplate.decode.image import open_image, to_tensor, upright
 from bedplate.importers.export import export
-from bedplate.importers.exported import as_program
+from bedplate.importers.exported import Exported, as_program
+from bedplate.importers.numbers import NumbersOptions
 from bedplate.importers.options import Options, labels_of
 from bedplate.importers.writing import VALIDATION, Array, Imported, answers_of, numbers_validation, surest
 
-_MAX_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 _DRAWN = 16
 _SIZES = ((320, 240), (200, 300), (97, 641), (512, 512))  # width and height of drawn pictures, in turn
 _MAX_VALIDATION_BYTES = 32 << 20
@@ -45,10 +46,10 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
         BundleError: its processor does what a bundle cannot, or torch cannot export it.
     """
     processor = _processor(folder)
-    contents = _contents(options.examples)
+    contents = contents_of(options.examples)
     wanted = [_processed(processor, content) for content in contents]  # (1, 3, height, width) each
     spec = _spec(processor, list(wanted[0].shape[1:]), folder)
-    picture = _read(spec)
+    picture = read_picture(spec, str(folder / "preprocessor_config.json"))
     off = max(_off(picture, content, one) for content, one in zip(contents, wanted, strict=True))
     if off > _MOST_OFF:
         raise BundleError(
@@ -59,43 +60,83 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
     module = Logits(model).eval()
     graph = export(module, torch.from_numpy(questions[:2]), options.max_items, {}, str(folder))
     answers = answers_of(module, questions)
-    labels, at = labels_of(names), surest(answers)
+    sigmoid = model.config.problem_type == "multi_label_classification"
+    told = NumbersOptions(
+        options.name,
+        options.version,
+        options.description or f"{type(model).__name__} of {folder.resolve().name}",
+        graph.max_items,
+        labels_of(names),
+        "sigmoid" if sigmoid else "softmax",
+    )
+    chosen = [
+        described(picture, options.examples, len(contents)),
+        f"pictures differ from {type(processor).__name__}'s by {off:.1g} at most",
+    ]
+    network = as_program(graph.exported, str(folder))
+    return bundled(network, spec, contents, questions, answers, told, str(folder), chosen)
+
+
+def bundled(
+    network: Exported | bytes,
+    spec: Mapping[str, Any],
+    contents: Sequence[bytes],
+    questions: Array,
+    answers: Array,
+    options: NumbersOptions,
+    source: str,
+    chosen: Sequence[str],
+) -> Imported:
+    """What tells pictures apart, of whatever kind its network is.
+
+    Args:
+        spec: the input, as bundle.yaml has it.
+        contents: pictures as clients send them.
+        questions: the same as the network takes them, (items, *shape).
+        answers: what the original said to each, (items, labels).
+
+    Raises:
+        BundleError: there are more labels than numbers, or fewer.
+    """
+    if answers.shape[1:] != (len(options.labels),):
+        raise BundleError(
+            f"{source}: gives {list(answers.shape[1:])} numbers, but there are {len(options.labels)} labels"
+        )
+    at = surest(answers)
     canary = f"canary.{_kind_of(contents[at])}"
     document: dict[str, Any] = {
         "name": options.name,
         "version": options.version,
         "task": "image-classification",
-        "description": options.description or f"{type(model).__name__} of {folder.resolve().name}",
-        "inputs": [spec],
-        "outputs": [{"name": "logits", "dtype": "float32", "shape": [len(labels)]}],
-        "labels": list(labels),
-        "activation": "sigmoid" if model.config.problem_type == "multi_label_classification" else "softmax",
-        "batch": {"max_items": graph.max_items},
+        "description": options.description or f"Imported from {source.rpartition('/')[2]}",
+        "inputs": [dict(spec)],
+        "outputs": [{"name": "logits", "dtype": str(answers.dtype), "shape": [len(options.labels)]}],
+        "labels": list(options.labels),
+        "activation": options.activation,
+        "batch": {"max_items": options.max_items},
         "validation": {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99},
-        "canary": {"file": canary, "label": labels[int(answers[at].argmax())]},
+        "canary": {"file": canary, "label": options.labels[int(answers[at].argmax())]},
     }
     return Imported(
         document,
-        as_program(graph.exported, str(folder)),
+        network,
         {canary: contents[at]},
         numbers_validation(questions, answers, True, _MAX_VALIDATION_BYTES),
         [questions],
         [answers.astype(np.float64)],
-        [
-            _said(picture, options, len(contents)),
-            f"pictures differ from {type(processor).__name__}'s by {off:.1g} at most",
-        ],
+        chosen,
     )
 
 
-def _said(picture: Picture, options: Options, count: int) -> str:
+def described(picture: Picture, examples: Path | None, count: int) -> str:
+    """How pictures become numbers, and where those of the canary and the validation set are from."""
     resize = picture.resize
     if not resize:
         way = f"resized to {picture.width} x {picture.height}"
     else:
         side = f"shorter side {resize.shorter_side}" if resize.shorter_side else f"{resize.width} x {resize.height}"
         way = f"resized to {side}, the middle {picture.width} x {picture.height}"
-    source = f"of {options.examples}" if options.examples else "drawn by chance: --examples takes real ones"
+    source = f"of {examples}" if examples else "drawn by chance: --examples takes real ones"
     return f"pictures {way}, {picture.interpolation}; validation set and canary of {count} pictures {source}"
 
 
@@ -110,7 +151,7 @@ def _processor(folder: Path) -> Any:
         raise BundleError(f"{folder}: transformers cannot load its image processor: {said}") from None
 
 
-def _contents(examples: Path | None) -> list[bytes]:
+def contents_of(examples: Path | None) -> list[bytes]:
     """Pictures as clients send them, each of which may become the canary."""
     if examples is None:
         return [_drawn(number) for number in range(_DRAWN)]
@@ -125,7 +166,7 @@ def _contents(examples: Path | None) -> list[bytes]:
 
 
 def _kind_of(content: bytes) -> str:
-    return str(open_image(content, _MAX_PIXELS).format).lower()
+    return str(open_image(content, MAX_PIXELS).format).lower()
 
 
 def _drawn(number: int) -> bytes:
@@ -146,7 +187,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _processed(processor: Any, content: bytes) -> Array:
-    picture = upright(open_image(content, _MAX_PIXELS)).convert("RGB")
+    picture = upright(open_image(content, MAX_PIXELS)).convert("RGB")
     found = processor(images=picture, return_tensors="np")["pixel_values"]
     return np.asarray(found, np.float32)
 
@@ -193,14 +234,14 @@ def _resize(said: Mapping[str, Any], shape: list[int]) -> dict[str, int] | None:
     return None if whole is None or list(whole.values()) == shape[1:] else whole
 
 
-def _read(spec: Mapping[str, Any]) -> Picture:
-    picture = read_input(Section("preprocessor_config.json", dict(spec)), "image").image
+def read_picture(spec: Mapping[str, Any], source: str) -> Picture:
+    picture = read_input(Section(source, dict(spec)), "image").image
     assert picture
     return picture
 
 
 def _off(picture: Picture, content: bytes, wanted: Array) -> float:
     """How far a decoder's numbers are from the processor's, before mean and deviation, as a share of full scale."""
-    found = to_tensor(upright(open_image(content, _MAX_PIXELS)), picture)
+    found = to_tensor(upright(open_image(content, MAX_PIXELS)), picture)
     scale = np.asarray(picture.std, np.float32).reshape(3, 1, 1) / (picture.scale * 255)
     return float((np.abs(found - wanted[0]) * scale).max())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,19 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bedplate.bundle import dtypes
 from bedplate.bundle.strict_yaml import BundleError
 from bedplate.bundle.tensor import Range
+from bedplate.importers import numbers
 from bedplate.importers.export import Graph, export
 from bedplate.importers.exported import as_program
-from bedplate.importers.options import BundleOptions
-from bedplate.importers.writing import VALIDATION, Array, Imported, answers_of, numbers_validation, surest
-
-_DRAWN = 32  # questions, at least: those that are given, and drawn ones that are like them
-_MAX_VALIDATION_BYTES = 64 << 20
-_CANARY_DIGITS = 1e-3  # of the largest number: what engines of other processors may differ by
+from bedplate.importers.numbers import NumbersOptions, questions_like
+from bedplate.importers.writing import Imported, answers_of
 
 
 @dataclass(frozen=True)
-class Wanted(BundleOptions):
+class Wanted(NumbersOptions):
     """Of a module or a .pt2."""
 
-    labels: Sequence[str] = ()
     varying: Mapping[int, Range] = field(default_factory=dict)  # dimensions of the input, from 1
 
 
@@ -143,55 +138,11 @@ def _size(exported: Any, size: Any, path: Path) -> int | Range:
 
 
 def _imported(module: nn.Module, graph: Graph, given: torch.Tensor, wanted: Wanted, source: str) -> Imported:
-    program = as_program(graph.exported, source)
-    questions = _questions(given)
+    questions = questions_like(given)
     answers = answers_of(module, questions, graph.max_items)
-    if wanted.labels and answers.shape[1:] != (len(wanted.labels),):
-        raise BundleError(
-            f"{source}: gives {list(answers.shape[1:])} numbers, but there are {len(wanted.labels)} labels"
-        )
     shape: list[Any] = list(given.shape[1:])
     for at, size in wanted.varying.items():
         shape[at - 1] = [size.low, size.high]
-    first = surest(answers) if wanted.labels else 0
-    canary = json.dumps({"inputs": questions[first : first + 1].tolist()}).encode()
-    scale = float(np.abs(answers).max()) or 1.0
-    document: dict[str, Any] = {
-        "name": wanted.name,
-        "version": wanted.version,
-        "task": "classification" if wanted.labels else "tensors",
-        "description": wanted.description or f"Imported from {Path(source).name}",
-        "inputs": [{"name": "input", "dtype": str(given.dtype).removeprefix("torch."), "shape": shape}],
-        "outputs": [{"name": "output", "dtype": str(answers.dtype), "shape": list(answers.shape[1:])}],
-        "batch": {"max_items": graph.max_items},
-    }
-    files = {"canary.json": canary}
-    if wanted.labels:
-        label = wanted.labels[int(answers[first].argmax())]
-        document |= {"labels": list(wanted.labels), "activation": "softmax"}
-        document["validation"] = {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99}
-        document["canary"] = {"file": "canary.json", "label": label}
-    else:
-        files["expected.json"] = json.dumps({"outputs": answers[:1].tolist()}).encode()
-        document["validation"] = {"file": VALIDATION, "metric": "agreement", "threshold": 0.99}
-        tolerance = float(f"{scale * _CANARY_DIGITS:.1g}")
-        document["canary"] = {"file": "canary.json", "expect": "expected.json", "tolerance": tolerance}
-    validation = numbers_validation(questions, answers, bool(wanted.labels), _MAX_VALIDATION_BYTES)
-    return Imported(document, program, files, validation, [questions], [answers.astype(np.float64)])
-
-
-def _questions(given: torch.Tensor) -> Array:
-    """What was given, and drawn ones that are like it: (items, *shape)."""
-    missing = max(0, _DRAWN - len(given))
-    random = torch.Generator().manual_seed(0)
-    shape = (missing, *given.shape[1:])
-    if given.is_floating_point():
-        like = given.float()
-        drawn = torch.randn(shape, generator=random) * like.std(correction=0) + like.mean()
-    else:
-        low, high = int(given.min()), int(given.max())
-        drawn = torch.randint(low, high + 1, shape, generator=random)
-    joined = torch.cat([given, drawn.to(given.dtype)])
-    if given.dtype is torch.bfloat16:
-        raise BundleError("--example: is bfloat16, which JSON and numpy do not have; give it as float32")
-    return np.asarray(joined.numpy(), dtypes.HOLDERS[str(given.dtype).removeprefix("torch.")])
+    spec = {"name": "input", "dtype": str(given.dtype).removeprefix("torch."), "shape": shape}
+    options = replace(wanted, max_items=graph.max_items)
+    return numbers.imported(as_program(graph.exported, source), spec, questions, answers, options, source)

@@ -24,7 +24,7 @@ from bedplate.importers.exported import Exported
 from bedplate.optimize import check
 from bedplate.optimize.difference import difference_of
 
-PROGRAM, WEIGHTS, VALIDATION = "network.json", "weights.safetensors", "validation.safetensors"
+PROGRAM, WEIGHTS, ONNX, VALIDATION = "network.json", "weights.safetensors", "network.onnx", "validation.safetensors"
 # Of the largest number. Kernels may add in another order; what differs by more is another model.
 TOLERANCE = 1e-3
 _AT_ONCE = 8
@@ -37,6 +37,7 @@ class Imported:
     """
     Args:
         document: bundle.yaml but for what is the same for all that is imported.
+        network: a program, or an .onnx file.
         files: of the bundle beside those that are written here: canary, tokenizer.
         validation: 'inputs' and 'expected', as bundles have them.
         questions: batches as the network takes them, (items, *shape) each.
@@ -45,7 +46,7 @@ class Imported:
     """
 
     document: Mapping[str, Any]
-    program: Exported
+    network: Exported | bytes
     files: Mapping[str, bytes]
     validation: Mapping[str, torch.Tensor]
     questions: Sequence[Array]
@@ -97,20 +98,23 @@ def write(directory: Path, imported: Imported, key: Path | None) -> tuple[Bundle
 
 
 def _write_files(directory: Path, imported: Imported) -> None:
-    document = {
-        "format": 1,
-        **imported.document,
-        "weights": WEIGHTS,
-        "program": PROGRAM,
-    }
+    document = {"format": 1, **imported.document, **_write_network(directory, imported.network)}
     (directory / BUNDLE_FILE).write_text(
         yaml.safe_dump(document, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
     )
-    (directory / PROGRAM).write_text(_shown(imported.program.document))
-    save_file(dict(imported.program.tensors), directory / WEIGHTS)
     save_file(dict(imported.validation), directory / VALIDATION)
     for name, content in imported.files.items():
         (directory / name).write_bytes(content)
+
+
+def _write_network(directory: Path, network: Exported | bytes) -> dict[str, str]:
+    """Return what bundle.yaml says of it."""
+    if isinstance(network, bytes):
+        (directory / ONNX).write_bytes(network)
+        return {"onnx": ONNX}
+    (directory / PROGRAM).write_text(_shown(network.document))
+    save_file(dict(network.tensors), directory / WEIGHTS)
+    return {"weights": WEIGHTS, "program": PROGRAM}
 
 
 def _shown(program: Mapping[str, Any]) -> str:

@@ -1,0 +1,96 @@
+"""A model that takes numbers as they are, as a bundle: its canary and validation set are the original's answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bedplate.bundle import dtypes
+from bedplate.bundle.strict_yaml import BundleError
+from bedplate.importers.exported import Exported
+from bedplate.importers.options import BundleOptions
+from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation, surest
+
+_DRAWN = 32  # questions, at least: those that are given, and drawn ones that are like them
+_MAX_VALIDATION_BYTES = 64 << 20
+_CANARY_DIGITS = 1e-3  # of the largest number: what engines of other processors may differ by
+
+
+@dataclass(frozen=True)
+class NumbersOptions(BundleOptions):
+    labels: Sequence[str] = ()  # of a classifier
+    activation: str = "softmax"  # of a classifier
+
+
+def imported(
+    network: Exported | bytes,
+    spec: Mapping[str, Any],
+    questions: Array,
+    answers: Array,
+    options: NumbersOptions,
+    source: str,
+    chosen: Sequence[str] = (),
+) -> Imported:
+    """
+    Args:
+        spec: the input, as bundle.yaml has it.
+        questions: (items, *shape).
+        answers: what the original said to each, (items, *output shape).
+
+    Raises:
+        BundleError: there are more labels than numbers, or fewer.
+    """
+    if options.labels and answers.shape[1:] != (len(options.labels),):
+        raise BundleError(
+            f"{source}: gives {list(answers.shape[1:])} numbers, but there are {len(options.labels)} labels"
+        )
+    first = surest(answers) if options.labels else 0
+    document: dict[str, Any] = {
+        "name": options.name,
+        "version": options.version,
+        "task": "classification" if options.labels else "tensors",
+        "description": options.description or f"Imported from {source.rpartition('/')[2]}",
+        "inputs": [dict(spec)],
+        "outputs": [{"name": "output", "dtype": str(answers.dtype), "shape": list(answers.shape[1:])}],
+        "batch": {"max_items": options.max_items},
+    }
+    files = {"canary.json": json.dumps({"inputs": questions[first : first + 1].tolist()}).encode()}
+    if options.labels:
+        label = options.labels[int(answers[first].argmax())]
+        document |= {"labels": list(options.labels), "activation": options.activation}
+        document["validation"] = {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99}
+        document["canary"] = {"file": "canary.json", "label": label}
+    else:
+        files["expected.json"] = json.dumps({"outputs": answers[:1].tolist()}).encode()
+        document["validation"] = {"file": VALIDATION, "metric": "agreement", "threshold": 0.99}
+        document["canary"] = {"file": "canary.json", "expect": "expected.json", "tolerance": tolerance_of(answers)}
+    validation = numbers_validation(questions, answers, bool(options.labels), _MAX_VALIDATION_BYTES)
+    return Imported(document, network, files, validation, [questions], [answers.astype(np.float64)], chosen)
+
+
+def tolerance_of(answers: Array) -> float:
+    """What the canary's numbers may differ by."""
+    scale = float(np.abs(answers).max()) or 1.0
+    return float(f"{scale * _CANARY_DIGITS:.1g}")
+
+
+def questions_like(given: torch.Tensor) -> Array:
+    """What was given, and drawn ones that are like it: (items, *shape)."""
+    missing = max(0, _DRAWN - len(given))
+    random = torch.Generator().manual_seed(0)
+    shape = (missing, *given.shape[1:])
+    if given.is_floating_point():
+        like = given.float()
+        drawn = torch.randn(shape, generator=random) * like.std(correction=0) + like.mean()
+    else:
+        low, high = int(given.min()), int(given.max())
+        drawn = torch.randint(low, high + 1, shape, generator=random)
+    joined = torch.cat([given, drawn.to(given.dtype)])
+    if given.dtype is torch.bfloat16:
+        raise BundleError("--example: is bfloat16, which JSON and numpy do not have; give it as float32")
+    return np.asarray(joined.numpy(), dtypes.HOLDERS[str(given.dtype).removeprefix("torch.")])
