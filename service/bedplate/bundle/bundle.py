@@ -59,6 +59,7 @@ _MEDIA = {
     "tabular-classification": "columns",
     "tabular-regression": "columns",
 }
+_MEDIA_OF_TENSORS = ("image", "audio", "text")  # one of them, or none: numbers in
 MAX_TOKENIZER_BYTES = 4 << 20  # a hundred thousand words
 _RECOMMENDATION = "recommendation"  # names in and names out
 # What an answer is; of all others a label.
@@ -255,7 +256,8 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     if recommendation:
         taken, given = recommendation.input, recommendation.output
     else:
-        taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
+        inputs = top.only_section("inputs")
+        taken = read_input(inputs, _media(task, inputs))
         given = read_output(top.only_section("outputs"))
     program = _file_name(top, "program") if not recommendation and top.has("program") else ""
     model_code = top.text("code", code.FILE_NAME) if not recommendation and not program and top.has("code") else ""
@@ -290,6 +292,11 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     top.done()
     _check_agreement(bundle, top)
     return bundle
+
+
+def _media(task: str, inputs: Section) -> str | None:
+    """The key that says how files, or rows of a table, become the input; None where only numbers do."""
+    return next(filter(inputs.has, _MEDIA_OF_TENSORS), None) if task == _TENSORS else _MEDIA.get(task)
 
 
 def _answer(task: str) -> str:
@@ -365,6 +372,11 @@ def _check_agreement(bundle: Bundle, top: Section) -> None:
         tasks = " or ".join(task for task, answer in _ANSWERS.items() if answer == NUMBERS)
         wanted = f"refuse, or the task {tasks}: any other makes something of its numbers"
         raise top.disagree("outputs[0].non_finite", "allow", wanted)
+    if bundle.input.sound and not bundle.names_classes and not bundle.output.is_floating:
+        wanted = "a floating dtype: a recording is answered with the mean of its windows"
+        raise top.disagree("outputs[0].dtype", bundle.output.dtype, wanted)
+    if bundle.input.sound and bundle.output.allows_non_finite:
+        raise top.disagree("outputs[0].non_finite", "allow", "refuse: of infinite numbers windows have no mean")
     if bundle.detection:
         if len(shape) != 2 or shape[1] != BOX + labels or not bundle.output.is_floating:
             wanted = f"[candidates, {BOX + labels}] floating numbers: a box and one for each of 'labels'"
