@@ -39,13 +39,12 @@ def vectors(name, taken, network, canary, content, expected, **changes):
     return numbers(
         "float32",
         name=name,
-        inputs=[taken],
+        **({"inputs": [taken]} | changes),
         outputs=[{"name": "vector", "dtype": "float32", "shape": [len(expected)]}],
         network=network,
         canary={"file": canary, "expect": "expected.json", "tolerance": 1e-4},
         canary_bytes=base64.b64encode(content).decode(),
         expect_bytes=base64.b64encode(json.dumps({"outputs": [expected]}).encode()).decode(),
-        **changes,
     )
 
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ _MEDIA = {
     "tabular-regression": "columns",
 }
 _MEDIA_OF_TENSORS = ("image", "audio", "text")  # one of them, or none: numbers in
-MAX_TOKENIZER_BYTES = 4 << 20  # a hundred thousand words
+MAX_TOKENIZER_BYTES = 64 << 20  # XLM-R's and Qwen's, of a quarter of a million pieces, have up to 17 MB
 _RECOMMENDATION = "recommendation"  # names in and names out
 # What an answer is; of all others a label.
 _ANSWERS = {_TENSORS: NUMBERS, "tabular-regression": NUMBERS, _RECOMMENDATION: ITEM, _OBJECTS: BOXES, _CUSTOM: OWN}
@@ -119,6 +120,11 @@ class Bundle:
     def names_classes(self) -> bool:
         """Whether a prediction is a label with scores; if not, it is the model's output itself."""
         return _answer(self.task) == LABEL
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """By which a decoder knows the tokenizer that it has read."""
+        return sha256_of(self.tokenizer)
 
     @property
     def loaded_files(self) -> dict[str, str]:
@@ -204,7 +210,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     A file that is larger than metadata may be is named by its sum and travels beside: `files_beside` returns it.
     """
     sent = {key: _as_sent(key, content) for key, content in _small_or_large(bundle).items()}
-    tokenizer = {"tokenizer_sha256": sha256_of(bundle.tokenizer)} if bundle.input.text else {}
+    tokenizer = {"tokenizer_sha256": bundle.tokenizer_sha256} if bundle.input.text else {}
     return {**bundle.document, **dict(sent.values()), **tokenizer, "digest": bundle.digest}
 
 
