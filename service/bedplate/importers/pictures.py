@@ -1,9 +1,9 @@
-"""A model of Hugging Face's that tells what a picture shows, with its processor's way from pixels to numbers."""
+"""A model of Hugging Face's that takes pictures, with its processor's way from pixels to numbers."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from bedplate.bundle.canary import MAX_CANARY_BYTES
 from bedplate.bundle.strict_yaml import BundleError, Section
 from bedplate.bundle.tensor import INTERPOLATIONS, Picture, read_input
 from bedplate.decode.image import open_image, to_tensor, upright
+from bedplate.importers.answers import Answers
 from bedplate.importers.export import export
 from bedplate.importers.exported import as_program
-from bedplate.importers.options import Options, labels_of
-from bedplate.importers.writing import VALIDATION, Array, Imported, answers_of, numbers_validation, surest
+from bedplate.importers.options import Options
+from bedplate.importers.writing import Array, Imported, answers_of, numbers_validation
 
 _MAX_PIXELS = 100_000_000
 _DRAWN = 16
@@ -39,8 +40,17 @@ class Logits(nn.Module):
         return logits
 
 
-def imported(folder: Path, model: Any, names: Mapping[int, str], options: Options) -> Imported:
+def imported(
+    folder: Path,
+    model: Any,
+    head: Callable[[Any, torch.Tensor], nn.Module],
+    answers: Answers,
+    options: Options,
+) -> Imported:
     """
+    Args:
+        head: makes of the model, and of pictures (items, 3, height, width), what takes such and gives answers.
+
     Raises:
         BundleError: its processor does what a bundle cannot, or torch cannot export it.
     """
@@ -56,31 +66,28 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
             f"a bundle can, by {off:.3f} of full scale; import the module by 'bedplate bundle import torch'"
         )
     questions = np.concatenate(wanted)
-    module = Logits(model).eval()
-    graph = export(module, torch.from_numpy(questions[:2]), options.max_items, {}, str(folder))
-    answers = answers_of(module, questions)
-    labels, at = labels_of(names), surest(answers)
+    example = torch.from_numpy(questions[:2])
+    module = head(model, example).eval()
+    graph = export(module, example, options.max_items, {}, str(folder))
+    found = answers_of(module, questions)
+    at = answers.canary(found)
     canary = f"canary.{_kind_of(contents[at])}"
     document: dict[str, Any] = {
         "name": options.name,
         "version": options.version,
-        "task": "image-classification",
+        "task": answers.task("image-classification"),
         "description": options.description or f"{type(model).__name__} of {folder.resolve().name}",
         "inputs": [spec],
-        "outputs": [{"name": "logits", "dtype": "float32", "shape": [len(labels)]}],
-        "labels": list(labels),
-        "activation": "sigmoid" if model.config.problem_type == "multi_label_classification" else "softmax",
         "batch": {"max_items": graph.max_items},
-        "validation": {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99},
-        "canary": {"file": canary, "label": labels[int(answers[at].argmax())]},
+        **answers.document(canary, found),
     }
     return Imported(
         document,
         as_program(graph.exported, str(folder)),
-        {canary: contents[at]},
-        numbers_validation(questions, answers, True, _MAX_VALIDATION_BYTES),
+        {canary: contents[at], **answers.files(found)},
+        numbers_validation(questions, found, bool(answers.labels), _MAX_VALIDATION_BYTES),
         [questions],
-        [answers.astype(np.float64)],
+        [found.astype(np.float64)],
         [
             _said(picture, options, len(contents)),
             f"pictures differ from {type(processor).__name__}'s by {off:.1g} at most",

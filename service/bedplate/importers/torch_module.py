@@ -21,6 +21,7 @@ from torch import nn
 from bedplate.bundle import dtypes
 from bedplate.bundle.strict_yaml import BundleError
 from bedplate.bundle.tensor import Range
+from bedplate.importers.answers import tolerance
 from bedplate.importers.export import Graph, export
 from bedplate.importers.exported import as_program
 from bedplate.importers.options import BundleOptions
@@ -28,7 +29,6 @@ from bedplate.importers.writing import VALIDATION, Array, Imported, answers_of, 
 
 _DRAWN = 32  # questions, at least: those that are given, and drawn ones that are like them
 _MAX_VALIDATION_BYTES = 64 << 20
-_CANARY_DIGITS = 1e-3  # of the largest number: what engines of other processors may differ by
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,6 @@ def _imported(module: nn.Module, graph: Graph, given: torch.Tensor, wanted: Want
         shape[at - 1] = [size.low, size.high]
     first = surest(answers) if wanted.labels else 0
     canary = json.dumps({"inputs": questions[first : first + 1].tolist()}).encode()
-    scale = float(np.abs(answers).max()) or 1.0
     document: dict[str, Any] = {
         "name": wanted.name,
         "version": wanted.version,
@@ -174,8 +173,7 @@ def _imported(module: nn.Module, graph: Graph, given: torch.Tensor, wanted: Want
     else:
         files["expected.json"] = json.dumps({"outputs": answers[:1].tolist()}).encode()
         document["validation"] = {"file": VALIDATION, "metric": "agreement", "threshold": 0.99}
-        tolerance = float(f"{scale * _CANARY_DIGITS:.1g}")
-        document["canary"] = {"file": "canary.json", "expect": "expected.json", "tolerance": tolerance}
+        document["canary"] = {"file": "canary.json", "expect": "expected.json", "tolerance": tolerance(answers)}
     validation = numbers_validation(questions, answers, bool(wanted.labels), _MAX_VALIDATION_BYTES)
     return Imported(document, program, files, validation, [questions], [answers.astype(np.float64)])
 
