@@ -60,10 +60,12 @@ def ask(name: str) -> dict[str, set[str]]:
         found = merge(resolve_whole(minor, exact, hosts) for minor in locks.PYTHONS)
         return {pin: hashes for pin, hashes in found.items() if pin not in hosts}
     minor = int(name.rpartition("cp3")[2])
-    if name.startswith("control-"):
+    if name.startswith(("control-", "import-")):
         # Held to the build for processors, which has a lock of its own: no package here may bring CUDA.
         torch = as_requirements(locks.pins_of("torch-cpu"))
-        found = merge([resolve_whole(minor, pins, torch)])
+        # An author may import where a fleet is controlled from, too.
+        beside = locks.read(locks.path_of(name.replace("import", "control"))) if name.startswith("import-") else {}
+        found = merge([resolve_whole(minor, pins, torch + as_requirements(beside))])
         return {pin: hashes for pin, hashes in found.items() if pin not in torch}
     return merge([resolve(minor, pins, "--no-deps")])
 

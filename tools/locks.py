@@ -2,6 +2,7 @@
 
     locks/cp312.txt            what hosts with Python 3.12 get, but torch
     locks/control-cp312.txt    what a control machine with Python 3.12 gets, but torch
+    locks/import-cp312.txt     what `bedplate bundle import` needs with Python 3.12, but torch
     locks/torch-cpu.txt        the build of torch for processors, for every Python
     locks/torch-cuda.txt       the build of torch for GPUs and the libraries of CUDA that it names, for every Python
 
@@ -39,7 +40,9 @@ def main() -> int:
 
 def every_name() -> list[str]:
     pythons = [f"cp3{minor}" for minor in PYTHONS]
-    return [*pythons, *(f"control-{python}" for python in pythons), "torch-cpu", "torch-cuda"]
+    # Those of imports after those of control machines, by which they go.
+    of_pythons = [f"{kind}{python}" for kind in ("", "control-", "import-") for python in pythons]
+    return [*of_pythons, "torch-cpu", "torch-cuda"]
 
 
 def path_of(name: str) -> Path:
@@ -78,6 +81,8 @@ def pins_of(name: str) -> dict[str, str]:
     torch = hosts.pop("torch")
     if name.startswith("torch-"):
         return {"torch": torch if name == "torch-cpu" else torch.removesuffix("+cpu")}
+    if name.startswith("import-"):
+        return hosts | read_pins(PROJECT / "service/requirements-import.txt")
     if not name.startswith("control-"):
         return hosts
     # The tests run the service with the packages that hosts have, those that torch needs among them.
@@ -101,7 +106,7 @@ def read(path: Path) -> dict[str, str]:
 
 def write(name: str, entries: Mapping[str, set[str]]) -> None:
     """Write {"falcon==4.4.0": {"<sha256>", …}} as pip reads it."""
-    text = "# Made by `make lock` from the pins in requirements.txt and service/requirements.txt.\n"
+    text = "# Made by `make lock` from the pins in requirements.txt and service/requirements*.txt.\n"
     for pin, hashes in sorted(entries.items()):
         text += " \\\n    ".join([pin, *(f"--hash=sha256:{one}" for one in sorted(hashes))]) + "\n"
     path_of(name).parent.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,13 @@ class RunningService:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, port: int = 0, bundle: Path | None = None) -> Iterator[RunningService]:
-    """Serve the lamp from `folder`, or another bundle, all programs; on a free port unless one is given."""
+def running_service(
+    folder: Path, port: int = 0, bundle: Path | None = None, beside: Sequence[Path] = ()
+) -> Iterator[RunningService]:
+    """Serve the lamp from `folder`, or other bundles, all programs; on a free port unless one is given."""
     port = port or _free_port()
     bundle = bundle or write_lamp(folder / "lamp")
-    with _program(folder, port, "serve", bundle, "--port", port) as program:
+    with _program(folder, port, "serve", bundle, *beside, "--port", port) as program:
         yield RunningService(port, program.pid)
 
 

@@ -89,7 +89,7 @@ def test_a_tokenizer_that_is_too_large_is_refused(tmp_path):
     (directory / "tokenizer.json").write_bytes(b" " * (MAX_TOKENIZER_BYTES + 1))
     write_manifest(directory)
 
-    with pytest.raises(BundleError, match="larger than 4194304 bytes"):
+    with pytest.raises(BundleError, match=f"larger than {MAX_TOKENIZER_BYTES} bytes"):
         read_bundle(directory)
 
 

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 
 from tests.service.detection_tools import lamps
 from tests.service.lamp import custom, description, numbers, recommending, tabular, varying
+from tests.service.test_vectors import TEXT, of_pictures, of_sounds, of_texts
 from tests.service.text_tools import TOKENIZERS, moods
 
 MUTATIONS = 4000
@@ -70,6 +71,10 @@ DOCUMENTS = [
     numbers("float16", outputs=[{"name": "same", "dtype": "float16", "shape": [2, 3], "non_finite": "allow"}]),
     numbers("float32", outputs=[{"name": "same", "dtype": "float32", "shape": [3]}], labels=["a", "b", "c"])
     | {"expect_bytes": "eyJvdXRwdXRzIjogW1sxLCAyLCAzXV19"},
+    of_texts(),
+    of_texts(inputs=[{**TEXT, "text": TEXT["text"] | {"truncation": True}}]),
+    of_pictures(),
+    of_sounds(),
     custom(),
     {key: value for key, value in description(code="model.py").items() if key != "network"},
     {key: value for key, value in description(program="network.json").items() if key != "network"},
@@ -123,6 +128,7 @@ ADDABLE = [
     "recommendation",
     "columns",
     "missing",
+    "truncation",
     "unit",
     "label",
     "expect",
@@ -246,6 +252,16 @@ CLASSES, PICTURE, NUMBERS = varying(), description()["inputs"][0], numbers("floa
         _with(moods(), "inputs", 0, "text", "max_characters", 1_000_001),
         _with(moods(), "inputs", 0, "dtype", "float32"),
         _with(moods(), "detection", lamps()["detection"]),
+        _with(of_texts(), "inputs", 0, "dtype", "float32"),
+        _with(of_pictures(), "inputs", 0, "dtype", "float64"),
+        _with(of_sounds(), "inputs", 0, "dtype", "int64"),
+        _with(of_pictures(), "inputs", 0, "audio", of_sounds()["inputs"][0]["audio"]),
+        _with(of_texts(), "inputs", 0, "image", of_pictures()["inputs"][0]["image"]),
+        _with(of_texts(), "inputs", 0, "audio", of_sounds()["inputs"][0]["audio"]),
+        _with(of_texts(), "inputs", 0, "columns", tabular()["inputs"][0]["columns"]),
+        _with(of_texts(), "activation", "none"),
+        _with(of_texts(), "inputs", 0, "text", TEXT["text"] | {"truncation": 12}),
+        _with(custom(), "inputs", of_texts()["inputs"]),
         _with(lamps(), "canary", "iou", 0.05),
         _with(lamps(), "detection", "max_boxes", 1001),
     ],

@@ -53,6 +53,7 @@ class Project:
         make_wheel(self.folder / "service", "bedplate", "1.0")
         for file in ("requirements.txt", "service/requirements.txt"):
             (self.folder / file).write_text("tiny==1.0\ntorch==2.0+cpu\n")
+        (self.folder / "service/requirements-import.txt").write_text("reader==1.0\n")
         tiny, torch = make_wheel(self.index, "tiny", "1.0"), make_wheel(self.index, "torch", "2.0+cpu")
         self.lock("torch-cpu", "torch==2.0+cpu", torch)
         self.lock("cp311", "tiny==1.0", tiny)
@@ -115,6 +116,19 @@ def test_torch_and_what_it_brings_of_cuda_have_locks_of_their_own():
     assert pinned == ["torch-cpu", "torch-cuda"]
     assert [name for name in locks.every_name() if "torch" in locks.read(locks.path_of(name))] == pinned
     assert locks.read(locks.path_of("torch-cuda")).keys() > {"torch", "triton", "nvidia-cudnn-cu13"}
+
+
+@pytest.mark.parametrize("minor", locks.PYTHONS)
+def test_who_imports_models_has_what_hosts_have_and_what_a_control_machine_has(minor):
+    imports, control = (locks.read(locks.path_of(f"{kind}-cp3{minor}")) for kind in ("import", "control"))
+    hosts = locks.read(locks.path_of(f"cp3{minor}"))
+
+    assert {name: imports[name] for name in hosts} == hosts
+    assert {name: imports[name] for name in imports.keys() & control.keys()} == {
+        name: control[name] for name in imports.keys() & control.keys()
+    }
+    assert "transformers" in imports
+    assert not [name for name in imports if name == "torch" or name.startswith(("nvidia-cu", "triton"))]
 
 
 def test_a_wheelhouse_is_made_of_what_has_the_right_hash(project):
@@ -226,9 +240,11 @@ def test_no_tool_adds_an_index_to_those_that_all_packages_come_from():
 def test_make_lock_writes_the_hashes_of_what_changed_and_leaves_the_rest(project):
     for file in ("requirements.txt", "service/requirements.txt"):
         (project.folder / file).write_text("tiny==1.1\ntorch==2.0+cpu\n")
-    sha256 = make_wheel(project.index, "tiny", "1.1", metadata="Requires-Dist: needed; python_version >= '3.13'\n")
+    sha256 = make_wheel(project.index, "tiny", "1.1", metadata="Requires-Dist: needed<2; python_version >= '3.13'\n")
     needed = make_wheel(project.index, "needed", "1")
     torch = make_wheel(project.index, "torch", "2.0")
+    reader = make_wheel(project.index, "reader", "1.0", metadata="Requires-Dist: needed\n")
+    make_wheel(project.index, "needed", "2")
     kept = (project.folder / "locks/torch-cpu.txt").read_text()
     module = project.folder / "tools/locks.py"
     module.write_text(module.read_text().replace("PYTHONS = (11, 12, 13, 14)", "PYTHONS = (11, 14)"))
@@ -237,10 +253,13 @@ def test_make_lock_writes_the_hashes_of_what_changed_and_leaves_the_rest(project
 
     assert made.returncode == 0, made.stderr
     written = {path.stem: path.read_text() for path in (project.folder / "locks").glob("*.txt")}
-    assert {"cp311", "cp314", "control-cp311", "control-cp314", "torch-cpu", "torch-cuda"} <= written.keys()
+    assert {"cp311", "cp314", "control-cp311", "import-cp311", "torch-cpu", "torch-cuda"} <= written.keys()
     assert f"tiny==1.1 \\\n    --hash=sha256:{sha256}\n" in written["cp314"]
     assert f"needed==1 \\\n    --hash=sha256:{needed}\n" in written["control-cp314"]
     assert "needed" not in written["cp314"]
+    assert f"reader==1.0 \\\n    --hash=sha256:{reader}\n" in written["import-cp314"]
+    assert f"needed==1 \\\n    --hash=sha256:{needed}\n" in written["import-cp314"]
+    assert "torch" not in written["import-cp314"]
     assert f"torch==2.0 \\\n    --hash=sha256:{torch}\n" in written["torch-cuda"]
     assert written["torch-cpu"] == kept
 

@@ -4,20 +4,25 @@ import json
 import urllib.error
 import urllib.request
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
 import torch
-from bedplate.bundle.bundle import BundleError, read_bundle, write_manifest
+from bedplate.bundle.bundle import Bundle, BundleError, read_bundle, write_manifest
+from bedplate.bundle.tokenizer import tokenizer_of
 from bedplate.decode.text import ids_of
 from bedplate.engine.model import Model
+from bedplate.errors import MediaTooLong
 from bedplate.optimize import check
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from tests.service.engine_tools import write_bundle
 from tests.service.media_tools import damaged
-from tests.service.text_tools import FEWEST, MAX_CHARACTERS, MOST, WEIGHTS, WORDS, moods
+from tests.service.text_tools import FEWEST, MAX_CHARACTERS, MOST, TOKENIZER, TOKENIZERS, WEIGHTS, WORDS, moods
 
 MUTATIONS = 1_000
 TEXTS = ["A very good day", "bad", "not a good day", "good good bad", "Ünknown wörds 日本", "a day\nnot bad \0 good"]
@@ -35,7 +40,7 @@ def offline(served):
     model = Model.load(known, served, torch.device("cpu"))
 
     def ask(text):
-        ids = ids_of(text.encode(), known.input, known.input.text, known.tokenizer)
+        ids = ids_of(text.encode(), known.input, known.input.text, tokenizer_of(known.tokenizer))
         scores = model.predict(torch.from_numpy(ids)).softmax(1)[0].tolist()
         best = int(np.argmax(scores))
         return known.labels[best], round(scores[best], 6)
@@ -175,6 +180,30 @@ def test_damaged_texts_get_an_answer_or_a_refusal_and_no_fault(post):
     assert sum(statuses.values()) == MUTATIONS
     assert not [status for status in statuses if status >= 500], statuses
     assert min(statuses[200], statuses[422]) > MUTATIONS / 20, statuses
+
+
+def test_a_text_that_is_too_long_is_cut_where_the_bundle_says_so():
+    text = {**moods()["inputs"][0]["text"], "truncation": True}
+    whole = Bundle.from_description(moods(), TOKENIZERS)
+    cut = Bundle.from_description(moods(inputs=[{**moods()["inputs"][0], "text": text}]), TOKENIZERS)
+
+    found = ids_of(b"good bad " * 10, cut.input, cut.input.text, tokenizer_of(cut.tokenizer))
+
+    assert found.tolist() == [[1, 2] * (MOST // 2)]
+    # The next one has the same tokenizer, and none of its decisions.
+    with pytest.raises(MediaTooLong, match="the text has 20 tokens, 12 are allowed"):
+        ids_of(b"good bad " * 10, whole.input, whole.input.text, tokenizer_of(whole.tokenizer))
+
+
+def test_what_stands_around_a_text_stays_where_it_is_cut():
+    known = Tokenizer.from_str(TOKENIZER.decode())
+    known.post_processor = TemplateProcessing(single="a $A day", special_tokens=[("a", 6), ("day", 5)])
+    taken = Bundle.from_description(moods(), TOKENIZERS).input
+    spec = replace(taken.text, truncation=True)
+
+    found = ids_of(b"good " * 20, taken, spec, known)
+
+    assert found.tolist() == [[6, *[1] * (MOST - 2), 5]]
 
 
 def with_validation(directory, inputs, labels):

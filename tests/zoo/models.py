@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +41,44 @@ NORMALIZED = {
 }
 
 
+_END = r"(For(Image|Sequence|Audio)Classification|Model(WithProjection)?)$"
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One architecture: transformers' names for its class and configuration, and what that is given."""
+    """One architecture: transformers' names for its class and configuration, and what that is given.
+
+    Args:
+        processor: of pictures; None: it takes texts.
+        pooling: of one that answers with a vector, as --pooling has it; "own": as the model itself says.
+        part: of a model of pictures and texts.
+        is_unit: whether the vector has the length 1.
+    """
 
     model: str
     config: dict[str, Any]
-    processor: dict[str, Any] | None = None  # of pictures; None: it takes texts
+    processor: dict[str, Any] | None = None
     tokens: str = "bert"
+    pooling: str = ""
+    part: str = ""
+    is_unit: bool = False
+    called: str = ""
 
     @property
     def name(self) -> str:
-        return self.model.removesuffix("ForImageClassification").removesuffix("ForSequenceClassification").lower()
+        plain = self.called or re.sub(_END, "", self.model).lower()
+        return "-".join(filter(None, (plain, self.part, self.pooling)))
+
+    @property
+    def options(self) -> list[str]:
+        """Of the command, beside the folder."""
+        pooling = ["--pooling", self.pooling] if self.pooling not in ("", "own") else []
+        part = ["--part", self.part] if self.part else []
+        return [*pooling, *part, *(["--normalize"] if self.is_unit else [])]
+
+    @property
+    def takes_pictures(self) -> bool:
+        return self.processor is not None and self.part != "text"
 
     def write(self, folder: Path) -> Path:
         import transformers  # noqa: PLC0415
@@ -64,7 +91,7 @@ class Entry:
         # Weights as they are at first are so small that all answers are the same.
         model.apply(_stirred)
         model.save_pretrained(folder, max_shard_size="100KB")
-        if self.processor:
+        if self.takes_pictures and self.processor:
             (folder / "preprocessor_config.json").write_text(json.dumps(NORMALIZED | self.processor))
         else:
             _TOKENIZERS[self.tokens]().save(str(folder / "tokenizer.json"))
@@ -102,8 +129,24 @@ def _roberta() -> Tokenizer:
 
 _TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {"bert": _bert, "roberta": _roberta}
 _PADS = {"bert": {"pad_token": "[PAD]"}, "roberta": {"pad_token": "<pad>"}}
-FOUR = {"hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 2, 1], "num_labels": LABELS}
+STAGES = {"hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 2, 1]}
+FOUR = STAGES | {"num_labels": LABELS}
 ROBERTA = TEXT | LAYERS | {"max_position_embeddings": MOST_TOKENS + 2}
+
+WORDS_ONLY = {"vocab_size": 32, "max_position_embeddings": MOST_TOKENS}
+DISTILLED = {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128}
+CLIPPED = CENTRED | {"image_processor_type": "CLIPImageProcessor"}
+CLIP = {
+    "text_config": WORDS_ONLY
+    | LAYERS
+    | {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0, "projection_dim": 32},
+    "vision_config": LAYERS | {"image_size": SIDE, "patch_size": 16, "projection_dim": 32},
+    "projection_dim": 32,
+}
+SIGLIP = {
+    "text_config": WORDS_ONLY | LAYERS,
+    "vision_config": LAYERS | {"image_size": SIDE, "patch_size": 16},
+}
 
 ENTRIES = [
     Entry("ViTForImageClassification", LAYERS | PICTURE | {"patch_size": 16}, STRETCHED),
@@ -142,10 +185,7 @@ ENTRIES = [
     Entry("RobertaForSequenceClassification", ROBERTA, tokens="roberta"),
     Entry("XLMRobertaForSequenceClassification", ROBERTA, tokens="roberta"),
     Entry("CamembertForSequenceClassification", ROBERTA, tokens="roberta"),
-    Entry(
-        "DistilBertForSequenceClassification",
-        TEXT | {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
-    ),
+    Entry("DistilBertForSequenceClassification", TEXT | DISTILLED),
     Entry("ElectraForSequenceClassification", TEXT | LAYERS | {"embedding_size": 32}),
     Entry("AlbertForSequenceClassification", TEXT | LAYERS | {"embedding_size": 32}),
     Entry(
@@ -158,4 +198,47 @@ ENTRIES = [
     Entry("ModernBertForSequenceClassification", TEXT | LAYERS | {"pad_token_id": 0}),
     Entry("MobileBertForSequenceClassification", TEXT | LAYERS | {"embedding_size": 32, "intra_bottleneck_size": 64}),
     Entry("SqueezeBertForSequenceClassification", TEXT | LAYERS | {"embedding_size": 64}),
+    Entry("BertModel", WORDS_ONLY | LAYERS, pooling="mean"),
+    Entry(
+        "BertModel",
+        WORDS_ONLY | LAYERS | {"hidden_size": 48, "num_hidden_layers": 6, "intermediate_size": 192},
+        pooling="mean",
+        is_unit=True,
+        called="minilm",
+    ),
+    Entry("MPNetModel", ROBERTA, tokens="roberta", pooling="mean", is_unit=True),
+    Entry("DistilBertModel", WORDS_ONLY | DISTILLED, pooling="mean"),
+    Entry("RobertaModel", ROBERTA, tokens="roberta", pooling="mean"),
+    Entry("XLMRobertaModel", ROBERTA, tokens="roberta", pooling="cls", is_unit=True),
+    Entry("ElectraModel", WORDS_ONLY | LAYERS | {"embedding_size": 32}, pooling="mean"),
+    Entry("AlbertModel", WORDS_ONLY | LAYERS | {"embedding_size": 32}, pooling="mean"),
+    Entry("ModernBertModel", WORDS_ONLY | LAYERS | {"pad_token_id": 0}, pooling="cls", is_unit=True),
+    Entry(
+        "T5EncoderModel",
+        {"vocab_size": 32, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
+        pooling="mean",
+        is_unit=True,
+    ),
+    Entry(
+        "Qwen3Model",
+        WORDS_ONLY
+        | LAYERS
+        | {"num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0, "tie_word_embeddings": True},
+        pooling="last",
+        is_unit=True,
+    ),
+    Entry("ViTModel", LAYERS | {"image_size": SIDE, "patch_size": 16}, STRETCHED, pooling="cls", is_unit=True),
+    Entry("Dinov2Model", LAYERS | {"image_size": SIDE, "patch_size": 16}, CENTRED, pooling="own"),
+    Entry("ResNetModel", STAGES | {"embedding_size": 8}, CROPPED, pooling="own"),
+    Entry("ConvNextModel", STAGES, CROPPED, pooling="own"),
+    Entry(
+        "SwinModel",
+        {"image_size": SIDE, "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
+        STRETCHED,
+        pooling="mean",
+    ),
+    Entry("CLIPVisionModelWithProjection", CLIP["vision_config"], CLIPPED, pooling="own", is_unit=True),
+    Entry("CLIPModel", CLIP, CLIPPED, part="image", pooling="own"),
+    Entry("CLIPModel", CLIP, CLIPPED, part="text", pooling="own"),
+    Entry("SiglipModel", SIGLIP, STRETCHED, part="image", pooling="own"),
 ]

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ _MEDIA = {
     "tabular-classification": "columns",
     "tabular-regression": "columns",
 }
-MAX_TOKENIZER_BYTES = 4 << 20  # a hundred thousand words
+_MEDIA_OF_TENSORS = ("image", "audio", "text")  # one of them, or none: numbers in
+MAX_TOKENIZER_BYTES = 64 << 20  # XLM-R's and Qwen's, of a quarter of a million pieces, have up to 17 MB
 _RECOMMENDATION = "recommendation"  # names in and names out
 # What an answer is; of all others a label.
 _ANSWERS = {_TENSORS: NUMBERS, "tabular-regression": NUMBERS, _RECOMMENDATION: ITEM, _OBJECTS: BOXES, _CUSTOM: OWN}
@@ -123,6 +125,11 @@ class Bundle:
     def names_classes(self) -> bool:
         """Whether a prediction is a label with scores; if not, it is the model's output itself."""
         return _answer(self.task) == LABEL
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """By which a decoder knows the tokenizer that it has read."""
+        return sha256_of(self.tokenizer)
 
     @property
     def loaded_files(self) -> dict[str, str]:
@@ -216,7 +223,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     A file that is larger than metadata may be is named by its sum and travels beside: `files_beside` returns it.
     """
     sent = {key: _as_sent(key, content) for key, content in _small_or_large(bundle).items()}
-    tokenizer = {"tokenizer_sha256": sha256_of(bundle.tokenizer)} if bundle.input.text else {}
+    tokenizer = {"tokenizer_sha256": bundle.tokenizer_sha256} if bundle.input.text else {}
     return {**bundle.document, **dict(sent.values()), **tokenizer, "digest": bundle.digest}
 
 
@@ -268,7 +275,8 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     if recommendation:
         taken, given = recommendation.input, recommendation.output
     else:
-        taken = read_input(top.only_section("inputs"), _MEDIA.get(task))
+        inputs = top.only_section("inputs")
+        taken = read_input(inputs, _media(task, inputs))
         given = read_output(top.only_section("outputs"))
     program = _file_name(top, "program") if not recommendation and top.has("program") else ""
     onnx = _file_name(top, "onnx") if not recommendation and not program and top.has("onnx") else ""
@@ -306,6 +314,11 @@ def _parse(document: object, source: str, read: ReadFile, digest: str) -> Bundle
     top.done()
     _check_agreement(bundle, top)
     return bundle
+
+
+def _media(task: str, inputs: Section) -> str | None:
+    """The key that says how files, or rows of a table, become the input; None where only numbers do."""
+    return next(filter(inputs.has, _MEDIA_OF_TENSORS), None) if task == _TENSORS else _MEDIA.get(task)
 
 
 def _answer(task: str) -> str:
@@ -381,6 +394,11 @@ def _check_agreement(bundle: Bundle, top: Section) -> None:
         tasks = " or ".join(task for task, answer in _ANSWERS.items() if answer == NUMBERS)
         wanted = f"refuse, or the task {tasks}: any other makes something of its numbers"
         raise top.disagree("outputs[0].non_finite", "allow", wanted)
+    if bundle.input.sound and not bundle.names_classes and not bundle.output.is_floating:
+        wanted = "a floating dtype: a recording is answered with the mean of its windows"
+        raise top.disagree("outputs[0].dtype", bundle.output.dtype, wanted)
+    if bundle.input.sound and bundle.output.allows_non_finite:
+        raise top.disagree("outputs[0].non_finite", "allow", "refuse: of infinite numbers windows have no mean")
     if bundle.detection:
         if len(shape) != 2 or shape[1] != BOX + labels or not bundle.output.is_floating:
             wanted = f"[candidates, {BOX + labels}] floating numbers: a box and one for each of 'labels'"

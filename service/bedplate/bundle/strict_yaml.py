@@ -98,6 +98,12 @@ class Section:
             raise self.refuse(key, value, " or ".join(choices))
         return value
 
+    def flag(self, key: str) -> bool:
+        value = self.take(key)
+        if not isinstance(value, bool):
+            raise self.refuse(key, value, "true or false")
+        return value
+
     def integer(self, key: str, low: int, high: int) -> int:
         value = self.take(key)
         if not _is_integer(value, low, high):

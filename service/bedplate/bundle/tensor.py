@@ -100,10 +100,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Text:
-    """How a text becomes ids. The tokenizer's file decides what is added to it and whether it is truncated."""
+    """How a text becomes ids. The tokenizer's file decides what is added to it."""
 
     tokenizer: str  # a file of the bundle, as Hugging Face's tokenizers write it
     max_characters: int  # of one text
+    # Whether a text is cut that has more ids than the shape takes; if not, the tokenizer's file may still say so.
+    truncation: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,11 @@ def _with_clip(section: Section, tensor: Tensor) -> Tensor:
 
 def _with_text(section: Section, tensor: Tensor) -> Tensor:
     keys = section.section("text")
-    text = Text(keys.text("tokenizer", FILE_NAME.pattern), keys.integer("max_characters", 1, _MAX_CHARACTERS))
+    text = Text(
+        tokenizer=keys.text("tokenizer", FILE_NAME.pattern),
+        max_characters=keys.integer("max_characters", 1, _MAX_CHARACTERS),
+        truncation=keys.has("truncation") and keys.flag("truncation"),
+    )
     keys.done()
     if len(tensor.shape) != 1:
         raise section.disagree("shape", tensor.document, "[[fewest, most]] ids of a text, or [ids]")

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from tokenizers import Tokenizer
 
 from bedplate.bundle.bundle import Bundle
 from bedplate.bundle.strict_yaml import BundleError
 
 
-def read_tokenizer(content: bytes) -> Tokenizer:
+def read_tokenizer(content: bytes | memoryview) -> Tokenizer:
     """Return the tokenizer that a file in the format of Hugging Face's tokenizers describes.
 
     Raises:
         ValueError: the file describes none.
     """
     try:
-        return Tokenizer.from_str(content.decode())
+        return Tokenizer.from_str(str(content, "utf-8"))
     except (MemoryError, KeyboardInterrupt):
         raise
     # The library raises plain Exceptions, and panics that are not even those.
     except BaseException as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+@lru_cache(maxsize=1)
+def tokenizer_of(content: bytes) -> Tokenizer:
+    """As `read_tokenizer`, of a bundle that is asked about several texts."""
+    return read_tokenizer(content)
 
 
 def check_tokenizer(bundle: Bundle, id_limit: int | None, source: str) -> None:

@@ -75,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     folder.add_argument("--max-tokens", type=int, help="of one text (default: what the model was made for)")
     folder.add_argument("--truncate", action="store_true", help="cut a longer text, in place of refusing it")
+    folder.add_argument(
+        "--pooling",
+        choices=["mean", "cls", "last", "pooler"],
+        help="answer with a vector, made so of those of its tokens (default: as sentence-transformers' files say)",
+    )
+    folder.add_argument("--normalize", action="store_true", help="such a vector to the length 1")
+    folder.add_argument("--part", choices=["image", "text"], default="", help="of a model of both, such as CLIP")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -174,6 +181,9 @@ def _hugging_face(args: argparse.Namespace) -> Imported:
         args.examples,
         args.max_tokens,
         args.truncate,
+        args.pooling,
+        args.normalize,
+        args.part,
     )
     return import_folder(args.folder, options)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from bedplate.bundle.tensor import Clip, Picture, Sound, Tensor
 from bedplate.decode.clip import frames_of
@@ -31,12 +32,12 @@ class Decoded:
 
 
 def decode(
-    files: Sequence[bytes | memoryview], spec: Tensor, settings: DecodeSettings, tokenizer: bytes = b""
+    files: Sequence[bytes | memoryview], spec: Tensor, settings: DecodeSettings, tokenizer: Tokenizer | None = None
 ) -> Decoded:
     """Return the items of `files` for a model that takes `spec`.
 
     Args:
-        tokenizer: the file that splits texts into ids.
+        tokenizer: that splits texts into ids.
 
     Raises:
         InvalidRequest: a file has the wrong kind, is broken, or exceeds a limit.
@@ -47,7 +48,7 @@ def decode(
         return _recordings(files, spec.sound, settings)
     if spec.clip:
         return _joined([_video(file, spec.clip, settings) for file in files])
-    if spec.text:
+    if spec.text and tokenizer:
         parts = [ids_of(file, spec, spec.text, tokenizer) for file in files]
         return Decoded(parts, [{"items": 1} for _ in files])
     raise Internal("the model takes no files")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,26 +11,23 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from bedplate.bundle.tensor import Tensor, Text
-from bedplate.bundle.tokenizer import read_tokenizer
-from bedplate.errors import EmptyBody, Internal, MediaTooLong, UnreadableMedia, WrongSize
+from bedplate.errors import EmptyBody, MediaTooLong, UnreadableMedia, WrongSize
 
 _MAX_BYTES_PER_CHARACTER = 4  # of UTF-8
 _SHORTER = "send a shorter text, or parts of it"
-_KEPT = 4  # tokenizers, those asked for last
-_MEMORY_PER_BYTE = 32  # of a tokenizer's file, at most: 16 were seen
 
 
-def ids_of(data: bytes | memoryview, tensor: Tensor, spec: Text, tokenizer: bytes) -> npt.NDArray[Any]:
+def ids_of(data: bytes | memoryview, tensor: Tensor, spec: Text, tokenizer: Tokenizer) -> npt.NDArray[Any]:
     """Return one item, (1, ids) in the dtype of `tensor`.
 
     Raises:
         EmptyBody, UnreadableMedia: there is no text, or it is not UTF-8.
         MediaTooLong, WrongSize: it has more, or fewer, characters or ids than the model takes.
-        Internal: `tokenizer` is invalid, which the engine should have refused.
     """
     text = _text(data, spec.max_characters)
-    ids = _tokenizer(tokenizer).encode(text).ids
     [fewest], [most] = tensor.smallest, tensor.largest
+    with _cut_to(most, tokenizer) if spec.truncation else contextlib.nullcontext():
+        ids = tokenizer.encode(text).ids
     if len(ids) > most:
         raise _too_long(len(ids), most, "tokens")
     if len(ids) < fewest:
@@ -42,23 +40,17 @@ def ids_of(data: bytes | memoryview, tensor: Tensor, spec: Text, tokenizer: byte
     return np.array([ids], tensor.numpy_dtype)
 
 
-def kept_bytes() -> int:
-    """Return how much memory the cached tokenizers may take."""
-    return sum(_sizes)
-
-
-_sizes: list[int] = []
-
-
-@lru_cache(maxsize=_KEPT)
-def _tokenizer(content: bytes) -> Tokenizer:
-    """Reading one takes longer than most texts do."""
+@contextlib.contextmanager
+def _cut_to(most: int, tokenizer: Tokenizer) -> Iterator[None]:
+    """For a moment: other bundles may have the same tokenizer, and cut otherwise or not at all."""
+    said = tokenizer.truncation
+    tokenizer.enable_truncation(most)
     try:
-        tokenizer = read_tokenizer(content)
-    except ValueError as error:
-        raise Internal(f"a decoder was sent no tokenizer: {error}") from None
-    _sizes[:] = [*_sizes[1 - _KEPT :], len(content) * _MEMORY_PER_BYTE]
-    return tokenizer
+        yield
+    finally:
+        tokenizer.no_truncation()
+        if said:
+            tokenizer.enable_truncation(**said)
 
 
 def _text(data: bytes | memoryview, max_characters: int) -> str:

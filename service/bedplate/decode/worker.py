@@ -21,7 +21,7 @@ from bedplate.bundle.tensor import MEDIA, Tensor, read_input
 from bedplate.decode.codec import Codec
 from bedplate.decode.media import decode
 from bedplate.decode.settings import DecodeSettings
-from bedplate.decode.text import kept_bytes
+from bedplate.decode.tokenizers import Tokenizers
 from bedplate.errors import DeadlineExceeded, Internal, ServiceError, TooMuchMemory
 from bedplate.wire import Frame, FrameError, FrameReader, Type
 
@@ -52,6 +52,7 @@ class Worker:
         self._max_growth_bytes = max_growth_bytes
         self._has_run_code = False
         self._files = 0
+        self._tokenizers = Tokenizers(settings.max_memory_bytes // 2, lambda: _memory_bytes()[1])
 
     def run(self) -> None:
         virtual, resident = _memory_bytes()
@@ -69,7 +70,7 @@ class Worker:
                 connection.settimeout(SILENCE_S)
                 self._serve(connection)
             # Whatever a program left in this process, no other model's files meet it.
-            has_grown = _memory_bytes()[1] - resident - kept_bytes() > self._max_growth_bytes
+            has_grown = _memory_bytes()[1] - resident - self._tokenizers.kept_bytes > self._max_growth_bytes
             if has_grown or self._has_run_code or self._files >= self._settings.max_files:
                 return
 
@@ -94,7 +95,7 @@ class Worker:
             # A program may also wait, which takes no processor time.
             signal.setitimer(signal.ITIMER_REAL, _left_s(question, self._settings.max_cpu_s))
         try:
-            return _answered(question, self._settings)
+            return _answered(question, self._settings, self._tokenizers)
         except ServiceError as error:
             return _refusal(question, error)
         except MemoryError:
@@ -142,26 +143,34 @@ def _is_gone(connection: socket.socket) -> bool:
     return bool(readable)
 
 
-def _answered(question: Frame, settings: DecodeSettings) -> Frame:
+def _answered(question: Frame, settings: DecodeSettings, tokenizers: Tokenizers) -> Frame:
     if question.type not in (Type.DECODE, Type.ENCODE):
         raise Internal(f"a decoder was sent {question.type.name}")
     if question.deadline_ns and wire.now_ns() >= question.deadline_ns:
         raise DeadlineExceeded("no answer within the deadline", next_step="send less, allow more time, or try later")
     codec = _codec(question, settings) if "codec" in question.meta else None
     if question.type is Type.DECODE:
-        return _decoded(question, codec, settings)
+        return _decoded(question, codec, settings, tokenizers)
     if codec is None:
         raise Internal("a decoder was sent outputs without a program that encodes them")
     return Frame(Type.RESULT, question.id, {"predictions": codec.encode(_outputs(question), question.meta["items"])})
 
 
-def _decoded(question: Frame, codec: Codec | None, settings: DecodeSettings) -> Frame:
+def _decoded(question: Frame, codec: Codec | None, settings: DecodeSettings, tokenizers: Tokenizers) -> Frame:
     spec = _spec(question.meta["input"])
     brought, *files = _files(question)
-    if codec:
+    if spec.text:
+        if len(brought):
+            tokenizers.read(brought, question.meta["tokenizer"])
+            return Frame(Type.RESULT, question.id, {"outputs": [], "files": []})
+        tokenizer = tokenizers.find(question.meta["tokenizer"])
+        if tokenizer is None:
+            return Frame(Type.RESULT, question.id, {"wanted": question.meta["tokenizer"]})
+        decoded = decode(files, spec, settings, tokenizer)
+    elif codec:
         decoded = codec.decode([bytes(file) for file in files], question.meta["types"], spec)
     else:
-        decoded = decode(files, spec, settings, bytes(brought))
+        decoded = decode(files, spec, settings)
     parts = decoded.parts
     meta = {
         "outputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(part.shape)} for part in parts],

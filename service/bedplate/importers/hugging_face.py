@@ -7,8 +7,8 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import torch
 
 from bedplate.bundle.strict_yaml import BundleError
 from bedplate.importers import pictures, texts
-from bedplate.importers.options import Options
+from bedplate.importers.answers import Answers
+from bedplate.importers.options import Options, labels_of
+from bedplate.importers.sentences import Sentences, read_sentences
+from bedplate.importers.vectors import POOLER, Vectors, pooling_of
 from bedplate.importers.writing import Imported
 
 OLDEST = (5, 5)  # before it transformers ran what a configuration named
@@ -26,17 +29,17 @@ _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.safetensors")
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What is done with an architecture, by the end of its name."""
-
-    auto: str  # transformers' class that makes it
-    imported: Callable[[Path, Any, Mapping[int, str], Options], Imported]
-
-
-KINDS: Mapping[str, Kind] = {
-    "ForImageClassification": Kind("AutoModelForImageClassification", pictures.imported),
-    "ForSequenceClassification": Kind("AutoModelForSequenceClassification", texts.imported),
+# What makes a model with a head, by the end of its architecture's name.
+_HEADS = {
+    "ForImageClassification": "AutoModelForImageClassification",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+}
+# Of a model without one, which answers with a vector.
+_ENCODERS = {"EncoderModel": "AutoModelForTextEncoding", "Model": "AutoModel"}
+# Of a model of pictures and texts: what is made of it for either.
+_PARTS = {
+    "CLIPModel": {"image": "CLIPVisionModelWithProjection", "text": "CLIPTextModelWithProjection"},
+    "SiglipModel": {"image": "SiglipVisionModel", "text": "SiglipTextModel"},
 }
 
 
@@ -45,12 +48,55 @@ def import_folder(folder: Path, options: Options) -> Imported:
     Raises:
         BundleError: it wants a program to run, has no safetensors, or is of a kind that is not imported yet.
     """
-    config = require_plain(folder)
+    sentences = read_sentences(folder, _json)
+    source = sentences.encoder if sentences else folder
+    config = require_plain(source)
     with _quiet():
         transformers = _transformers()
-        kind = _kind_of(config, folder)
-        module = _model(getattr(transformers, kind.auto), folder)
-        return kind.imported(folder, module, module.config.id2label, options)
+        if sentences or options.pooling or _end_of(config, _HEADS) is None:
+            return _imported_vectors(source, config, transformers, sentences, options)
+        model = _model(getattr(transformers, _HEADS[str(_end_of(config, _HEADS))]), folder)
+        return _imported_head(folder, model, options)
+
+
+def _imported_head(folder: Path, model: Any, options: Options) -> Imported:
+    settings = model.config
+    if settings.num_labels < 2 or settings.problem_type == "regression":
+        answers = Answers("value")
+    else:
+        activation = "sigmoid" if settings.problem_type == "multi_label_classification" else "softmax"
+        answers = Answers("logits", labels_of(settings.id2label), activation)
+    if model.main_input_name == "pixel_values":
+        return pictures.imported(folder, model, lambda made, example: pictures.Logits(made), answers, options)
+    return texts.imported(folder, model, texts.Logits, answers, options)
+
+
+def _imported_vectors(
+    folder: Path, config: Mapping[str, Any], transformers: Any, sentences: Sentences | None, options: Options
+) -> Imported:
+    pooling = options.pooling or (sentences.pooling if sentences else None)
+    kind = _encoder_of(config, transformers, folder, options.part, pooling is not None)
+    # Many encoders of texts were saved without the layer behind their first token.
+    model = _model(kind, folder, spare="" if pooling in (None, POOLER) else "pooler.")
+    answers, normalize = Answers("embedding"), options.normalize
+    if model.main_input_name == "pixel_values":
+
+        def of_pictures(made: Any, example: torch.Tensor) -> Vectors:
+            return Vectors(made, None, pooling_of(made, pooling, example, str(folder)), (), normalize)
+
+        return pictures.imported(folder, model, of_pictures, answers, options)
+    if model.main_input_name != "input_ids":
+        raise BundleError(f"{folder}: {type(model).__name__} takes {model.main_input_name}, which is not imported yet")
+    layers = sentences.layers if sentences else ()
+    normalize = normalize or (sentences is not None and sentences.normalize)
+    wanted = replace(options, max_tokens=options.max_tokens or (sentences.max_tokens if sentences else None))
+
+    def of_texts(made: Any, pad: int | None) -> Vectors:
+        ids = torch.tensor([[2, 3]])
+        return Vectors(made, pad, pooling_of(made, pooling, ids, str(folder)), layers, normalize)
+
+    found = texts.imported(folder, model, of_texts, answers, wanted, lowers=sentences is not None and sentences.lowers)
+    return replace(found, chosen=[*found.chosen, *(sentences.chosen if sentences else ())])
 
 
 @contextlib.contextmanager
@@ -147,42 +193,77 @@ def _transformers() -> Any:
     return transformers
 
 
-def _kind_of(config: Mapping[str, Any], folder: Path) -> Kind:
+def _end_of(config: Mapping[str, Any], known: Mapping[str, str]) -> str | None:
+    """Which of these its architecture ends with."""
+    return next((end for end in known if _architecture(config).endswith(end)), None)
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
     architectures = config.get("architectures")
     [name, *_] = architectures if isinstance(architectures, list) and architectures else [None]
-    for end, kind in KINDS.items():
-        if isinstance(name, str) and name.endswith(end):
-            return kind
-    wanted = " or ".join(f"...{end}" for end in KINDS)
+    return str(name)
+
+
+def _encoder_of(config: Mapping[str, Any], transformers: Any, folder: Path, part: str, is_asked: bool) -> Any:
+    """The class that makes the model without a head, or the part that is asked for of one that has two.
+
+    Args:
+        is_asked: for a vector, whatever head it has.
+
+    Raises:
+        BundleError: it has a head that is not imported yet, or a part is not said, or not there.
+    """
+    name = _architecture(config)
+    if parts := _PARTS.get(name):
+        if part not in parts:
+            raise BundleError(f"{folder}: {name} takes pictures and texts; name --part {' or '.join(parts)}")
+        return getattr(transformers, parts[part])
+    if part:
+        raise BundleError(f"{folder}: {name} has one part; leave --part out")
+    end = _end_of(config, _ENCODERS)
+    if end:
+        known = transformers.models.auto.configuration_auto.CONFIG_MAPPING
+        auto = getattr(transformers, _ENCODERS[end])
+        if config.get("model_type") in known and known[config["model_type"]] in auto._model_mapping:
+            return auto
+        return getattr(transformers, name, transformers.AutoModel)
+    if is_asked:
+        return transformers.AutoModel
+    wanted = " or ".join(f"...{end}" for end in (*_HEADS, "Model"))
     raise BundleError(
-        f"{folder / 'config.json'}: architectures: {name!r} is not imported yet, wanted {wanted}; a module around it "
-        "goes by 'bedplate bundle import torch'"
+        f"{folder / 'config.json'}: architectures: {name!r} is not imported yet, wanted {wanted}; what it says of "
+        "tokens becomes a vector by --pooling; a module around it goes by 'bedplate bundle import torch'"
     )
 
 
-def _model(auto: Any, folder: Path) -> Any:
+def _model(kind: Any, folder: Path, spare: str = "") -> Any:
+    """
+    Args:
+        spare: how weights begin that may be missing, as nothing asks for them.
+    """
     try:
-        made, told = auto.from_pretrained(
+        made, told = kind.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
-            attn_implementation=_attention(auto, folder),
+            attn_implementation=_attention(kind, folder),
             output_loading_info=True,
         )
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         raise BundleError(f"{folder}: transformers cannot load it: {type(error).__name__}: {said}") from None
-    if missing := sorted(told["missing_keys"]):
+    missing = [key for key in sorted(told["missing_keys"]) if not (spare and key.startswith(spare))]
+    if missing:
         raise BundleError(f"{folder}: the weights lack {', '.join(missing[:3])}; was it trained for this task?")
     return made.eval()
 
 
-def _attention(auto: Any, folder: Path) -> str:
+def _attention(kind: Any, folder: Path) -> str:
     """torch's own where the model knows it. Never what the configuration names: that may be a kernel to download."""
     from transformers import AutoConfig  # noqa: PLC0415
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    known = auto._model_mapping[type(config)]
+    known = kind._model_mapping[type(config)] if hasattr(kind, "_model_mapping") else kind
     return "sdpa" if getattr(known, "_supports_sdpa", False) else "eager"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ import torch
 
 from bedplate.bundle import dtypes
 from bedplate.bundle.strict_yaml import BundleError
+from bedplate.importers.answers import Answers
 from bedplate.importers.exported import Exported
 from bedplate.importers.options import BundleOptions
-from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation, surest
+from bedplate.importers.writing import Array, Imported, numbers_validation
 
 _DRAWN = 32  # questions, at least: those that are given, and drawn ones that are like them
 _MAX_VALIDATION_BYTES = 64 << 20
-_CANARY_DIGITS = 1e-3  # of the largest number: what engines of other processors may differ by
 
 
 @dataclass(frozen=True)
@@ -45,38 +46,22 @@ def imported(
     Raises:
         BundleError: there are more labels than numbers, or fewer.
     """
-    if options.labels and answers.shape[1:] != (len(options.labels),):
-        raise BundleError(
-            f"{source}: gives {list(answers.shape[1:])} numbers, but there are {len(options.labels)} labels"
-        )
-    first = surest(answers) if options.labels else 0
+    told = Answers("output", options.labels, options.activation, str(answers.dtype))
+    told.require(answers, source)
+    first = told.canary(answers)
     document: dict[str, Any] = {
         "name": options.name,
         "version": options.version,
-        "task": "classification" if options.labels else "tensors",
-        "description": options.description or f"Imported from {source.rpartition('/')[2]}",
+        "task": told.task("classification"),
+        "description": options.description or f"Imported from {Path(source).name}",
         "inputs": [dict(spec)],
-        "outputs": [{"name": "output", "dtype": str(answers.dtype), "shape": list(answers.shape[1:])}],
         "batch": {"max_items": options.max_items},
+        **told.document("canary.json", answers),
     }
-    files = {"canary.json": json.dumps({"inputs": questions[first : first + 1].tolist()}).encode()}
-    if options.labels:
-        label = options.labels[int(answers[first].argmax())]
-        document |= {"labels": list(options.labels), "activation": options.activation}
-        document["validation"] = {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99}
-        document["canary"] = {"file": "canary.json", "label": label}
-    else:
-        files["expected.json"] = json.dumps({"outputs": answers[:1].tolist()}).encode()
-        document["validation"] = {"file": VALIDATION, "metric": "agreement", "threshold": 0.99}
-        document["canary"] = {"file": "canary.json", "expect": "expected.json", "tolerance": tolerance_of(answers)}
+    canary = json.dumps({"inputs": questions[first : first + 1].tolist()}).encode()
+    files = {"canary.json": canary, **told.files(answers)}
     validation = numbers_validation(questions, answers, bool(options.labels), _MAX_VALIDATION_BYTES)
     return Imported(document, network, files, validation, [questions], [answers.astype(np.float64)], chosen)
-
-
-def tolerance_of(answers: Array) -> float:
-    """What the canary's numbers may differ by."""
-    scale = float(np.abs(answers).max()) or 1.0
-    return float(f"{scale * _CANARY_DIGITS:.1g}")
 
 
 def questions_like(given: torch.Tensor) -> Array:

@@ -16,6 +16,7 @@ from bedplate.bundle.strict_yaml import BundleError
 from bedplate.bundle.tensor import Range
 from bedplate.decode.image import open_image, to_tensor, upright
 from bedplate.importers import numbers, onnx_file, pictures
+from bedplate.importers.answers import Answers
 from bedplate.importers.numbers import NumbersOptions, questions_like
 from bedplate.importers.torch_module import read_example
 from bedplate.importers.writing import Array, Imported
@@ -185,6 +186,13 @@ def _of_pictures(
     activation = options.activation or _activation(answers)
     told = pictures.described(picture, options.examples, len(contents))
     return pictures.bundled(
-        content, spec, contents, questions, answers, replace(options, activation=activation), source,
+        content,
+        spec,
+        contents,
+        questions,
+        answers,
+        Answers("logits", options.labels, activation, str(answers.dtype)),
+        options,
+        source,
         [told, f"activation {activation}"],
-    )  # fmt: skip
+    )

@@ -28,6 +28,9 @@ class Options(BundleOptions):
     examples: Path | None = None  # a folder of pictures, or a file with a text in each line
     max_tokens: int | None = None
     truncate: bool = False
+    pooling: str | None = None  # of a model that answers with a vector: vectors.POOLINGS; None: as its files say
+    normalize: bool = False  # such a vector to the length 1; as its files say, otherwise
+    part: str = ""  # image or text, of a model that has one of each
 
 
 def labels_of(names: Mapping[int, str]) -> Sequence[str]:

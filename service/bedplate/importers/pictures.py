@@ -1,9 +1,10 @@
-"""A model of Hugging Face's that tells what a picture shows, with its processor's way from pixels to numbers."""
+"""A model of Hugging Face's that takes pictures, with its processor's way from pixels to numbers."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from bedplate.bundle.canary import MAX_CANARY_BYTES
 from bedplate.bundle.strict_yaml import BundleError, Section
 from bedplate.bundle.tensor import INTERPOLATIONS, Picture, read_input
 from bedplate.decode.image import open_image, to_tensor, upright
+from bedplate.importers.answers import Answers
 from bedplate.importers.export import export
 from bedplate.importers.exported import Exported, as_program
-from bedplate.importers.numbers import NumbersOptions
-from bedplate.importers.options import Options, labels_of
-from bedplate.importers.writing import VALIDATION, Array, Imported, answers_of, numbers_validation, surest
+from bedplate.importers.options import BundleOptions, Options
+from bedplate.importers.writing import Array, Imported, answers_of, numbers_validation
 
 MAX_PIXELS = 100_000_000
 _DRAWN = 16
@@ -40,8 +41,17 @@ class Logits(nn.Module):
         return logits
 
 
-def imported(folder: Path, model: Any, names: Mapping[int, str], options: Options) -> Imported:
+def imported(
+    folder: Path,
+    model: Any,
+    head: Callable[[Any, torch.Tensor], nn.Module],
+    answers: Answers,
+    options: Options,
+) -> Imported:
     """
+    Args:
+        head: makes of the model, and of pictures (items, 3, height, width), what takes such and gives answers.
+
     Raises:
         BundleError: its processor does what a bundle cannot, or torch cannot export it.
     """
@@ -57,24 +67,25 @@ def imported(folder: Path, model: Any, names: Mapping[int, str], options: Option
             f"a bundle can, by {off:.3f} of full scale; import the module by 'bedplate bundle import torch'"
         )
     questions = np.concatenate(wanted)
-    module = Logits(model).eval()
-    graph = export(module, torch.from_numpy(questions[:2]), options.max_items, {}, str(folder))
-    answers = answers_of(module, questions)
-    sigmoid = model.config.problem_type == "multi_label_classification"
-    told = NumbersOptions(
-        options.name,
-        options.version,
-        options.description or f"{type(model).__name__} of {folder.resolve().name}",
-        graph.max_items,
-        labels_of(names),
-        "sigmoid" if sigmoid else "softmax",
-    )
+    example = torch.from_numpy(questions[:2])
+    module = head(model, example).eval()
+    graph = export(module, example, options.max_items, {}, str(folder))
+    described_as = options.description or f"{type(model).__name__} of {folder.resolve().name}"
     chosen = [
         described(picture, options.examples, len(contents)),
         f"pictures differ from {type(processor).__name__}'s by {off:.1g} at most",
     ]
-    network = as_program(graph.exported, str(folder))
-    return bundled(network, spec, contents, questions, answers, told, str(folder), chosen)
+    return bundled(
+        as_program(graph.exported, str(folder)),
+        spec,
+        contents,
+        questions,
+        answers_of(module, questions),
+        answers,
+        replace(options, max_items=graph.max_items, description=described_as),
+        str(folder),
+        chosen,
+    )
 
 
 def bundled(
@@ -82,48 +93,42 @@ def bundled(
     spec: Mapping[str, Any],
     contents: Sequence[bytes],
     questions: Array,
-    answers: Array,
-    options: NumbersOptions,
+    found: Array,
+    answers: Answers,
+    options: BundleOptions,
     source: str,
     chosen: Sequence[str],
 ) -> Imported:
-    """What tells pictures apart, of whatever kind its network is.
+    """A model that takes pictures, of whatever kind its network is.
 
     Args:
         spec: the input, as bundle.yaml has it.
         contents: pictures as clients send them.
         questions: the same as the network takes them, (items, *shape).
-        answers: what the original said to each, (items, labels).
+        found: what the original said to each, (items, numbers).
 
     Raises:
         BundleError: there are more labels than numbers, or fewer.
     """
-    if answers.shape[1:] != (len(options.labels),):
-        raise BundleError(
-            f"{source}: gives {list(answers.shape[1:])} numbers, but there are {len(options.labels)} labels"
-        )
-    at = surest(answers)
+    answers.require(found, source)
+    at = answers.canary(found)
     canary = f"canary.{_kind_of(contents[at])}"
     document: dict[str, Any] = {
         "name": options.name,
         "version": options.version,
-        "task": "image-classification",
-        "description": options.description or f"Imported from {source.rpartition('/')[2]}",
+        "task": answers.task("image-classification"),
+        "description": options.description or f"Imported from {Path(source).name}",
         "inputs": [dict(spec)],
-        "outputs": [{"name": "logits", "dtype": str(answers.dtype), "shape": [len(options.labels)]}],
-        "labels": list(options.labels),
-        "activation": options.activation,
         "batch": {"max_items": options.max_items},
-        "validation": {"file": VALIDATION, "metric": "accuracy", "threshold": 0.99},
-        "canary": {"file": canary, "label": options.labels[int(answers[at].argmax())]},
+        **answers.document(canary, found),
     }
     return Imported(
         document,
         network,
-        {canary: contents[at]},
-        numbers_validation(questions, answers, True, _MAX_VALIDATION_BYTES),
+        {canary: contents[at], **answers.files(found)},
+        numbers_validation(questions, found, bool(answers.labels), _MAX_VALIDATION_BYTES),
         [questions],
-        [answers.astype(np.float64)],
+        [found.astype(np.float64)],
         chosen,
     )
 

@@ -128,7 +128,7 @@ def _shown(program: Mapping[str, Any]) -> str:
 
 def _compared(bundle: Bundle, model: Model, imported: Imported) -> Comparison:
     items, largest, share, same = 0, 0.0, 0.0, 0
-    classes = len(bundle.output.shape) == 1 and bundle.output.shape[0] > 1  # type: ignore[operator]
+    classes = len(bundle.labels) > 1
     for batch, wanted in zip(imported.questions, imported.answers, strict=True):
         most = bundle.input.most_items(batch.shape[1:], bundle.max_items, bundle.max_cost)
         for size in sorted({1, most}):

@@ -21,6 +21,7 @@ from bedplate.bundle.manifest import read_manifest
 from bedplate.bundle.recommendation import MAX_NAME_BYTES, suggestions_in
 from bedplate.bundle.strict_yaml import BundleError
 from bedplate.bundle.tensor import Tensor, Text
+from bedplate.bundle.tokenizer import tokenizer_of
 from bedplate.decode.codec import Codec
 from bedplate.decode.media import decode
 from bedplate.decode.settings import DecodeSettings
@@ -157,7 +158,8 @@ class _Here(Decoders):
         if model.codec:
             decoded = _codec(model).decode(files, types, model.input)
         else:
-            decoded = decode(files, model.input, DecodeSettings(socket_dir=Path("/")), model.tokenizer)
+            tokenizer = tokenizer_of(model.tokenizer) if model.tokenizer else None
+            decoded = decode(files, model.input, DecodeSettings(socket_dir=Path("/")), tokenizer)
         return Media(decoded.parts, decoded.files)
 
     async def encode(self, outputs: Array, items: Sequence[int], model: Bundle, options: RequestOptions) -> list[Any]:
@@ -241,7 +243,7 @@ def _batches(bundle: Bundle, inputs: torch.Tensor, expected: torch.Tensor) -> It
 
 def _ids(bundle: Bundle, spec: Text, text: bytes) -> Array:
     try:
-        return ids_of(text, bundle.input, spec, bundle.tokenizer)
+        return ids_of(text, bundle.input, spec, tokenizer_of(bundle.tokenizer))
     except ServiceError as error:
         raise BundleError(f"{bundle.name} {bundle.version}: validation: {text!r:.80}: {error}") from None
 

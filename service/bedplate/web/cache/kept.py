@@ -67,7 +67,10 @@ def _is_boxes(found: Any, model: Bundle) -> bool:
 
 
 def _is_output(found: Any, spec: Tensor) -> bool:
-    if not isinstance(found, dict) or found.keys() != {"output"}:
+    if not isinstance(found, dict) or found.keys() - {"length_s"} != {"output"}:
+        return False
+    length_s = found.get("length_s", 0.0)
+    if not isinstance(length_s, float) or not math.isfinite(length_s):
         return False
     numbers = np.asarray(found["output"])  # fails where lists are of uneven length
     return (

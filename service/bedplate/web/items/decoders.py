@@ -18,7 +18,7 @@ import numpy.typing as npt
 from bedplate import errors, wire
 from bedplate.bundle import dtypes
 from bedplate.bundle.bundle import Bundle
-from bedplate.errors import DecoderBusy, DecoderUnavailable, Internal, ServiceError, UnreadableMedia
+from bedplate.errors import DecoderBusy, DecoderUnavailable, Internal, InvalidRequest, ServiceError, UnreadableMedia
 from bedplate.web import current
 from bedplate.web.options import RequestOptions, too_late
 from bedplate.wire import Frame, FrameError, FrameReader, Type
@@ -26,6 +26,8 @@ from bedplate.wire import Frame, FrameError, FrameReader, Type
 _log = logging.getLogger("bedplate.web")
 _RETRY_AFTER_S = 1
 _READ_BYTES = 1 << 20
+# Of a tokenizer for one request: the process that read it may be replaced before it is asked again.
+_READINGS = 4
 
 
 @dataclass(slots=True)  # not frozen, which takes thrice as long; nobody changes it
@@ -75,14 +77,40 @@ class Decoders:
             Internal: the bundle's own program failed.
             DecoderBusy, DecoderUnavailable, DeadlineExceeded.
         """
-        # What the bundle brings for this goes along each time: a copy costs less than asking whether it is known.
-        sent = [model.codec_source or model.tokenizer, *files]
+        # A codec goes along each time: a copy costs less than asking whether it is known.
+        sent = [model.codec_source, *files]
         meta = {"input": model.document["inputs"][0], "sizes": [len(file) for file in sent]}
         if model.codec:
             meta |= {"types": types, **_told_of(model)}
+        if model.tokenizer:
+            meta["tokenizer"] = model.tokenizer_sha256
         body = b"".join(sent) if sent[0] or len(files) > 1 else files[0]
         most = _most_bytes(model, len(files), self._max_media_s)
-        return _media_in(await self._answer(Type.DECODE, meta, body, options, most, _ended), model)
+        paths: Sequence[Path] = ()
+        for _ in range(_READINGS):
+            answer, path = await self._answer(Type.DECODE, meta, body, options, most, _ended, paths)
+            if "wanted" not in answer.meta:
+                return _media_in(answer, model)
+            # The others need not have read it either.
+            paths = [path]
+            await self._bring_tokenizer(model, options, paths)
+        raise DecoderUnavailable(
+            "the decoders are replaced faster than they read this model's tokenizer",
+            next_step="try later; the operator may have to raise bedplate_decode_memory_mb",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+    async def _bring_tokenizer(self, model: Bundle, options: RequestOptions, paths: Sequence[Path]) -> None:
+        """To a process that has not read it: by itself, so that no client's text is to blame where it is too large."""
+        meta = {
+            "input": model.document["inputs"][0],
+            "sizes": [len(model.tokenizer)],
+            "tokenizer": model.tokenizer_sha256,
+        }
+        try:
+            await self._answer(Type.DECODE, meta, model.tokenizer, options, 0, _unreadable_tokenizer, paths)
+        except InvalidRequest:
+            raise _unreadable_tokenizer() from None
 
     async def encode(
         self, outputs: npt.NDArray[Any], items: Sequence[int], model: Bundle, options: RequestOptions
@@ -100,7 +128,7 @@ class Decoders:
         shown = {"dtype": outputs.dtype.name, "shape": outputs.shape}
         sent = [model.codec_source, outputs.tobytes()]
         meta = {"outputs": [shown], "items": items, "sizes": [len(part) for part in sent], **_told_of(model)}
-        answer = await self._answer(Type.ENCODE, meta, b"".join(sent), options, 0, _failed)
+        answer, _ = await self._answer(Type.ENCODE, meta, b"".join(sent), options, 0, _failed)
         predictions: list[Any] = answer.meta["predictions"]
         return predictions
 
@@ -112,24 +140,33 @@ class Decoders:
         options: RequestOptions,
         most_bytes: int,
         ended: Callable[[], ServiceError],
-    ) -> Frame:
+        paths: Sequence[Path] = (),
+    ) -> tuple[Frame, Path]:
+        """And who gave it.
+
+        Args:
+            ended: what is told where this was the end of the process.
+            paths: who may be asked; left out: anybody.
+        """
         question = wire.assemble(kind, 1, wire.to_json(meta), body, options.engine_deadline_ns)
         try:
-            answer = await asyncio.wait_for(self._ask(question, most_bytes), options.left_s)
+            answer, path = await asyncio.wait_for(self._ask(question, most_bytes, paths), options.left_s)
         except asyncio.TimeoutError:
             raise too_late() from None
         except _Ended:
             raise ended() from None
         if answer.type is Type.ERROR:
             raise errors.from_meta(answer.meta)
-        return answer
+        return answer, path
 
-    async def _ask(self, question: list[bytes | memoryview], most_bytes: int) -> Frame:
+    async def _ask(
+        self, question: list[bytes | memoryview], most_bytes: int, paths: Sequence[Path]
+    ) -> tuple[Frame, Path]:
         is_busy = False
-        for path in sorted(self._waiting, key=self._waiting.__getitem__):
+        for path in sorted(paths or self._waiting, key=self._waiting.__getitem__):
             self._waiting[path] += 1
             try:
-                return await _ask(path, question, most_bytes)
+                return await _ask(path, question, most_bytes), path
             except _NotTaken as refusal:
                 is_busy |= refusal.busy
             finally:
@@ -222,6 +259,14 @@ def _failed() -> ServiceError:
     """What goes into `encode` a model made, and no client."""
     _log.error("encode was the end of its process", extra={"request_id": current.REQUEST_ID.get()})
     return Internal("the model's own program failed; the operator finds why under the request id")
+
+
+def _unreadable_tokenizer() -> ServiceError:
+    _log.error(
+        "a tokenizer was the end of the process that read it; raise bedplate_decode_memory_mb or bedplate_decode_cpu_s",
+        extra={"request_id": current.REQUEST_ID.get()},
+    )
+    return Internal("the model's tokenizer cannot be read; the operator finds why under the request id")
 
 
 def _refused(is_busy: bool) -> ServiceError:

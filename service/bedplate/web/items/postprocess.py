@@ -46,6 +46,8 @@ def predictions_of(outputs: Array, model: Bundle, media: Media) -> list[dict[str
     if not model.names_classes:
         if model.output.allows_non_finite:
             _require_finite(outputs, model.name)
+        if model.input.sound and files:
+            return _of_recordings(outputs, model, files)
         return [{"output": one} for one in outputs.tolist()]
     scores = scores_of(outputs.astype(np.float64), model)  # (items, classes)
     if not model.input.cuts_files or not files:
@@ -63,8 +65,17 @@ def _require_finite(outputs: Array, name: str) -> None:
         )
 
 
-def file_scores(outputs: Array, model: Bundle, files: Sequence[dict[str, Any]]) -> Array:
-    """Return (files, labels): for each file the mean of the scores of its items, from outputs (items, labels)."""
+def _of_recordings(outputs: Array, model: Bundle, files: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    means = file_means(outputs, model, files).astype(outputs.dtype)
+    return [{"output": mean, "length_s": file["length_s"]} for mean, file in zip(means.tolist(), files, strict=True)]
+
+
+def file_means(outputs: Array, model: Bundle, files: Sequence[dict[str, Any]]) -> Array:
+    """Return (files, *output shape): for each file the mean of its items' scores, or of their numbers without classes.
+
+    Args:
+        outputs: (items, *output shape).
+    """
     scores = scores_of(outputs.astype(np.float64), model)
     return np.stack([some.mean(axis=0) for some in _by_file(scores, files)])
 

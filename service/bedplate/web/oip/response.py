@@ -15,7 +15,7 @@ from bedplate.bundle import dtypes
 from bedplate.bundle.bundle import Bundle
 from bedplate.errors import NotFinite
 from bedplate.web.call import Reply
-from bedplate.web.items.postprocess import file_scores
+from bedplate.web.items.postprocess import file_means
 from bedplate.web.oip.datatypes import BYTES, Datatype, datatype_of
 from bedplate.web.oip.plan import Wanted
 from bedplate.web.oip.request import InferRequest
@@ -64,12 +64,12 @@ def encode(frame: Frame, model: Bundle, asked: InferRequest) -> Reply:
 
 
 def of_files(frame: Frame, model: Bundle, files: Sequence[dict[str, Any]]) -> Frame:
-    """A RESULT frame with a row for each recording or video, as /v1 scores it, in place of one for each part of it."""
+    """A RESULT frame with a row for each recording or video, as /v1 answers it, in place of one for each part of it."""
     spec = model.output
     outputs = dtypes.to_numbers(spec.dtype, dtypes.from_bytes(spec.dtype, frame.tensors)).reshape(-1, *spec.smallest)
-    scores = dtypes.from_numbers(spec.dtype, file_scores(outputs, model, files))
-    meta = {**frame.meta, "outputs": [{**frame.meta["outputs"][0], "shape": list(scores.shape)}]}
-    return Frame(frame.type, frame.id, meta, scores.tobytes())
+    means = dtypes.from_numbers(spec.dtype, file_means(outputs, model, files))
+    meta = {**frame.meta, "outputs": [{**frame.meta["outputs"][0], "shape": list(means.shape)}]}
+    return Frame(frame.type, frame.id, meta, means.tobytes())
 
 
 def _of_json(text: bytes) -> Reply:
