@@ -311,6 +311,17 @@ HOSTILE = {
         True,
         "'LlamaForCausalLM' is not imported yet, wanted ...ForImageClassification",
     ),
+    "a module of sentence-transformers outside": (
+        {"modules.json": [{"type": "sentence_transformers.models.Transformer", "path": "../other"}]},
+        True,
+        "'../other' is no folder in it",
+    ),
+    "a module of its author's": (
+        {"modules.json": [{"type": "custom_st.Transformer", "path": ""}, {"type": "custom_st.Reader", "path": "a"}]},
+        True,
+        "Transformer, Reader is not imported; wanted Transformer, Pooling",
+    ),
+    "modules that are none": ({"modules.json": [7]}, True, "is no list of modules"),
     "no architecture": ({"config.json": {"architectures": [7]}}, True, "architectures: 7 is not imported yet"),
 }
 

@@ -205,6 +205,23 @@ def test_a_plain_encoder_without_a_pooling_is_told_what_there_is(imports, tmp_pa
     assert "BertModel does not say what its vector is; name --pooling cls or last or mean or pooler" in errors
 
 
+@pytest.mark.parametrize("name", ["NobodysModel", "AutoModel", "GenerationMixinModel"])
+def test_a_class_that_transformers_has_not_is_named(imports, tmp_path, name):
+    folder = BY_NAME["bert-mean"].write(tmp_path / "plain")
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": [name], "model_type": "nobodys"}))
+
+    status, _, errors = imports(folder, "--pooling", "mean")
+
+    assert (status, f"transformers has no '{name}'" in errors) == (1, True), errors
+
+
+def test_a_model_of_pictures_and_texts_is_asked_for_one_of_them(imports, tmp_path):
+    folder = BY_NAME["clip-image-own"].write(tmp_path / "clip")
+
+    assert "CLIPModel takes pictures and texts; name --part image or text" in imports(folder)[2]
+
+
 def test_a_pooler_that_was_not_saved_is_missed_by_who_asks_for_it(imports, tmp_path):
     folder = BY_NAME["bert-mean"].write(tmp_path / "plain")
     weights = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from bedplate.bundle.bundle import read_bundle
 from PIL import Image
 
 from tests.service.running_service import KEY, RunningService, running_service
+from tests.zoo import vectors
 from tests.zoo.models import ENTRIES, WORDS, Entry
 
 REQUESTS = 100
-ALIKE = 1e-3  # of a score between 0 and 1
+ALIKE = 1e-3  # of a score between 0 and 1; of the numbers of a vector, as a share of the largest
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def main(names: Sequence[str]) -> int:
     torch.set_num_threads(1)
     quiet()
     rows = []
-    print("| architecture | operations | import s | top-1 | scores differ by |\n|---|---|---|---|---|", flush=True)
+    print("| architecture | operations | import s | same | differ by |\n|---|---|---|---|---|", flush=True)
     for entry in chosen:
         with tempfile.TemporaryDirectory(prefix="bedplate-zoo-") as name:
             row = _tried(entry, Path(name))
@@ -67,23 +68,52 @@ def _tried(entry: Entry, folder: Path) -> Row:
     source = entry.write(folder / entry.name)
     begun_s = time.monotonic()
     command = [sys.executable, "-m", "bedplate", "bundle", "import", "hf", str(source), "--output", str(folder / "out")]
+    command += entry.options
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     took_s = time.monotonic() - begun_s
     if done.returncode:
         return Row(entry.name, f"refused: {done.stderr.strip()[-300:]}", False)
-    questions, ask = (_pictures(), _picture_asker(source)) if entry.processor else (_texts(), _text_asker(source))
+    questions = _pictures() if entry.takes_pictures else _texts()
+    if entry.answers_vectors:
+        compared, ask = _vectors_compared, vectors.asker(source, entry)
+    else:
+        compared, ask = _compared, (_picture_asker if entry.takes_pictures else _text_asker)(source)
     with running_service(folder, bundle=folder / "out") as service:
-        same, off = _compared(service, entry, questions, ask)
+        found = compared(service, entry, questions, ask)
     steps = len(read_bundle(folder / "out").operations.steps)  # type: ignore[union-attr]
-    told = f"{steps} | {took_s:.0f} | {same} of {len(questions)} | {off:.1g}"
-    return Row(entry.name, told, same == len(questions) and off <= ALIKE)
+    return Row(entry.name, f"{steps} | {took_s:.0f} | {found.told}", found.right)
 
 
-def _compared(
-    service: RunningService, entry: Entry, questions: Sequence[bytes], ask: Callable[[bytes], Any]
-) -> tuple[int, float]:
+@dataclass(frozen=True)
+class Found:
+    told: str
+    right: bool
+
+
+def _compared(service: RunningService, entry: Entry, questions: Sequence[bytes], ask: Callable[[bytes], Any]) -> Found:
     same, off = 0, 0.0
-    kind = "image/png" if entry.processor else "text/plain"
+    for content, told in zip(questions, _answers(service, entry, questions), strict=True):
+        wanted = ask(content)
+        same += told["label"] == f"LABEL_{int(wanted.argmax())}"
+        off = max(off, *(abs(told["scores"][f"LABEL_{at}"] - score) for at, score in enumerate(wanted.tolist())))
+    return Found(f"top-1 of {same} of {len(questions)} | {off:.1g}", same == len(questions) and off <= ALIKE)
+
+
+def _vectors_compared(
+    service: RunningService, entry: Entry, questions: Sequence[bytes], ask: Callable[[bytes], Any]
+) -> Found:
+    answers = _answers(service, entry, questions)
+    found = np.array([told["output"] for told in answers])
+    wanted = np.array([ask(content) for content in questions], np.float64)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+    cosine, off = float(((found * wanted).sum(1) / lengths).min()), float(np.abs(found - wanted).max())
+    largest = float(np.abs(wanted).max())
+    told = f"cosine {cosine:.9f} at least | {off:.1g} of {largest:.1g}"
+    return Found(told, cosine > 1 - ALIKE and off <= ALIKE * largest)
+
+
+def _answers(service: RunningService, entry: Entry, questions: Sequence[bytes]) -> Iterator[Any]:
+    kind = "image/png" if entry.takes_pictures else "text/plain"
     for content in questions:
         request = urllib.request.Request(
             f"http://127.0.0.1:{service.port}/v1/models/{entry.name}/predict",
@@ -92,10 +122,7 @@ def _compared(
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             [told] = json.load(answer)["predictions"]
-        wanted = ask(content)
-        same += told["label"] == f"LABEL_{int(wanted.argmax())}"
-        off = max(off, *(abs(told["scores"][f"LABEL_{at}"] - score) for at, score in enumerate(wanted.tolist())))
-    return same, off
+        yield told
 
 
 def _pictures() -> list[bytes]:

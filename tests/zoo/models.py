@@ -77,6 +77,10 @@ class Entry:
         return [*pooling, *part, *(["--normalize"] if self.is_unit else [])]
 
     @property
+    def answers_vectors(self) -> bool:
+        return bool(self.pooling)
+
+    @property
     def takes_pictures(self) -> bool:
         return self.processor is not None and self.part != "text"
 

@@ -18,7 +18,8 @@ def _source(spec: Tensor) -> str:
     if spec.clip:
         return f", of a video {_pixels(spec.clip.picture)}, {spec.clip.frames} of its pictures"
     if spec.text:
-        return f", of a text of at most {spec.text.max_characters} characters by {spec.text.tokenizer}"
+        cut = ", cut to fit" if spec.text.truncation else ""
+        return f", of a text of at most {spec.text.max_characters} characters by {spec.text.tokenizer}{cut}"
     return ""
 
 

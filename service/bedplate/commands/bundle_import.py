@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder = sources.add_parser("hf", parents=[common], help="a folder of Hugging Face: config.json and safetensors")
     folder.add_argument("folder", type=Path, metavar="FOLDER")
     folder.add_argument(
-        "--examples", type=Path, metavar="FOLDER|FILE", help="pictures, or a text a line (default: drawn)"
+        "--examples", type=Path, metavar="FOLDER|FILE", help="pictures, recordings, or a text a line (default: drawn)"
     )
     folder.add_argument("--max-tokens", type=int, help="of one text (default: what the model was made for)")
     folder.add_argument("--truncate", action="store_true", help="cut a longer text, in place of refusing it")
@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="answer with a vector, made so of those of its tokens (default: as sentence-transformers' files say)",
     )
     folder.add_argument("--normalize", action="store_true", help="such a vector to the length 1")
+    folder.add_argument("--window", type=float, metavar="SECONDS", help="into which recordings are cut")
     folder.add_argument("--part", choices=["image", "text"], default="", help="of a model of both, such as CLIP")
 
 
@@ -183,6 +184,7 @@ def _hugging_face(args: argparse.Namespace) -> Imported:
         args.truncate,
         args.pooling,
         args.normalize,
+        args.window or 0,
         args.part,
     )
     return import_folder(args.folder, options)

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bedplate.bundle.strict_yaml import BundleError
-from bedplate.importers import pictures, texts
+from bedplate.importers import pictures, sounds, texts
 from bedplate.importers.answers import Answers
 from bedplate.importers.options import Options, labels_of
 from bedplate.importers.sentences import Sentences, read_sentences
@@ -31,11 +31,13 @@ _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 # What makes a model with a head, by the end of its architecture's name.
 _HEADS = {
-    "ForImageClassification": "AutoModelForImageClassification",
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForImageClassification": ["AutoModelForImageClassification"],
+    # Of texts, and of what recordings are sequences of.
+    "ForSequenceClassification": ["AutoModelForSequenceClassification", "AutoModelForAudioClassification"],
+    "ForAudioClassification": ["AutoModelForAudioClassification"],
 }
 # Of a model without one, which answers with a vector.
-_ENCODERS = {"EncoderModel": "AutoModelForTextEncoding", "Model": "AutoModel"}
+_ENCODERS = {"EncoderModel": ["AutoModelForTextEncoding"], "Model": ["AutoModel"]}
 # Of a model of pictures and texts: what is made of it for either.
 _PARTS = {
     "CLIPModel": {"image": "CLIPVisionModelWithProjection", "text": "CLIPTextModelWithProjection"},
@@ -53,10 +55,10 @@ def import_folder(folder: Path, options: Options) -> Imported:
     config = require_plain(source)
     with _quiet():
         transformers = _transformers()
-        if sentences or options.pooling or _end_of(config, _HEADS) is None:
+        end = _end_of(config, _HEADS)
+        if sentences or options.pooling or end is None:
             return _imported_vectors(source, config, transformers, sentences, options)
-        model = _model(getattr(transformers, _HEADS[str(_end_of(config, _HEADS))]), folder)
-        return _imported_head(folder, model, options)
+        return _imported_head(folder, _model(_class_of(config, transformers, _HEADS[end], folder), folder), options)
 
 
 def _imported_head(folder: Path, model: Any, options: Options) -> Imported:
@@ -68,6 +70,8 @@ def _imported_head(folder: Path, model: Any, options: Options) -> Imported:
         answers = Answers("logits", labels_of(settings.id2label), activation)
     if model.main_input_name == "pixel_values":
         return pictures.imported(folder, model, lambda made, example: pictures.Logits(made), answers, options)
+    if model.main_input_name == "input_values":
+        return sounds.imported(folder, model, sounds.Logits, answers, options)
     return texts.imported(folder, model, texts.Logits, answers, options)
 
 
@@ -78,24 +82,24 @@ def _imported_vectors(
     kind = _encoder_of(config, transformers, folder, options.part, pooling is not None)
     # Many encoders of texts were saved without the layer behind their first token.
     model = _model(kind, folder, spare="" if pooling in (None, POOLER) else "pooler.")
-    answers, normalize = Answers("embedding"), options.normalize
+    answers = Answers("embedding")
+    layers = sentences.layers if sentences else ()
+    normalize = options.normalize or (sentences is not None and sentences.normalize)
+
+    def vectors(made: Any, pad: int | None, example: torch.Tensor) -> Vectors:
+        return Vectors(made, pad, pooling_of(made, pooling, example, str(folder)), layers, normalize)
+
     if model.main_input_name == "pixel_values":
-
-        def of_pictures(made: Any, example: torch.Tensor) -> Vectors:
-            return Vectors(made, None, pooling_of(made, pooling, example, str(folder)), (), normalize)
-
-        return pictures.imported(folder, model, of_pictures, answers, options)
+        return pictures.imported(folder, model, lambda made, some: vectors(made, None, some), answers, options)
+    if model.main_input_name == "input_values":
+        samples = torch.zeros(1, 16_000)
+        return sounds.imported(folder, model, lambda made: vectors(made, None, samples), answers, options)
     if model.main_input_name != "input_ids":
         raise BundleError(f"{folder}: {type(model).__name__} takes {model.main_input_name}, which is not imported yet")
-    layers = sentences.layers if sentences else ()
-    normalize = normalize or (sentences is not None and sentences.normalize)
+    ids = torch.tensor([[2, 3]])
     wanted = replace(options, max_tokens=options.max_tokens or (sentences.max_tokens if sentences else None))
-
-    def of_texts(made: Any, pad: int | None) -> Vectors:
-        ids = torch.tensor([[2, 3]])
-        return Vectors(made, pad, pooling_of(made, pooling, ids, str(folder)), layers, normalize)
-
-    found = texts.imported(folder, model, of_texts, answers, wanted, lowers=sentences is not None and sentences.lowers)
+    lowers = sentences is not None and sentences.lowers
+    found = texts.imported(folder, model, lambda made, pad: vectors(made, pad, ids), answers, wanted, lowers)
     return replace(found, chosen=[*found.chosen, *(sentences.chosen if sentences else ())])
 
 
@@ -193,15 +197,16 @@ def _transformers() -> Any:
     return transformers
 
 
-def _end_of(config: Mapping[str, Any], known: Mapping[str, str]) -> str | None:
+def _end_of(config: Mapping[str, Any], known: Mapping[str, object]) -> str | None:
     """Which of these its architecture ends with."""
-    return next((end for end in known if _architecture(config).endswith(end)), None)
+    return next((end for end in known if str(_architecture(config)).endswith(end)), None)
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
+def _architecture(config: Mapping[str, Any]) -> object:
+    """The name of a class; of what a stranger wrote maybe anything."""
     architectures = config.get("architectures")
     [name, *_] = architectures if isinstance(architectures, list) and architectures else [None]
-    return str(name)
+    return name
 
 
 def _encoder_of(config: Mapping[str, Any], transformers: Any, folder: Path, part: str, is_asked: bool) -> Any:
@@ -214,19 +219,14 @@ def _encoder_of(config: Mapping[str, Any], transformers: Any, folder: Path, part
         BundleError: it has a head that is not imported yet, or a part is not said, or not there.
     """
     name = _architecture(config)
-    if parts := _PARTS.get(name):
+    if parts := _PARTS.get(str(name)):
         if part not in parts:
             raise BundleError(f"{folder}: {name} takes pictures and texts; name --part {' or '.join(parts)}")
         return getattr(transformers, parts[part])
     if part:
         raise BundleError(f"{folder}: {name} has one part; leave --part out")
-    end = _end_of(config, _ENCODERS)
-    if end:
-        known = transformers.models.auto.configuration_auto.CONFIG_MAPPING
-        auto = getattr(transformers, _ENCODERS[end])
-        if config.get("model_type") in known and known[config["model_type"]] in auto._model_mapping:
-            return auto
-        return getattr(transformers, name, transformers.AutoModel)
+    if end := _end_of(config, _ENCODERS):
+        return _class_of(config, transformers, _ENCODERS[end], folder)
     if is_asked:
         return transformers.AutoModel
     wanted = " or ".join(f"...{end}" for end in (*_HEADS, "Model"))
@@ -234,6 +234,21 @@ def _encoder_of(config: Mapping[str, Any], transformers: Any, folder: Path, part
         f"{folder / 'config.json'}: architectures: {name!r} is not imported yet, wanted {wanted}; what it says of "
         "tokens becomes a vector by --pooling; a module around it goes by 'bedplate bundle import torch'"
     )
+
+
+def _class_of(config: Mapping[str, Any], transformers: Any, autos: Sequence[str], folder: Path) -> Any:
+    """The first of these of transformers that makes such a model; of what none knows the class of its own name."""
+    known = transformers.models.auto.configuration_auto.CONFIG_MAPPING
+    kind = config.get("model_type")
+    for auto in (getattr(transformers, name) for name in autos):
+        if kind in known and known[kind] in auto._model_mapping:
+            return auto
+    made = getattr(transformers, str(_architecture(config)), None)
+    if not isinstance(made, type) or not issubclass(made, transformers.PreTrainedModel):
+        raise BundleError(
+            f"config.json: architectures: transformers has no {_architecture(config)!r}; take a newer one"
+        )
+    return made
 
 
 def _model(kind: Any, folder: Path, spare: str = "") -> Any:

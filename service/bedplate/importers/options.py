@@ -30,6 +30,7 @@ class Options(BundleOptions):
     truncate: bool = False
     pooling: str | None = None  # of a model that answers with a vector: vectors.POOLINGS; None: as its files say
     normalize: bool = False  # such a vector to the length 1; as its files say, otherwise
+    window_s: float = 0  # of recordings
     part: str = ""  # image or text, of a model that has one of each
 
 
