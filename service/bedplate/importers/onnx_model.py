@@ -183,6 +183,10 @@ def _of_pictures(
     contents = pictures.contents_of(options.examples)
     questions = np.stack([to_tensor(upright(open_image(one, pictures.MAX_PIXELS)), picture) for one in contents])
     answers = original.answers(questions, options.max_items)
+    if not options.labels:
+        raise BundleError(
+            f"{source}: gives {list(answers.shape[1:])} numbers, but there are 0 labels; name them by --labels"
+        )
     activation = options.activation or _activation(answers)
     told = pictures.described(picture, options.examples, len(contents))
     return pictures.bundled(
