@@ -216,6 +216,15 @@ def test_a_class_that_transformers_has_not_is_named(imports, tmp_path, name):
     assert (status, f"transformers has no '{name}'" in errors) == (1, True), errors
 
 
+@pytest.mark.parametrize(("name", "part"), [("clipvision-own", []), ("clip-image-own", ["--part", "image"])])
+def test_a_projection_is_part_of_the_vector(imports, tmp_path, name, part):
+    assert imports(BY_NAME[name].write(tmp_path / "clip"), *part)[0] == 0
+
+    bundle = read_bundle(tmp_path / "out")
+    assert (bundle.task, bundle.output.shape) == ("tensors", (32,))
+    assert bundle.input.image is not None
+
+
 def test_a_model_of_pictures_and_texts_is_asked_for_one_of_them(imports, tmp_path):
     folder = BY_NAME["clip-image-own"].write(tmp_path / "clip")
 

@@ -37,7 +37,11 @@ _HEADS = {
     "ForAudioClassification": ["AutoModelForAudioClassification"],
 }
 # Of a model without one, which answers with a vector.
-_ENCODERS = {"EncoderModel": ["AutoModelForTextEncoding"], "Model": ["AutoModel"]}
+_ENCODERS: Mapping[str, Sequence[str]] = {
+    "EncoderModel": ["AutoModelForTextEncoding"],
+    "Model": ["AutoModel"],
+    "ModelWithProjection": [],
+}
 # Of a model of pictures and texts: what is made of it for either.
 _PARTS = {
     "CLIPModel": {"image": "CLIPVisionModelWithProjection", "text": "CLIPTextModelWithProjection"},
