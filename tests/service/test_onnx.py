@@ -1,6 +1,7 @@
 """A network that is ONNX: what the engine computes of it, in how much memory, and what bundle.yaml has to say of it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,36 @@ def test_inspect_says_how_large_it_is(tmp_path, capsys):
     assert cli.main(["bundle", "inspect", str(write_onnx(tmp_path / "lamp"))]) == 0
 
     assert "2 nodes" in capsys.readouterr().out
+
+
+def test_onnxruntime_keeps_to_itself(tmp_path):
+    """Its builds report to their maker. Where they would, they leave an identifier of the machine behind at least."""
+    directory = write_onnx(tmp_path / "lamp")
+    program = f"""
+import torch
+from pathlib import Path
+from bedplate.bundle.bundle import read_bundle
+from bedplate.engine.model import Model
+directory = Path({str(directory)!r})
+Model.load(read_bundle(directory), directory, torch.device("cpu")).warm_up()
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    # Without what else would keep it quiet.
+    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")}
+    environment = kept | {"HOME": str(home), "TMPDIR": str(home)}
+
+    subprocess.run([sys.executable, "-c", program], env=environment, timeout=120, check=True)
+
+    assert [str(path) for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_nobody_loads_onnxruntime_but_by_the_module_that_quiets_it():
+    files = Path(engine.__file__).parents[1].rglob("*.py")
+
+    assert [path.name for path in files if re.search(r"^\s*(import|from) onnxruntime", path.read_text(), re.M)] == [
+        "runtime.py"
+    ]
 
 
 def test_a_release_brings_the_list_of_operators():

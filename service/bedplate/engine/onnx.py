@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
 from bedplate.bundle.onnx import OnnxGraph
 from bedplate.bundle.strict_yaml import BundleError
+from bedplate.engine.runtime import onnxruntime
 from bedplate.engine.work import Array
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,6 @@ def _providers(device: torch.device) -> list[Any]:
 def _limit_memory() -> None:
     """Give onnxruntime one arena for the process, which ends somewhere."""
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
-    onnxruntime.disable_telemetry_events()
     place = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
