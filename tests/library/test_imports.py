@@ -53,7 +53,7 @@ def test_no_room_imports_one_that_stands_on_it():
     [
         ("bedplate.web.main", {"torch", "onnxruntime"}),
         ("bedplate.web.app", {"torch"}),
-        ("bedplate.engine.main", {"falcon", "gunicorn"}),
+        ("bedplate.engine.main", {"onnxruntime", "falcon", "gunicorn"}),
         ("bedplate.engine.server", {"falcon", "gunicorn"}),
         ("bedplate.decode.main", {"torch", "onnxruntime", "falcon", "gunicorn"}),
         ("bedplate.bundle.bundle", {"torch", "onnxruntime", "falcon", "gunicorn"}),

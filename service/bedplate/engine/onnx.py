@@ -15,7 +15,6 @@ from torch import nn
 
 from bedplate.bundle.onnx import OnnxGraph
 from bedplate.bundle.strict_yaml import BundleError
-from bedplate.engine.runtime import onnxruntime
 from bedplate.engine.work import Array
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class OnnxSession(nn.Module):
         super().__init__()
         self.host_bytes = graph.weights_bytes
         self._names = [graph.output], graph.input
-        _limit_memory()
+        onnxruntime = _onnxruntime()
         try:
             self._session = _translated(
                 lambda: onnxruntime.InferenceSession(content, _options(), providers=_providers(device))
@@ -74,7 +73,8 @@ class OnnxSession(nn.Module):
         return np.asarray(result)
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _options() -> Any:
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     # Said, and not found out: else onnxruntime pins each thread to a core, which a sandbox and our own pinning forbid.
     options.intra_op_num_threads = torch.get_num_threads()
@@ -92,7 +92,7 @@ def _options() -> onnxruntime.SessionOptions:
         # Threads that wait for work sleep: the core is another engine's.
         "session.intra_op.allow_spinning": "0",
         "session.inter_op.allow_spinning": "0",
-        # The arena that _limit_memory made, for all but weights: those go when the model does.
+        # The arena of the process, for all but weights: those go when the model does.
         "session.use_env_allocators": "1",
         "session.use_device_allocator_for_initializers": "1",
         "optimization.constant_folding_max_output_size_in_bytes": str(_MAX_FOLDED_BYTES),
@@ -104,7 +104,7 @@ def _options() -> onnxruntime.SessionOptions:
 def _providers(device: torch.device) -> list[Any]:
     if device.type != "cuda":
         return [_CPU]
-    if _CUDA not in onnxruntime.get_available_providers():
+    if _CUDA not in _onnxruntime().get_available_providers():
         logger.warning("onnxruntime is the build for processors: this model computes on the processor")
         return [_CPU]
     index = device.index or 0
@@ -112,14 +112,17 @@ def _providers(device: torch.device) -> list[Any]:
 
 
 @functools.cache
-def _limit_memory() -> None:
-    """Give onnxruntime one arena for the process, which ends somewhere."""
+def _onnxruntime() -> Any:
+    """Load it for the first model that is ONNX: 18 MB. It gets one arena for the process, which ends somewhere."""
+    from bedplate.engine.runtime import onnxruntime  # noqa: PLC0415
+
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     place = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
     arena = onnxruntime.OrtArenaCfg({"max_mem": _arena_bytes(), "arena_extend_strategy": _SAME_AS_REQUESTED})
     onnxruntime.create_and_register_allocator(place, arena)
+    return onnxruntime
 
 
 def _arena_bytes() -> int:
