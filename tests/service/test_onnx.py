@@ -131,6 +131,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(said.stdout) < 192 << 10  # KiB
 
 
+def test_what_is_computed_while_it_loads_has_a_bound_for_all_of_it(tmp_path):
+    many = ending_in(
+        *(node("ConstantOfShape", ["size"], [f"zeros{n}"]) for n in range(2000)),
+        node("Add", ["lamp", "zeros0"], ["logits"]),
+        weights=[stored("size", [1], np.int64)],
+    )
+
+    graph = read_bundle(write_onnx(tmp_path / "lamp", many)).graph
+
+    assert graph.constants == 2000
+    key = "optimization.constant_folding_max_output_size_in_bytes"
+    assert engine._options(graph).get_session_config_entry(key) == str((1 << 30) // 2000)
+
+
 def test_what_onnxruntime_does_not_take_is_told_in_its_words(tmp_path):
     wrong = lamp_model([node("Gemm", ["logits"], ["more"])])
 
@@ -225,7 +239,7 @@ def test_onnxruntime_gets_the_threads_of_the_engine_and_none_that_spin(tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        options = engine._options()
+        options = engine._options(read_bundle(write_onnx(tmp_path / "lamp")).graph)
         started = set(os.listdir("/proc/self/task"))
         model = load(write_onnx(tmp_path / "lamp"))
         threads = set(os.listdir("/proc/self/task")) - started

@@ -23,8 +23,10 @@ T = TypeVar("T")
 _MAX_LIVE_BYTES = 16 << 30
 # Of the machine's memory that much may be it, so that a file that wants more is refused and nobody is killed.
 _SHARE = 0.75
-# What onnxruntime may compute once and for all while it loads a file: else one of 200 bytes takes all memory.
+# What onnxruntime may compute once and for all while it loads a file, of each node and of all together: else a file of
+# 200 bytes takes all memory.
 _MAX_FOLDED_BYTES = 64 << 20
+_MAX_ALL_FOLDED_BYTES = 1 << 30
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
 _SAME_AS_REQUESTED = 1  # how the arena grows
@@ -52,7 +54,7 @@ class OnnxSession(nn.Module):
         onnxruntime = _onnxruntime()
         try:
             self._session = _translated(
-                lambda: onnxruntime.InferenceSession(content, _options(), providers=_providers(device))
+                lambda: onnxruntime.InferenceSession(content, _options(graph), providers=_providers(device))
             )
         except RuntimeError as error:
             said = " ".join(str(error).split())[:400]
@@ -73,9 +75,10 @@ class OnnxSession(nn.Module):
         return np.asarray(result)
 
 
-def _options() -> Any:
+def _options(graph: OnnxGraph) -> Any:
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
+    folded_bytes = min(_MAX_FOLDED_BYTES, _MAX_ALL_FOLDED_BYTES // max(1, graph.constants))
     # Said, and not found out: else onnxruntime pins each thread to a core, which a sandbox and our own pinning forbid.
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
@@ -95,7 +98,7 @@ def _options() -> Any:
         # The arena of the process, for all but weights: those go when the model does.
         "session.use_env_allocators": "1",
         "session.use_device_allocator_for_initializers": "1",
-        "optimization.constant_folding_max_output_size_in_bytes": str(_MAX_FOLDED_BYTES),
+        "optimization.constant_folding_max_output_size_in_bytes": str(folded_bytes),
     }.items():
         options.add_session_config_entry(key, value)
     return options
