@@ -51,12 +51,12 @@ def test_no_room_imports_one_that_stands_on_it():
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("bedplate.web.main", {"torch"}),
+        ("bedplate.web.main", {"torch", "onnxruntime"}),
         ("bedplate.web.app", {"torch"}),
-        ("bedplate.engine.main", {"falcon", "gunicorn"}),
+        ("bedplate.engine.main", {"onnxruntime", "falcon", "gunicorn"}),
         ("bedplate.engine.server", {"falcon", "gunicorn"}),
-        ("bedplate.decode.main", {"torch", "falcon", "gunicorn"}),
-        ("bedplate.bundle.bundle", {"torch", "falcon", "gunicorn"}),
+        ("bedplate.decode.main", {"torch", "onnxruntime", "falcon", "gunicorn"}),
+        ("bedplate.bundle.bundle", {"torch", "onnxruntime", "falcon", "gunicorn"}),
         ("bedplate.process.settings", {"torch", "falcon", "gunicorn", "numpy"}),
         ("bedplate.process.log", {"torch", "falcon", "gunicorn", "numpy"}),
     ],

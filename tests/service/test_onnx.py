@@ -1,6 +1,7 @@
 """A network that is ONNX: what the engine computes of it, in how much memory, and what bundle.yaml has to say of it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(said.stdout) < 192 << 10  # KiB
 
 
+def test_what_is_computed_while_it_loads_has_a_bound_for_all_of_it(tmp_path):
+    many = ending_in(
+        *(node("ConstantOfShape", ["size"], [f"zeros{n}"]) for n in range(2000)),
+        node("Add", ["lamp", "zeros0"], ["logits"]),
+        weights=[stored("size", [1], np.int64)],
+    )
+
+    graph = read_bundle(write_onnx(tmp_path / "lamp", many)).graph
+
+    assert graph.constants == 2000
+    key = "optimization.constant_folding_max_output_size_in_bytes"
+    assert engine._options(graph).get_session_config_entry(key) == str((1 << 30) // 2000)
+
+
 def test_what_onnxruntime_does_not_take_is_told_in_its_words(tmp_path):
     wrong = lamp_model([node("Gemm", ["logits"], ["more"])])
 
@@ -224,7 +239,7 @@ def test_onnxruntime_gets_the_threads_of_the_engine_and_none_that_spin(tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        options = engine._options()
+        options = engine._options(read_bundle(write_onnx(tmp_path / "lamp")).graph)
         started = set(os.listdir("/proc/self/task"))
         model = load(write_onnx(tmp_path / "lamp"))
         threads = set(os.listdir("/proc/self/task")) - started
@@ -264,6 +279,36 @@ def test_inspect_says_how_large_it_is(tmp_path, capsys):
     assert cli.main(["bundle", "inspect", str(write_onnx(tmp_path / "lamp"))]) == 0
 
     assert "2 nodes" in capsys.readouterr().out
+
+
+def test_onnxruntime_keeps_to_itself(tmp_path):
+    """Its builds report to their maker. Where they would, they leave an identifier of the machine behind at least."""
+    directory = write_onnx(tmp_path / "lamp")
+    program = f"""
+import torch
+from pathlib import Path
+from bedplate.bundle.bundle import read_bundle
+from bedplate.engine.model import Model
+directory = Path({str(directory)!r})
+Model.load(read_bundle(directory), directory, torch.device("cpu")).warm_up()
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    # Without what else would keep it quiet.
+    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")}
+    environment = kept | {"HOME": str(home), "TMPDIR": str(home)}
+
+    subprocess.run([sys.executable, "-c", program], env=environment, timeout=120, check=True)
+
+    assert [str(path) for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_nobody_loads_onnxruntime_but_by_the_module_that_quiets_it():
+    files = Path(engine.__file__).parents[1].rglob("*.py")
+
+    assert [path.name for path in files if re.search(r"^\s*(import|from) onnxruntime", path.read_text(), re.M)] == [
+        "runtime.py"
+    ]
 
 
 def test_a_release_brings_the_list_of_operators():

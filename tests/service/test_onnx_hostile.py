@@ -375,6 +375,7 @@ HOSTILE: dict[str, tuple[onnx.ModelProto | bytes, str]] = {
     "a child that is none": (trees(nodes_truenodeids=[7, 0, 0]), "a child that is none"),
     "trees of different lengths": (trees(nodes_modes=["LEAF"]), "different lengths"),
     "a node twice": (trees(nodes_nodeids=[0, 1, 1]), "the same number"),
+    "nodes beside the tree": (trees(nodes_modes=["LEAF"] * 3), "no node leads to one of them"),
     "a tree as deep as the sea": (deep_tree(2000), "deeper than 1000"),
 }
 

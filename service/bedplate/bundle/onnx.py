@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -92,6 +93,7 @@ class OnnxGraph:
     output_dtype: str
     shape: tuple[int | None, ...] | None  # of the input, items first; None: not said
     nodes: int
+    constants: int  # of those nodes: what onnxruntime may compute once and for all
     weights_bytes: int
     id_limit: int | None  # one more than the largest id that the input may hold; None: it holds none
 
@@ -166,6 +168,7 @@ class _Value:
 class _Checker:
     model: Message
     nodes: int = 0
+    constants: int = 0
     weights_bytes: int = 0
     id_limits: list[int] = field(default_factory=list)
 
@@ -189,7 +192,8 @@ class _Checker:
         if output not in made:
             raise Malformed(f"output {output!r} is made by no node")
         limit = min(self.id_limits, default=None)
-        return OnnxGraph(name, output, input_dtype, output_dtype, shape, self.nodes, self.weights_bytes, limit)
+        sizes = self.nodes, self.constants, self.weights_bytes
+        return OnnxGraph(name, output, input_dtype, output_dtype, shape, *sizes, limit)
 
     def _check_model(self) -> None:
         if any(pair.get("key") == _SETTINGS for pair in self.model["metadata_props"]):
@@ -205,7 +209,7 @@ class _Checker:
             raise Malformed("opset_import: names a domain twice, or none")
         self._domains = set(domains)
 
-    def _graph(self, graph: Message, values: dict[str, _Value]) -> set[str]:
+    def _graph(self, graph: Message, values: MutableMapping[str, _Value]) -> set[str]:
         """Check the nodes in their order; each takes what stands before it. Return what nodes of this graph make."""
         for tensor in graph["initializer"]:
             _define(values, tensor.get("name", ""), self._tensor(tensor), "initializer")
@@ -217,6 +221,7 @@ class _Checker:
             where = f"node {self.nodes - 1} ({node.get('op_type', '')[:80]} {node.get('name', '')[:80]!r})"
             try:
                 result = self._node(node, values)
+                self.constants += not result.of_data
                 for name in filter(None, node["output"]):
                     _define(values, name, result, "output")
                     made.add(name)
@@ -224,7 +229,7 @@ class _Checker:
                 raise Malformed(str(error) if str(error).startswith("node ") else f"{where}: {error}") from None
         return made
 
-    def _node(self, node: Message, values: Mapping[str, _Value]) -> _Value:
+    def _node(self, node: Message, values: MutableMapping[str, _Value]) -> _Value:
         operator, domain = node.get("op_type", ""), _domain(node.get("domain", ""))
         if operator not in operators().get(domain, ()) or domain not in self._domains:
             raise Malformed(
@@ -247,7 +252,7 @@ class _Checker:
         operator: str,
         given: Sequence[_Value],
         attributes: Mapping[str, Message],
-        values: Mapping[str, _Value],
+        values: MutableMapping[str, _Value],
     ) -> _Value:
         if operator == "Constant":
             return self._constant(attributes)
@@ -262,11 +267,11 @@ class _Checker:
         of_data = operator not in ("Shape", "Size") and any(value.of_data for value in given)
         return _Value(of_data, is_ids=operator in _KEEP_IDS and given[0].is_ids if given else False)
 
-    def _branch(self, graph: Message, values: Mapping[str, _Value]) -> bool:
+    def _branch(self, graph: Message, values: MutableMapping[str, _Value]) -> bool:
         """Whether what it gives depends on data. It sees what stands around it."""
         if graph["input"]:
             raise Malformed("a branch of If takes inputs")
-        inner = dict(values)
+        inner: ChainMap[str, _Value] = ChainMap({}, values)
         self._graph(graph, inner)
         names = [value.get("name", "") for value in graph["output"]]
         if not all(name in inner for name in names):
@@ -337,7 +342,7 @@ def _domain(name: str) -> str:
     return name or _STANDARD
 
 
-def _define(values: dict[str, _Value], name: str, value: _Value, what: str) -> None:
+def _define(values: MutableMapping[str, _Value], name: str, value: _Value, what: str) -> None:
     if not name or name in values:
         raise Malformed(f"{what} {name[:80]!r}: the name is empty, or taken already")
     values[name] = value

@@ -40,5 +40,8 @@ def check_trees(ids: Mapping[str, Sequence[int]], modes: Sequence[bytes]) -> Non
         level = [child for child in below if child is not None]
         seen.update(level)
         if not level:
-            return
-    raise ValueError(f"a tree is deeper than {_MAX_DEPTH}")
+            break
+    else:
+        raise ValueError(f"a tree is deeper than {_MAX_DEPTH}")
+    if len(seen) != len(trees):
+        raise ValueError("no node leads to one of them")

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from bedplate.importers.writing import Imported
 
 _PICTURES = "image-classification"
+_TABLES = {
+    "sklearn": "as joblib.dump writes it",
+    "xgboost": ".json or .ubj, as Booster.save_model writes it",
+    "lightgbm": ".txt, as Booster.save_model writes it",
+}
 _VARY = re.compile(r"([1-9][0-9]?)=([0-9]{1,7})\.\.([0-9]{1,7})")
 
 
@@ -68,6 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     onnx.add_argument("--interpolation", help="of pictures that are resized")
 
+    for library, file in _TABLES.items():
+        fitted = sources.add_parser(library, parents=[common], help=f"a model of tables: {file}")
+        fitted.add_argument("file", type=Path, metavar="FILE")
+        fitted.add_argument(
+            "--rows",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="rows to compare by: .npy, or .csv with a line of names",
+        )
+        fitted.add_argument("--labels", type=Path, metavar="FILE", help="a line for each class (default: the model's)")
+
     folder = sources.add_parser("hf", parents=[common], help="a folder of Hugging Face: config.json and safetensors")
     folder.add_argument("folder", type=Path, metavar="FOLDER")
     folder.add_argument(
@@ -96,7 +113,9 @@ def run(args: argparse.Namespace) -> int:
     from bedplate.importers.offline import stay_offline
 
     stay_offline()
-    imported = {"torch": _torch, "onnx": _onnx, "hf": _hugging_face}[args.source](args)
+    imported = {"torch": _torch, "onnx": _onnx, "hf": _hugging_face, **dict.fromkeys(_TABLES, _table)}[args.source](
+        args
+    )
     name = str(imported.document["name"])
     directory = args.output or Path(name)
     bundle, found = writing.write(directory, imported, args.key)
@@ -168,6 +187,27 @@ def _onnx(args: argparse.Namespace) -> Imported:
         picture=given if args.task else None,
     )
     return import_onnx(args.file, options)
+
+
+def _table(args: argparse.Namespace) -> Imported:
+    from bedplate.bundle.strict_yaml import BundleError
+
+    try:
+        from bedplate.importers.tables import TableOptions, import_table
+    except ModuleNotFoundError as error:
+        raise BundleError(
+            f"import {args.source}: needs {error.name}; run: pip install 'bedplate[import-tables]'"
+        ) from None
+
+    options = TableOptions(
+        name=_name(args, args.file.stem),
+        version=args.version,
+        description=args.description,
+        max_items=args.max_items,
+        rows=args.rows,
+        labels=args.labels.read_text().splitlines() if args.labels else (),
+    )
+    return import_table(args.source, args.file, options)
 
 
 def _hugging_face(args: argparse.Namespace) -> Imported:

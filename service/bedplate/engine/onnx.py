@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
@@ -24,8 +23,10 @@ T = TypeVar("T")
 _MAX_LIVE_BYTES = 16 << 30
 # Of the machine's memory that much may be it, so that a file that wants more is refused and nobody is killed.
 _SHARE = 0.75
-# What onnxruntime may compute once and for all while it loads a file: else one of 200 bytes takes all memory.
+# What onnxruntime may compute once and for all while it loads a file, of each node and of all together: else a file of
+# 200 bytes takes all memory.
 _MAX_FOLDED_BYTES = 64 << 20
+_MAX_ALL_FOLDED_BYTES = 1 << 30
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
 _SAME_AS_REQUESTED = 1  # how the arena grows
@@ -50,10 +51,10 @@ class OnnxSession(nn.Module):
         super().__init__()
         self.host_bytes = graph.weights_bytes
         self._names = [graph.output], graph.input
-        _limit_memory()
+        onnxruntime = _onnxruntime()
         try:
             self._session = _translated(
-                lambda: onnxruntime.InferenceSession(content, _options(), providers=_providers(device))
+                lambda: onnxruntime.InferenceSession(content, _options(graph), providers=_providers(device))
             )
         except RuntimeError as error:
             said = " ".join(str(error).split())[:400]
@@ -74,8 +75,10 @@ class OnnxSession(nn.Module):
         return np.asarray(result)
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _options(graph: OnnxGraph) -> Any:
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
+    folded_bytes = min(_MAX_FOLDED_BYTES, _MAX_ALL_FOLDED_BYTES // max(1, graph.constants))
     # Said, and not found out: else onnxruntime pins each thread to a core, which a sandbox and our own pinning forbid.
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
@@ -92,10 +95,10 @@ def _options() -> onnxruntime.SessionOptions:
         # Threads that wait for work sleep: the core is another engine's.
         "session.intra_op.allow_spinning": "0",
         "session.inter_op.allow_spinning": "0",
-        # The arena that _limit_memory made, for all but weights: those go when the model does.
+        # The arena of the process, for all but weights: those go when the model does.
         "session.use_env_allocators": "1",
         "session.use_device_allocator_for_initializers": "1",
-        "optimization.constant_folding_max_output_size_in_bytes": str(_MAX_FOLDED_BYTES),
+        "optimization.constant_folding_max_output_size_in_bytes": str(folded_bytes),
     }.items():
         options.add_session_config_entry(key, value)
     return options
@@ -104,7 +107,7 @@ def _options() -> onnxruntime.SessionOptions:
 def _providers(device: torch.device) -> list[Any]:
     if device.type != "cuda":
         return [_CPU]
-    if _CUDA not in onnxruntime.get_available_providers():
+    if _CUDA not in _onnxruntime().get_available_providers():
         logger.warning("onnxruntime is the build for processors: this model computes on the processor")
         return [_CPU]
     index = device.index or 0
@@ -112,15 +115,17 @@ def _providers(device: torch.device) -> list[Any]:
 
 
 @functools.cache
-def _limit_memory() -> None:
-    """Give onnxruntime one arena for the process, which ends somewhere."""
+def _onnxruntime() -> Any:
+    """Load it for the first model that is ONNX: 18 MB. It gets one arena for the process, which ends somewhere."""
+    from bedplate.engine.runtime import onnxruntime  # noqa: PLC0415
+
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
-    onnxruntime.disable_telemetry_events()
     place = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
     arena = onnxruntime.OrtArenaCfg({"max_mem": _arena_bytes(), "arena_extend_strategy": _SAME_AS_REQUESTED})
     onnxruntime.create_and_register_allocator(place, arena)
+    return onnxruntime
 
 
 def _arena_bytes() -> int:

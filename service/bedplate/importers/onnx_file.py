@@ -52,7 +52,9 @@ def rewritten(model: onnx.ModelProto, answer: str | None, source: str) -> bytes:
         model.ClearField(name)
     _forget_notes(model)
     used = {node.domain or "ai.onnx" for node in _nodes(graph)} | {"ai.onnx"}
-    _replace(model.opset_import, [opset for opset in model.opset_import if (opset.domain or "ai.onnx") in used])
+    # Some exporters name a domain twice.
+    opsets = {opset.domain or "ai.onnx": opset for opset in model.opset_import}
+    _replace(model.opset_import, [opset for domain, opset in opsets.items() if domain in used])
     try:
         return bytes(model.SerializeToString())
     except ValueError as error:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from bedplate.bundle.onnx import OnnxGraph, read_onnx
 from bedplate.bundle.strict_yaml import BundleError
 from bedplate.bundle.tensor import Range
 from bedplate.decode.image import open_image, to_tensor, upright
+from bedplate.engine.runtime import onnxruntime
 from bedplate.importers import numbers, onnx_file, pictures
 from bedplate.importers.answers import Answers
 from bedplate.importers.numbers import NumbersOptions, questions_like

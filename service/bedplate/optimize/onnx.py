@@ -13,6 +13,7 @@ from bedplate.bundle.bundle import Bundle
 from bedplate.bundle.strict_yaml import BundleError
 from bedplate.engine.cuda import to_numpy
 from bedplate.engine.model import Model, read_network
+from bedplate.engine.runtime import onnxruntime
 from bedplate.engine.trial import full_batch
 from bedplate.engine.variant import ModelVariant
 from bedplate.optimize import check
@@ -32,10 +33,10 @@ def export(bundle: Bundle, directory: Path, path: Path) -> str:
         SettingsError: the packages are missing.
     """
     try:
-        import onnxruntime  # noqa: PLC0415
+        import onnx  # noqa: F401, PLC0415
         import onnxscript  # noqa: F401, PLC0415
     except ImportError as error:
-        raise SettingsError(f"--onnx: needs onnx, onnxscript and onnxruntime ({error}); pip install them") from None
+        raise SettingsError(f"--onnx: needs onnx and onnxscript ({error}); pip install them") from None
     module = AsDeclared(read_network(bundle, directory), bundle, torch.float32)
     example, free = export_arguments(bundle)
     torch.backends.mha.set_fastpath_enabled(False)
