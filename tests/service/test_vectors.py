@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from bedplate.bundle.bundle import Bundle, BundleError
+from bedplate.bundle.manifest import write_manifest
 from bedplate.commands import cli
 from bedplate.optimize import check
 from bedplate.web.cache.kept import from_text, to_text
@@ -22,7 +23,7 @@ from bedplate.web.predictor import Prediction
 from safetensors.torch import save_file
 
 from tests.service import text_tools
-from tests.service.engine_tools import write_bundle, write_manifest
+from tests.service.engine_tools import write_bundle
 from tests.service.lamp import numbers, png_of
 from tests.service.running_service import running_service
 

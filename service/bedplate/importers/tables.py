@@ -17,9 +17,9 @@ import onnx
 
 from bedplate.bundle.strict_yaml import BundleError
 from bedplate.importers import onnx_file
-from bedplate.importers.numbers import tolerance_of
+from bedplate.importers.answers import Answers
 from bedplate.importers.options import BundleOptions, labels_of
-from bedplate.importers.writing import VALIDATION, Array, Imported, numbers_validation, surest
+from bedplate.importers.writing import Array, Imported, numbers_validation
 
 _MAX_VALIDATION_BYTES = 64 << 20
 _MAX_ROWS = 10_000
@@ -70,31 +70,21 @@ def import_table(library: str, path: Path, options: TableOptions) -> Imported:
     model = _said(fitted.converted, f"{source}: its converter cannot make ONNX of it")
     content = onnx_file.rewritten(model, model.graph.output[-1].name, source)
     columns = [{"name": name, "range": [-_ANY, _ANY], "mean": 0, "std": 1} for name in names]
-    classes = options.labels or fitted.classes
-    at = surest(answers) if fitted.classes else 0
+    labels = labels_of(dict(enumerate(options.labels or fitted.classes))) if fitted.classes else ()
+    said = Answers("output", labels, activation="none")
+    said.require(answers, source)
     document: dict[str, Any] = {
         "name": options.name,
         "version": options.version,
-        "task": "tabular-classification" if fitted.classes else "tabular-regression",
+        "task": "tabular-classification" if labels else "tabular-regression",
         "description": options.description or f"Imported from {path.name}",
         "inputs": [{"name": "row", "dtype": "float32", "shape": [fitted.width], "columns": columns}],
-        "outputs": [{"name": "output", "dtype": "float32", "shape": [answers.shape[1]]}],
         "batch": {"max_items": options.max_items},
+        **said.document("canary.json", answers),
     }
-    canary = {name: float(number) for name, number in zip(names, rows[at], strict=True)}
-    files = {"canary.json": json.dumps({"inputs": [canary]}).encode()}
-    if fitted.classes:
-        labels = labels_of(dict(enumerate(classes or ())))
-        if len(labels) != answers.shape[1]:
-            raise BundleError(f"{source}: tells {answers.shape[1]} classes, but there are {len(labels)} labels")
-        document |= {"labels": list(labels), "activation": "none"}
-        document["canary"] = {"file": "canary.json", "label": labels[int(answers[at].argmax())]}
-    else:
-        files["expected.json"] = json.dumps({"outputs": answers[:1].tolist()}).encode()
-        document["canary"] = {"file": "canary.json", "expect": "expected.json", "tolerance": tolerance_of(answers)}
-    metric = "accuracy" if fitted.classes else "agreement"
-    document["validation"] = {"file": VALIDATION, "metric": metric, "threshold": 0.99}
-    validation = numbers_validation(rows, answers, bool(fitted.classes), _MAX_VALIDATION_BYTES)
+    canary = {name: float(number) for name, number in zip(names, rows[said.canary(answers)], strict=True)}
+    files = {"canary.json": json.dumps({"inputs": [canary]}).encode(), **said.files(answers)}
+    validation = numbers_validation(rows, answers, bool(labels), _MAX_VALIDATION_BYTES)
     chosen = [
         f"{len(rows)} rows of {options.rows}; columns take any number: write their 'range' into bundle.yaml",
         *(["activation none: the model tells shares"] if fitted.classes else []),
