@@ -12,6 +12,7 @@ from typing import Any
 
 import falcon.testing
 import pytest
+from bedplate.commands import cli
 from bedplate.web.app import create_app
 from bedplate.web.auth import ApiKeys
 from bedplate.web.items.decoders import Decoders
@@ -106,3 +107,19 @@ def client_of(
 @pytest.fixture
 def client(client_of: Any, engines: FakeEngines) -> falcon.testing.TestClient:
     return client_of(engines, max_body_bytes=8192, max_pixels=10_000)
+
+
+@pytest.fixture
+def bundle_import(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """bundle_import("hf", folder, …) → status, output and errors of the command, which keeps its network here."""
+    monkeypatch.setattr("bedplate.importers.offline.stay_offline", lambda: None)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = cli.main(["bundle", "import", *map(str, arguments)])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 from bedplate.bundle.bundle import read_bundle
-from bedplate.commands import cli
 from bedplate.engine.model import Model
-from bedplate.importers import offline
 
 from tests.zoo.models import ENTRIES
 
@@ -18,17 +16,10 @@ BY_NAME = {entry.name: entry for entry in ENTRIES}
 
 
 @pytest.fixture
-def imports(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(offline, "stay_offline", lambda: None)
-
+def imports(bundle_import, tmp_path):
     def run(name, *options):
         folder = BY_NAME[name].write(tmp_path / name)
-        capsys.readouterr()
-        status = cli.main(
-            ["bundle", "import", "hf", str(folder), "--output", str(tmp_path / "out"), *map(str, options)]
-        )
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        return bundle_import("hf", folder, "--output", tmp_path / "out", *options)
 
     return run
 

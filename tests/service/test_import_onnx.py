@@ -10,7 +10,6 @@ from bedplate.bundle.bundle import read_bundle
 from bedplate.bundle.tensor import Range
 from bedplate.commands import cli
 from bedplate.engine.model import Model
-from bedplate.importers import offline
 from onnx import TensorProto, helper
 from PIL import Image
 from torch import nn
@@ -23,18 +22,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
-def imports(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(offline, "stay_offline", lambda: None)
+def imports(bundle_import, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(model, *arguments):
-        if not isinstance(model, str):
-            onnx.save(model, "lamp.onnx")
-        capsys.readouterr()
-        path = model if isinstance(model, str) else "lamp.onnx"
-        status = cli.main(["bundle", "import", "onnx", path, *map(str, arguments)])
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        if isinstance(model, str):
+            return bundle_import("onnx", model, *arguments)
+        onnx.save(model, "lamp.onnx")
+        return bundle_import("onnx", "lamp.onnx", *arguments)
 
     return run
 

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from bedplate.bundle.bundle import read_bundle
-from bedplate.commands import cli
-from bedplate.importers import offline
 from bedplate.optimize import check
 
 from tests.service.media_tools import recording
@@ -38,17 +36,8 @@ EXTRACTOR = {
 
 
 @pytest.fixture
-def imports(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(offline, "stay_offline", lambda: None)
-
-    def run(folder, *options):
-        capsys.readouterr()
-        command = ["bundle", "import", "hf", str(folder), "--output", str(tmp_path / "out"), *map(str, options)]
-        status = cli.main(command)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
+def imports(bundle_import, tmp_path):
+    return lambda folder, *options: bundle_import("hf", folder, "--output", tmp_path / "out", *options)
 
 
 def of_sounds(folder, model, **extractor):

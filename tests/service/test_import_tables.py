@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from bedplate.bundle.bundle import read_bundle
 from bedplate.commands import cli
-from bedplate.importers import offline
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -23,17 +22,13 @@ POWER = ROWS @ [3, 1, 0.1] + np.sin(ROWS[:, 0])
 
 
 @pytest.fixture
-def imports(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(offline, "stay_offline", lambda: None)
+def imports(bundle_import, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     np.save("rows.npy", ROWS)
     np.savetxt("rows.csv", ROWS, delimiter=",", header="power,age,width", comments="")
 
     def run(library, file, rows="rows.npy", *arguments):
-        capsys.readouterr()
-        status = cli.main(["bundle", "import", library, file, "--rows", rows, "--output", "out", *arguments])
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        return bundle_import(library, file, "--rows", rows, "--output", "out", *arguments)
 
     return run
 

@@ -7,10 +7,8 @@ import pytest
 import torch
 from bedplate.bundle.bundle import read_bundle
 from bedplate.bundle.tokenizer import tokenizer_of
-from bedplate.commands import cli
 from bedplate.decode.text import ids_of
 from bedplate.engine.model import Model
-from bedplate.importers import offline
 from safetensors.torch import save_file
 
 from tests.zoo.models import ENTRIES
@@ -22,17 +20,8 @@ TEXTS = ["the film was not bad at all", "slow", "what i saw of the day", "good g
 
 
 @pytest.fixture
-def imports(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(offline, "stay_offline", lambda: None)
-
-    def run(folder, *options):
-        capsys.readouterr()
-        command = ["bundle", "import", "hf", str(folder), "--output", str(tmp_path / "out"), *map(str, options)]
-        status = cli.main(command)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
+def imports(bundle_import, tmp_path):
+    return lambda folder, *options: bundle_import("hf", folder, "--output", tmp_path / "out", *options)
 
 
 @pytest.fixture
