@@ -1,10 +1,13 @@
 """An inference host after the role bedplate: what runs, what answers, who may touch what."""
 
+import base64
 import contextlib
 import json
 import time
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 testinfra_hosts = ["ssh://gpu1"]
 
@@ -249,6 +252,20 @@ del document["network"]
                               "def predict(module, batch):\n    return torch.zeros(len(batch), 10)\n")
 write_manifest(two)
 """
+# Copies digits 1 as version 2, whose network is an .onnx file. Hosts have no package that writes one.
+MAKE_TWO_OF_ONNX = """
+import base64, pathlib, shutil, yaml
+from bedplate.bundle.manifest import write_manifest
+
+one, two = (pathlib.Path("/var/lib/bedplate/models/digits") / version for version in "12")
+shutil.copytree(one, two)
+document = yaml.safe_load((two / "bundle.yaml").read_text()) | {"version": "2", "onnx": "network.onnx"}
+(two / document.pop("weights")).unlink()
+del document["network"]
+(two / "bundle.yaml").write_text(yaml.safe_dump(document))
+(two / "network.onnx").write_bytes(base64.b64decode("%s"))
+write_manifest(two)
+"""
 # Sends zeros to the engine as a front end would; prints which version of digits answers.
 PREDICT = """
 import math, socket
@@ -324,6 +341,21 @@ def version_two_of_code(host):
         host.check_output(f"cp --archive /run/engine.yaml {settings} && rm /run/engine.yaml")
 
 
+@pytest.fixture
+def version_two_of_onnx(host):
+    weights = numpy_helper.from_array(np.ones((64, 10), np.float32), "weights")
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["image"], ["flat"]), helper.make_node("MatMul", ["flat", "weights"], ["logits"])],
+        "digits",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["items", 1, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["items", 10])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with signed_version_two(host, MAKE_TWO_OF_ONNX % base64.b64encode(model.SerializeToString()).decode()):
+        yield
+
+
 def test_an_operator_sees_what_is_loaded(host):
     assert loaded(host) == {"1": ["default"]}
     assert host.check_output(f"{MODELS} list").splitlines()[0].startswith("DEVICE")
@@ -369,6 +401,17 @@ def test_a_program_in_a_bundle_runs_where_the_settings_name_its_sum_and_nowhere_
     assert still == {"1": ["default"]}
     assert loaded(host) == {"1": ["default"], "2": []}
     assert python(host, PREDICT) == "RESULT 1"
+
+
+def test_onnxruntime_computes_inside_the_sandbox_and_leaves_nothing_of_its_own(host, version_two_of_onnx):
+    host.check_output(f"{OPERATOR} {MODELS} load digits/2")
+    host.check_output(f"{OPERATOR} {MODELS} promote digits 2")
+
+    assert python(host, PREDICT) == "RESULT 2"
+    said = host.check_output(f"journalctl --unit={ENGINE} --output=cat --since=-1min")
+    assert "onnxruntime" not in said, said
+    # What it reports to its maker it would first write down.
+    assert host.check_output("find / -xdev -path '*/.cache/Microsoft*' -o -xdev -name .ses 2>/dev/null || true") == ""
 
 
 @pytest.mark.parametrize("directory", ["/etc", "../../../../etc", "digits", "/run/bedplate"])
