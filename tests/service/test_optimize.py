@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from bedplate.bundle.bundle import read_bundle
 from bedplate.bundle.manifest import write_manifest
 from bedplate.bundle.tensor import Range
@@ -207,6 +208,15 @@ def test_what_brings_a_program_stays_as_it_is(tmp_path, write):
     done = bedplate(write(tmp_path / "lamp"))
 
     assert (done.returncode, done.stdout) == (0, "lamp 1: brings a program, so it stays as it is\n"), done.stderr
+
+
+def test_the_role_knows_the_same_forms():
+    role = SERVICE.parent / "roles/bedplate"
+    tried = yaml.safe_load((role / "defaults/main.yml").read_text())["bedplate_optimize_forms"]
+    options = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+
+    assert ["float32", *tried] == [one.name for one in CANDIDATES]
+    assert options["bedplate_optimize_forms"]["choices"] == options["bedplate_optimize_forms"]["default"] == tried
 
 
 def test_a_form_that_is_none_is_refused(tmp_path):

@@ -101,7 +101,7 @@ def _optimize(
 
         draw(bundle, figures, args.plot)
     if args.onnx:
-        from bedplate.optimize.onnx import export  # noqa: PLC0415 - neither are onnx and onnxruntime
+        from bedplate.optimize.onnx import export  # noqa: PLC0415 - neither are onnx and onnxscript
 
         print(export(bundle, directory, args.onnx))
 

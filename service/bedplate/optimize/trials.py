@@ -85,9 +85,7 @@ def optimize(
     return found, package if package.exists() else None
 
 
-def remembered(
-    bundle: Bundle, shelf: Path, host: Host, options: TrialOptions, candidates: Sequence[Candidate] = CANDIDATES
-) -> bool:
+def remembered(bundle: Bundle, shelf: Path, host: Host, options: TrialOptions, candidates: Sequence[Candidate]) -> bool:
     """Whether a record exists that engines accept, of just these candidates, for this accuracy loss."""
     try:
         ArtifactStore(shelf, host).read(bundle)
