@@ -35,6 +35,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def words_of(error: BaseException, most: int = 300) -> str:
+    """Return what an error says, in one line of at most `most` characters."""
+    return " ".join(str(error).split())[:most]
+
+
 def parse_yaml(text: bytes, source: str) -> object:
     try:
         return yaml.load(text, Loader=_Loader)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bedplate.bundle.tensor import Range
@@ -142,11 +143,8 @@ def _torch(args: argparse.Namespace) -> Imported:
 
     place = args.place
     wanted = Wanted(
-        name=_name(args, Path(place).stem if place.endswith(".pt2") else place.partition(":")[2]),
-        version=args.version,
-        description=args.description,
-        max_items=args.max_items,
-        labels=args.labels.read_text().splitlines() if args.labels else (),
+        **_common(args, Path(place).stem if place.endswith(".pt2") else place.partition(":")[2]),
+        labels=_labels(args),
         varying=dict(map(_vary, args.vary)),
     )
     if place.endswith(".pt2"):
@@ -174,11 +172,8 @@ def _onnx(args: argparse.Namespace) -> Imported:
             f"--mean, --std, --scale, --shorter-side, --interpolation, --examples: want --task {_PICTURES}"
         )
     options = OnnxOptions(
-        name=_name(args, args.file.stem),
-        version=args.version,
-        description=args.description,
-        max_items=args.max_items,
-        labels=args.labels.read_text().splitlines() if args.labels else (),
+        **_common(args, args.file.stem),
+        labels=_labels(args),
         activation=args.activation or "",
         example=args.example,
         examples=args.examples,
@@ -200,12 +195,9 @@ def _table(args: argparse.Namespace) -> Imported:
         ) from None
 
     options = TableOptions(
-        name=_name(args, args.file.stem),
-        version=args.version,
-        description=args.description,
-        max_items=args.max_items,
+        **_common(args, args.file.stem),
         rows=args.rows,
-        labels=args.labels.read_text().splitlines() if args.labels else (),
+        labels=_labels(args),
     )
     return import_table(args.source, args.file, options)
 
@@ -215,19 +207,30 @@ def _hugging_face(args: argparse.Namespace) -> Imported:
     from bedplate.importers.options import Options
 
     options = Options(
-        _name(args, args.folder.resolve().name),
-        args.version,
-        args.description,
-        args.max_items,
-        args.examples,
-        args.max_tokens,
-        args.truncate,
-        args.pooling,
-        args.normalize,
-        args.window or 0,
-        args.part,
+        **_common(args, args.folder.resolve().name),
+        examples=args.examples,
+        max_tokens=args.max_tokens,
+        truncate=args.truncate,
+        pooling=args.pooling,
+        normalize=args.normalize,
+        window_s=args.window or 0,
+        part=args.part,
     )
     return import_folder(args.folder, options)
+
+
+def _common(args: argparse.Namespace, source: str) -> dict[str, Any]:
+    """What is said of a bundle whatever it is imported from; `source` gives its name where nobody did."""
+    return {
+        "name": _name(args, source),
+        "version": args.version,
+        "description": args.description,
+        "max_items": args.max_items,
+    }
+
+
+def _labels(args: argparse.Namespace) -> Sequence[str]:
+    return args.labels.read_text().splitlines() if args.labels else ()
 
 
 def _name(args: argparse.Namespace, source: str) -> str:

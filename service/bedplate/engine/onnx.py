@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bedplate.bundle.onnx import OnnxGraph
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.engine.work import Array
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class OnnxSession(nn.Module):
                 lambda: onnxruntime.InferenceSession(content, _options(graph), providers=_providers(device))
             )
         except RuntimeError as error:
-            said = " ".join(str(error).split())[:400]
+            said = words_of(error, 400)
             raise BundleError(f"{source}: onnxruntime {onnxruntime.__version__} cannot load it ({said})") from None
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:

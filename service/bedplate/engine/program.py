@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from bedplate.bundle.operations import operations
 from bedplate.bundle.program import INPUT_DEVICE, Program, Reference, Stored
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 
 # What results of steps may hold at once, in a full batch. Unit: bytes.
 _MAX_LIVE_BYTES = 16 << 30
@@ -74,7 +74,7 @@ def require_fit(module: ProgramModule, shape: tuple[int, ...], dtype: torch.dtyp
         raise
     # Of what torch's shape functions make of arguments that do not go together there is no list.
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        said = words_of(error)
         raise BundleError(f"{source}: fails on a batch of shape {list(shape)} ({said}); import it again") from None
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.bundle.tensor import Range
 
 
@@ -46,7 +46,7 @@ def export(
                 return Graph(_exported(module, example[:1], free), 1)
         return Graph(_exported(module, example[:1], free), 1)
     except Exception as error:
-        said = " ".join(str(error).split())[:600]
+        said = words_of(error, 600)
         raise BundleError(f"{source}: torch.export cannot export it: {type(error).__name__}: {said}") from None
     finally:
         torch.backends.mha.set_fastpath_enabled(was_fast)

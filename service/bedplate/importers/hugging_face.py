@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.importers import pictures, sounds, texts
 from bedplate.importers.answers import Answers
 from bedplate.importers.options import Options, labels_of
@@ -271,7 +271,7 @@ def _model(kind: Any, folder: Path, spare: str = "") -> Any:
             output_loading_info=True,
         )
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        said = words_of(error)
         raise BundleError(f"{folder}: transformers cannot load it: {type(error).__name__}: {said}") from None
     missing = [key for key in sorted(told["missing_keys"]) if not (spare and key.startswith(spare))]
     if missing:

@@ -50,10 +50,7 @@ def imported(
     told.require(answers, source)
     first = told.canary(answers)
     document: dict[str, Any] = {
-        "name": options.name,
-        "version": options.version,
-        "task": told.task("classification"),
-        "description": options.description or f"Imported from {Path(source).name}",
+        **options.document(told.task("classification"), f"Imported from {Path(source).name}"),
         "inputs": [dict(spec)],
         "batch": {"max_items": options.max_items},
         **told.document("canary.json", answers),

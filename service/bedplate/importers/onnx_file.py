@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import inliner
 
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -21,7 +21,7 @@ def read(path: Path) -> onnx.ModelProto:
         return onnx.load(str(path))
     # Of protobuf, of the file system, or of what onnx checks of paths.
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        said = words_of(error)
         raise BundleError(f"{path}: onnx cannot read it: {type(error).__name__}: {said}") from None
 
 

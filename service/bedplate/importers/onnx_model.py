@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bedplate.bundle.onnx import OnnxGraph, read_onnx
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.bundle.tensor import Range
 from bedplate.decode.image import open_image, to_tensor, upright
 from bedplate.engine.runtime import onnxruntime
@@ -76,7 +76,7 @@ class _Original:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            said = " ".join(str(error).split())[:300]
+            said = words_of(error)
             raise BundleError(f"{path}: onnxruntime cannot load it: {said}") from None
 
     def answers(self, questions: Array, max_items: int) -> Array:
@@ -89,7 +89,7 @@ class _Original:
                 for at in range(0, len(questions), size)
             ]
         except Exception as error:
-            said = " ".join(str(error).split())[:300]
+            said = words_of(error)
             raise BundleError(f"the original fails on {size} items: {said}; try --max-items 1, or --example") from None
         found = np.concatenate(parts)
         if found.ndim < 2 or len(found) != len(questions):

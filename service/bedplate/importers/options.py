@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_LABEL = 200
@@ -19,6 +20,15 @@ class BundleOptions:
     version: str = "1"
     description: str = ""
     max_items: int = 64
+
+    def document(self, task: str, made_of: str) -> dict[str, Any]:
+        """The keys of bundle.yaml on the bundle as a whole; `made_of` describes it where nobody did."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "task": task,
+            "description": self.description or made_of,
+        }
 
 
 @dataclass(frozen=True)

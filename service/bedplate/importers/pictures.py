@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from bedplate.bundle.canary import MAX_CANARY_BYTES
-from bedplate.bundle.strict_yaml import BundleError, Section
+from bedplate.bundle.strict_yaml import BundleError, Section, words_of
 from bedplate.bundle.tensor import INTERPOLATIONS, Picture, read_input
 from bedplate.decode.image import open_image, to_tensor, upright
 from bedplate.importers.answers import Answers
@@ -114,10 +114,7 @@ def bundled(
     at = answers.canary(found)
     canary = f"canary.{_kind_of(contents[at])}"
     document: dict[str, Any] = {
-        "name": options.name,
-        "version": options.version,
-        "task": answers.task("image-classification"),
-        "description": options.description or f"Imported from {Path(source).name}",
+        **options.document(answers.task("image-classification"), f"Imported from {Path(source).name}"),
         "inputs": [dict(spec)],
         "batch": {"max_items": options.max_items},
         **answers.document(canary, found),
@@ -152,7 +149,7 @@ def _processor(folder: Path) -> Any:
         # Pillow's way, as decoders have it; the other backend's differs in the last bit.
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        said = words_of(error)
         raise BundleError(f"{folder}: transformers cannot load its image processor: {said}") from None
 
 

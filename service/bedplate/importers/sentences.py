@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.importers.vectors import CLS, LAST, MEAN
 
 MODULES = "modules.json"
@@ -132,5 +132,5 @@ def _dense(folder: Path, read: ReadJson) -> list[nn.Module]:
             {name.removeprefix("linear."): tensor.float() for name, tensor in load_file(weights).items()}
         )
     except Exception as error:
-        raise BundleError(f"{folder}: is no Dense module: {' '.join(str(error).split())[:300]}") from None
+        raise BundleError(f"{folder}: is no Dense module: {words_of(error)}") from None
     return [linear.eval(), _ACTIVATIONS[activation]()]

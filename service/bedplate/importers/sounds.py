@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bedplate.bundle.canary import MAX_CANARY_BYTES
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.bundle.tensor import MAX_DIMENSION, Sound
 from bedplate.decode.sound import samples_of, windows_of
 from bedplate.importers.answers import Answers
@@ -83,10 +83,7 @@ def imported(
     graph = export(module, torch.from_numpy(questions[:2]), options.max_items, {}, str(folder))
     at = answers.canary(found)
     document: dict[str, Any] = {
-        "name": options.name,
-        "version": options.version,
-        "task": answers.task("audio-classification"),
-        "description": options.description or f"{type(model).__name__} of {folder.resolve().name}",
+        **options.document(answers.task("audio-classification"), f"{type(model).__name__} of {folder.resolve().name}"),
         "inputs": [
             {
                 "name": "sound",
@@ -120,7 +117,7 @@ def _extractor(folder: Path) -> Any:
     try:
         extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        said = words_of(error)
         raise BundleError(f"{folder}: transformers cannot load its feature extractor: {said}") from None
     name = type(extractor).__name__
     if name not in _EXTRACTORS:

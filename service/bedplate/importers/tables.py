@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.importers import onnx_file
 from bedplate.importers.answers import Answers
 from bedplate.importers.options import BundleOptions, labels_of
@@ -74,10 +74,7 @@ def import_table(library: str, path: Path, options: TableOptions) -> Imported:
     said = Answers("output", labels, activation="none")
     said.require(answers, source)
     document: dict[str, Any] = {
-        "name": options.name,
-        "version": options.version,
-        "task": "tabular-classification" if labels else "tabular-regression",
-        "description": options.description or f"Imported from {path.name}",
+        **options.document("tabular-classification" if labels else "tabular-regression", f"Imported from {path.name}"),
         "inputs": [{"name": "row", "dtype": "float32", "shape": [fitted.width], "columns": columns}],
         "batch": {"max_items": options.max_items},
         **said.document("canary.json", answers),
@@ -127,7 +124,7 @@ def _said(call: Callable[[], Any], told: str) -> Any:
     except ModuleNotFoundError as error:
         raise BundleError(f"{told}: needs {error.name}; run: pip install 'bedplate[import-tables]'") from None
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        said = words_of(error)
         raise BundleError(f"{told}: {type(error).__name__}: {said}") from None
 
 

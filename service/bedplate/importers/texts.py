@@ -58,10 +58,7 @@ def imported(
     found = [answers_of(module, one).astype(np.float64) for one in texts.questions]
     joined = np.concatenate(found)
     document: dict[str, Any] = {
-        "name": options.name,
-        "version": options.version,
-        "task": answers.task("text-classification"),
-        "description": options.description or f"{type(model).__name__} of {folder.resolve().name}",
+        **options.document(answers.task("text-classification"), f"{type(model).__name__} of {folder.resolve().name}"),
         **texts.document(graph.max_items),
         **answers.document("canary.txt", joined),
     }

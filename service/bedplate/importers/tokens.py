@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, normalizers
 
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.bundle.tensor import Range
 from bedplate.importers.options import Options
 from bedplate.importers.writing import Array
@@ -126,7 +126,7 @@ def _tokenizer(folder: Path, lowers: bool) -> tuple[bytes, Tokenizer]:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:
-        raise BundleError(f"{path}: is no tokenizer ({' '.join(str(error).split())[:200]})") from None
+        raise BundleError(f"{path}: is no tokenizer ({words_of(error, 200)})") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     if lowers:

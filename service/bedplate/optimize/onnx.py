@@ -10,7 +10,7 @@ import torch
 
 from bedplate.bundle import dtypes
 from bedplate.bundle.bundle import Bundle
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.engine.cuda import to_numpy
 from bedplate.engine.model import Model, read_network
 from bedplate.engine.runtime import onnxruntime
@@ -55,7 +55,7 @@ def export(bundle: Bundle, directory: Path, path: Path) -> str:
                 output_names=[bundle.output.name],
             )
     except Exception as error:
-        raise BundleError(f"{directory}: cannot be exported as ONNX ({' '.join(str(error).split())[:300]})") from None
+        raise BundleError(f"{directory}: cannot be exported as ONNX ({words_of(error)})") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     model = Model.load(bundle, directory, torch.device("cpu"), ModelVariant())
     inputs = _inputs(bundle, directory, model)

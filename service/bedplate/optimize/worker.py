@@ -18,7 +18,7 @@ from torch import nn
 
 from bedplate.bundle import dtypes
 from bedplate.bundle.bundle import Bundle, read_bundle
-from bedplate.bundle.strict_yaml import BundleError
+from bedplate.bundle.strict_yaml import BundleError, words_of
 from bedplate.engine.faults import DeviceOutOfMemory
 from bedplate.engine.main import choose_device
 from bedplate.engine.model import Model, read_network
@@ -40,7 +40,7 @@ def main(network: Network = read_network) -> int:
     try:
         said = {"build": _build, "measure": _measure}[asked["do"]](asked, network, begun_s)
     except (BundleError, CannotBuild, DeviceOutOfMemory) as error:
-        said = {"refused": " ".join(str(error).split())[:_MOST_SAID]}
+        said = {"refused": words_of(error, _MOST_SAID)}
     print(json.dumps(said), flush=True)
     return 0
 
